@@ -1,0 +1,1 @@
+"""A validating Pinecone data plane on loopback, for demos, tests and rehearsals."""

@@ -1,0 +1,40 @@
+"""A durable queue between ETL jobs and a vector index: nothing lost, books that balance, no stale overwrite."""
+
+from upsertq.books import Books
+from upsertq.client import AsyncProducer, AsyncRun, Producer, Run
+from upsertq.errors import (
+    InvalidRecord,
+    NotFound,
+    QueueFull,
+    QueueMismatch,
+    ServerRefused,
+    ServerUnavailable,
+    UpsertqError,
+    UsageError,
+    WaitTimeout,
+    WorldError,
+)
+from upsertq.queue import Limits
+from upsertq.server import AsyncServer, Server
+
+__all__ = [
+    "AsyncProducer",
+    "AsyncRun",
+    "AsyncServer",
+    "Books",
+    "InvalidRecord",
+    "Limits",
+    "NotFound",
+    "Producer",
+    "QueueFull",
+    "QueueMismatch",
+    "Run",
+    "Server",
+    "ServerRefused",
+    "ServerUnavailable",
+    "UpsertqError",
+    "UsageError",
+    "WaitTimeout",
+    "WorldError",
+]
+__version__ = "0.1.0"

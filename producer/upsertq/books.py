@@ -1,0 +1,73 @@
+"""Owns what the books are: the counters of a shard, a run or a queue, and the identity that they must meet."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from upsertq.exchange import Ask, Conversation, Patience, ask_all, persistently
+from upsertq.keys import QueueKeys
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """Counters of records; `bytes` is the payload of the pending ones.
+
+    At every instant `enqueued = acked + superseded + discarded + dead + pending`.
+    """
+
+    enqueued: int = 0
+    acked: int = 0
+    superseded: int = 0
+    discarded: int = 0
+    dead: int = 0
+    pending: int = 0
+    bytes: int = 0
+
+    @property
+    def drift(self) -> int:
+        """Records by which the identity fails: 0 when the books balance."""
+        return self.enqueued - (self.acked + self.superseded + self.discarded + self.dead + self.pending)
+
+    def as_dict(self) -> dict[str, int]:
+        """The counters by name."""
+        return asdict(self)
+
+    def __add__(self, other: "Books") -> "Books":
+        return Books(*(getattr(self, name) + getattr(other, name) for name in COUNTERS))
+
+
+COUNTERS: tuple[str, ...] = tuple(field.name for field in fields(Books))
+
+
+def of_reply(reply: Sequence[bytes | None]) -> Books:
+    """The books out of an HMGET of `COUNTERS`; a missing counter is 0."""
+    return Books(*(int(value or 0) for value in reply))
+
+
+def total(parts: Iterable[Books]) -> Books:
+    """The books of several shards together; the identity of each makes the identity of the sum."""
+    whole = Books()
+    for part in parts:
+        whole += part
+    return whole
+
+
+def read_shards(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[list[Books]]:
+    """The books of every shard, of one run where `run` is not empty."""
+    hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shards)]
+    ask = ask_all([["HMGET", name, *COUNTERS] for name in hashes])
+    replies = yield from persistently(ask, patience, "read the books")
+    return [of_reply(reply) for reply in replies]
+
+
+def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Books]:
+    """The books of the whole queue, or of one run where `run` is not empty."""
+    parts = yield from read_shards(keys, shards, run, patience)
+    return total(parts)
+
+
+def read_once(keys: QueueKeys, shards: int) -> Conversation[Books | None]:
+    """The books of the queue in one attempt; `None` when the server does not answer."""
+    replies = yield Ask([["HMGET", keys.shard(k).books, *COUNTERS] for k in range(shards)])
+    if not all(isinstance(reply, list) for reply in replies):
+        return None
+    return total(of_reply(reply) for reply in replies)

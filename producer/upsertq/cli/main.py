@@ -1,0 +1,130 @@
+"""Owns the `upsertq` command: finds the subcommands, and turns every error into one line and an exit code."""
+
+import sys
+from enum import IntEnum
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final
+
+import click
+
+from upsertq import __version__
+from upsertq.cli import commands
+from upsertq.errors import InvalidRecord, QueueMismatch, UpsertqError, UsageError, WaitTimeout
+
+PLUGINS: Final = "upsertq.commands"
+_EXTRA_OF: Final = {"upsertq_worker": "worker", "upsertq_emulator": "emulator"}
+
+
+class ExitCode(IntEnum):
+    """What a script may rely on."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    REJECTED_OR_DEAD = 3
+    TIMED_OUT = 4
+    PAUSED = 5
+    INTERRUPTED = 130
+
+
+class _Commands(click.Group):
+    """The group of all subcommands: those of this package, and those of the worker and the emulator by entry point."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        plugins = [point.name for point in entry_points(group=PLUGINS)]
+        return sorted({*super().list_commands(ctx), *plugins})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        own = super().get_command(ctx, cmd_name)
+        if own is not None:
+            return own
+        for point in entry_points(group=PLUGINS, name=cmd_name):
+            return _loaded(point)
+        return None
+
+
+def _loaded(point: EntryPoint) -> click.Command:
+    try:
+        command = point.load()
+    except ModuleNotFoundError as error:
+        return _stand_in(point, error)
+    assert isinstance(command, click.Command)  # noqa: S101 - our own entry points
+    return command
+
+
+def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
+    """A command that says which extra to install, so that `--help` still lists it."""
+    extra = _EXTRA_OF.get(point.value.split(".")[0], "all")
+    cure = f"`upsertq {point.name}` needs {error.name}: run  pip install 'upsertq[{extra}]'"
+
+    def complain(**_: Any) -> None:
+        raise click.ClickException(cure)
+
+    return click.Command(
+        point.name,
+        callback=complain,
+        help=cure,
+        short_help=f"(not installed: pip install 'upsertq[{extra}]')",
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+    )
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit codes: 0 done · 1 failed · 2 usage · 3 done, but records were rejected or are dead · "
+    "4 timed out waiting · 5 paused: the service refuses.",
+)
+@click.version_option(__version__, prog_name="upsertq")
+def upsertq() -> None:
+    """The durable queue between ETL jobs and a vector index.
+
+    Load records into the queue, run workers that land them in the index, and read the books:
+
+    \b
+      upsertq load vectors.parquet --run nightly
+      upsertq work --index-host https://my-index-abc123.svc.pinecone.io
+      upsertq status
+    """
+
+
+for _command in commands.ALL:
+    upsertq.add_command(_command)
+
+
+def run_command_line(arguments: list[str] | None = None) -> int:
+    """Run one command; every expected error becomes one line on stderr and a code of the contract."""
+    try:
+        code = upsertq.main(arguments, prog_name="upsertq", standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.stderr.write("upsertq: interrupted\n")
+        return ExitCode.INTERRUPTED
+    except click.UsageError as error:
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        return _complain(error.format_message().rstrip(".") + where, ExitCode.USAGE)
+    except click.ClickException as error:
+        return _complain(error.format_message(), ExitCode.FAILED)
+    except UpsertqError as error:
+        return _complain(str(error), _code_of(error))
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: say nothing more
+        return ExitCode.FAILED
+    return int(code) if isinstance(code, int) else ExitCode.DONE
+
+
+def _code_of(error: UpsertqError) -> ExitCode:
+    match error:
+        case WaitTimeout():
+            return ExitCode.TIMED_OUT
+        case InvalidRecord() | QueueMismatch():
+            return ExitCode.FAILED
+        case UsageError():
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.FAILED
+
+
+def _complain(message: str, code: ExitCode) -> int:
+    sys.stderr.write(f"upsertq: {' '.join(message.split())}\n")
+    return code

@@ -1,0 +1,73 @@
+"""Owns the options that commands share, and how a command gets its server: option, environment, or embedded."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import click
+
+from upsertq.errors import UsageError
+from upsertq.keys import checked_name
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+URL_VARIABLES = ("UPSERTQ_REDIS_URL", "REDIS_URL")
+
+
+class Name(click.ParamType):
+    """A queue's or run's name."""
+
+    name = "name"
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The value, or click's usage error."""
+        try:
+            return checked_name(self.kind, value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+redis_url = click.option(
+    "--redis-url",
+    metavar="URL",
+    envvar=URL_VARIABLES,
+    help="Redis or Valkey server, as redis://, rediss:// or unix://. Without it (and without UPSERTQ_REDIS_URL or "
+    "REDIS_URL) an embedded server is started and shared by the commands beside this one. Give a password by the "
+    "environment: options are seen in process lists.",
+)
+queue = click.option(
+    "--queue", "queue_name", type=Name("queue"), default="default", show_default=True, help="Name of the queue."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr.")
+run = click.option("--run", "run_name", type=Name("run"), default=None, help="The run (one ingestion, by its name).")
+
+
+def common(function: F) -> F:
+    """The three options that every command of a queue has: server, queue and `--json`."""
+
+    @redis_url
+    @queue
+    @as_json
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def server_url(given: str | None) -> Iterator[str]:
+    """The URL to use: the given one, else that of the embedded server, which runs until the last command leaves it."""
+    if given:
+        yield given
+        return
+    from upsertq.embedded import embedded_server  # noqa: PLC0415 - only where there is no server
+
+    state = os.environ.get("UPSERTQ_STATE_DIR")
+    with embedded_server(state) as url:
+        yield url

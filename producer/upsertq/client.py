@@ -1,0 +1,367 @@
+"""Owns the producers that code uses, `Producer` and `AsyncProducer`; what they do is decided in `upsertq.intake`."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy.typing as npt
+
+from upsertq.books import Books
+from upsertq.intake import Circumstances, Intake
+from upsertq.keys import checked_name
+from upsertq.queue import Limits
+from upsertq.record import Metadata, SparseValues, Values
+from upsertq.server import AsyncServer, Server
+
+DEFAULT_URL = "redis://localhost:6379/0"
+DEFAULT_TIMEOUT = 60.0
+_DEFAULT_LIMITS = Limits()
+
+
+def _intake(queue: str, shards: int | None, limits: Limits, timeout: float) -> Intake:
+    return Intake(queue, shards=shards, limits=limits, timeout=timeout, world=Circumstances(time.monotonic, time.time))
+
+
+class Producer:
+    """Puts vector records into a queue; blocking, safe to share between threads.
+
+    `put` validates and takes a record; it is durable once the `flush` that follows returns (leaving the `with` block
+    flushes). Records are packed by 25, so flush after a piece of work, not after each record.
+
+    Args:
+        queue: name of the queue, created when it is not there.
+        url: the server (`redis://`, `rediss://` or `unix://`), or a `Server`.
+        shards: number of ordered streams; fixed when the queue is created (8 unless given).
+        limits: the backlog to stay under.
+        timeout: seconds that a call waits for room in the backlog or for an absent server before it raises
+            `QueueFull` or `ServerUnavailable`; 0 raises at once. Nothing taken is dropped by that: call again.
+    """
+
+    def __init__(
+        self,
+        queue: str = "default",
+        *,
+        url: str | Server = DEFAULT_URL,
+        shards: int | None = None,
+        limits: Limits = _DEFAULT_LIMITS,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self._intake = _intake(queue, shards, limits, timeout)
+        self._server = url if isinstance(url, Server) else Server.at(url)
+        self._lock = threading.RLock()
+
+    def put(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        values: Values | None = None,
+        *,
+        sparse_values: SparseValues | None = None,
+        metadata: Metadata | None = None,
+        namespace: str = "",
+        run: str = "",
+    ) -> None:
+        """Validate one record and take it.
+
+        Args:
+            id: 1 to 512 ASCII characters.
+            values: d numbers, cast to float32; `None` for a sparse-only record.
+            sparse_values: `{"indices": [...], "values": [...]}`.
+            metadata: flat names and values.
+            namespace: `""` for the default one.
+            run: the run that this record belongs to.
+
+        Raises:
+            InvalidRecord: a rule is broken; nothing was taken.
+            QueueFull: no room within the timeout; this record was not taken.
+            ServerUnavailable: the server stayed away; this record was not taken.
+        """
+        with self._lock:
+            self._server.hold(self._intake.put(id, values, sparse_values, metadata, namespace, run))
+
+    def put_many(
+        self,
+        ids: Sequence[str],
+        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        *,
+        sparse_values: Sequence[SparseValues | None] | None = None,
+        metadata: Sequence[Metadata | None] | None = None,
+        namespace: str | Sequence[str] = "",
+        run: str = "",
+    ) -> int:
+        """Validate n records and take all of them, or none; returns n.
+
+        Args:
+            ids: n ids.
+            matrix: n x d numbers (NumPy float32 is fastest; lists work), `None` for sparse-only records.
+            sparse_values: n sparse values or nulls.
+            metadata: n metadata or nulls.
+            namespace: one for all, or n.
+            run: the run that the records belong to.
+
+        Raises:
+            InvalidRecord: one breaks a rule (`index` says which); nothing was taken.
+            QueueFull: no room within the timeout; nothing was taken.
+            ServerUnavailable: the server stayed away; nothing was taken.
+        """
+        with self._lock:
+            return self._server.hold(self._intake.put_many(ids, matrix, sparse_values, metadata, namespace, run))
+
+    def flush(self) -> int:
+        """Enqueue everything taken; when it returns, all of it survives this process. Returns records confirmed.
+
+        Raises:
+            QueueFull: no room within the timeout; what is not confirmed is still here: flush again.
+            ServerUnavailable: the server stayed away; the same.
+        """
+        with self._lock:
+            return self._server.hold(self._intake.flush())
+
+    def books(self, run: str = "") -> Books:
+        """The books of the queue, or of one run."""
+        with self._lock:
+            return self._server.hold(self._intake.books(run))
+
+    def wait(self, run: str = "", *, timeout: float | None = None) -> Books:
+        """Flush, then wait until nothing of `run` (of the whole queue unless given) is pending; returns the books.
+
+        Raises:
+            WaitTimeout: records were still pending after `timeout` seconds.
+        """
+        self.flush()
+        # outside the lock: others may put while this one waits
+        return self._server.hold(self._intake.wait(run, timeout))
+
+    def run(self, name: str) -> "Run":
+        """A run: a label for what is put through it, with its own books. Use it in a `with` block."""
+        return Run(self, name)
+
+    @property
+    def buffered(self) -> int:
+        """Records taken and not yet confirmed by the server."""
+        return self._intake.buffered
+
+    def close(self) -> None:
+        """Flush and disconnect. When the flush fails the connection is kept, so that it can be tried again."""
+        with self._lock:
+            if self._intake.buffered:
+                self._server.hold(self._intake.flush())
+            self._server.close()
+
+    def __enter__(self) -> Self:
+        """Open the queue, so that a wrong address or shape shows before the first record."""
+        with self._lock:
+            self._server.hold(self._intake.open())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush and disconnect; after an exception in the block the flush still happens."""
+        self.close()
+
+
+class Run:
+    """One ingestion through a `Producer`: what is put here carries the run's name."""
+
+    def __init__(self, producer: Producer, name: str) -> None:
+        self._producer = producer
+        self.name = checked_name("run", name)
+
+    def put(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        values: Values | None = None,
+        *,
+        sparse_values: SparseValues | None = None,
+        metadata: Metadata | None = None,
+        namespace: str = "",
+    ) -> None:
+        """As `Producer.put`, in this run."""
+        self._producer.put(
+            id, values, sparse_values=sparse_values, metadata=metadata, namespace=namespace, run=self.name
+        )
+
+    def put_many(
+        self,
+        ids: Sequence[str],
+        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        *,
+        sparse_values: Sequence[SparseValues | None] | None = None,
+        metadata: Sequence[Metadata | None] | None = None,
+        namespace: str | Sequence[str] = "",
+    ) -> int:
+        """As `Producer.put_many`, in this run."""
+        return self._producer.put_many(
+            ids, matrix, sparse_values=sparse_values, metadata=metadata, namespace=namespace, run=self.name
+        )
+
+    def flush(self) -> int:
+        """As `Producer.flush`."""
+        return self._producer.flush()
+
+    def books(self) -> Books:
+        """The run's books."""
+        return self._producer.books(self.name)
+
+    def wait(self, *, timeout: float | None = None) -> Books:
+        """As `Producer.wait`, for this run."""
+        return self._producer.wait(self.name, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush."""
+        self._producer.flush()
+
+
+class AsyncProducer:
+    """As `Producer`, for asyncio: the same arguments and errors; belongs to one event loop."""
+
+    def __init__(
+        self,
+        queue: str = "default",
+        *,
+        url: str | AsyncServer = DEFAULT_URL,
+        shards: int | None = None,
+        limits: Limits = _DEFAULT_LIMITS,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self._intake = _intake(queue, shards, limits, timeout)
+        self._server = url if isinstance(url, AsyncServer) else AsyncServer.at(url)
+        self._lock = asyncio.Lock()
+
+    async def put(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        values: Values | None = None,
+        *,
+        sparse_values: SparseValues | None = None,
+        metadata: Metadata | None = None,
+        namespace: str = "",
+        run: str = "",
+    ) -> None:
+        """As `Producer.put`."""
+        async with self._lock:
+            await self._server.hold(self._intake.put(id, values, sparse_values, metadata, namespace, run))
+
+    async def put_many(
+        self,
+        ids: Sequence[str],
+        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        *,
+        sparse_values: Sequence[SparseValues | None] | None = None,
+        metadata: Sequence[Metadata | None] | None = None,
+        namespace: str | Sequence[str] = "",
+        run: str = "",
+    ) -> int:
+        """As `Producer.put_many`."""
+        async with self._lock:
+            return await self._server.hold(self._intake.put_many(ids, matrix, sparse_values, metadata, namespace, run))
+
+    async def flush(self) -> int:
+        """As `Producer.flush`."""
+        async with self._lock:
+            return await self._server.hold(self._intake.flush())
+
+    async def books(self, run: str = "") -> Books:
+        """As `Producer.books`."""
+        async with self._lock:
+            return await self._server.hold(self._intake.books(run))
+
+    async def wait(self, run: str = "", *, timeout: float | None = None) -> Books:  # noqa: ASYNC109 - as in `Producer`
+        """As `Producer.wait`."""
+        await self.flush()
+        return await self._server.hold(self._intake.wait(run, timeout))
+
+    def run(self, name: str) -> "AsyncRun":
+        """As `Producer.run`; use it in an `async with` block."""
+        return AsyncRun(self, name)
+
+    @property
+    def buffered(self) -> int:
+        """Records taken and not yet confirmed by the server."""
+        return self._intake.buffered
+
+    async def close(self) -> None:
+        """As `Producer.close`."""
+        async with self._lock:
+            if self._intake.buffered:
+                await self._server.hold(self._intake.flush())
+            await self._server.close()
+
+    async def __aenter__(self) -> Self:
+        """As `Producer.__enter__`."""
+        async with self._lock:
+            await self._server.hold(self._intake.open())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """As `Producer.__exit__`."""
+        await self.close()
+
+
+class AsyncRun:
+    """One ingestion through an `AsyncProducer`: what is put here carries the run's name."""
+
+    def __init__(self, producer: AsyncProducer, name: str) -> None:
+        self._producer = producer
+        self.name = checked_name("run", name)
+
+    async def put(
+        self,
+        id: str,  # noqa: A002 - the contract's word
+        values: Values | None = None,
+        *,
+        sparse_values: SparseValues | None = None,
+        metadata: Metadata | None = None,
+        namespace: str = "",
+    ) -> None:
+        """As `Producer.put`, in this run."""
+        await self._producer.put(
+            id, values, sparse_values=sparse_values, metadata=metadata, namespace=namespace, run=self.name
+        )
+
+    async def put_many(
+        self,
+        ids: Sequence[str],
+        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        *,
+        sparse_values: Sequence[SparseValues | None] | None = None,
+        metadata: Sequence[Metadata | None] | None = None,
+        namespace: str | Sequence[str] = "",
+    ) -> int:
+        """As `Producer.put_many`, in this run."""
+        return await self._producer.put_many(
+            ids, matrix, sparse_values=sparse_values, metadata=metadata, namespace=namespace, run=self.name
+        )
+
+    async def flush(self) -> int:
+        """As `Producer.flush`."""
+        return await self._producer.flush()
+
+    async def books(self) -> Books:
+        """The run's books."""
+        return await self._producer.books(self.name)
+
+    async def wait(self, *, timeout: float | None = None) -> Books:  # noqa: ASYNC109 - as in `Producer`
+        """As `Producer.wait`, for this run."""
+        return await self._producer.wait(self.name, timeout=timeout)
+
+    async def __aenter__(self) -> Self:
+        """Begin."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Flush."""
+        await self._producer.flush()

@@ -1,0 +1,75 @@
+"""Every error that upsertq raises on purpose; it must never carry a secret (URLs are shown without their password).
+
+UpsertqError
+├── UsageError                 the caller asked for something that cannot be
+│   ├── InvalidRecord          a record breaks a rule of the contract: raised at `put`, nothing was enqueued
+│   └── QueueMismatch          the queue on the server is not what was asked for, or not ours to read
+└── WorldError                 the world does not cooperate; the same call may succeed later
+    ├── QueueFull              the backlog is at its limit, or the server is out of memory
+    ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
+    ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    └── WaitTimeout            the time to wait is over and the work is not
+"""
+
+
+class UpsertqError(Exception):
+    """The root: catching it catches everything that upsertq raises on purpose."""
+
+
+class UsageError(UpsertqError):
+    """The caller's fault: the same call will fail again until it is changed."""
+
+
+class InvalidRecord(UsageError):  # noqa: N818 - the field's word for it, as in `QueueFull`
+    """A record breaks a rule of the contract.
+
+    Attributes:
+        id: the record's id as given (`None` when there is none).
+        field: the field at fault: `id`, `namespace`, `values`, `sparse_values` or `metadata`.
+        reason: what is wrong and what would be right.
+        index: the record's position in the `put_many` call, from 0; `None` for `put`.
+    """
+
+    def __init__(self, id: object, field: str, reason: str, *, index: int | None = None) -> None:  # noqa: A002
+        self.id = id
+        self.field = field
+        self.reason = reason
+        self.index = index
+        where = "" if index is None else f" (number {index} of this call, from 0)"
+        super().__init__(f"record {shown(id)}{where}: {field}: {reason}")
+
+
+class QueueMismatch(UsageError):  # noqa: N818
+    """The queue on the server has another format, shard count or dimension than this program needs."""
+
+
+class WorldError(UpsertqError):
+    """Not the caller's fault: the same call may succeed later."""
+
+
+class QueueFull(WorldError):  # noqa: N818 - the standard library's `queue.Full` set the word
+    """The backlog is at its limit; the records named by the message are still with the caller."""
+
+
+class ServerUnavailable(WorldError):  # noqa: N818
+    """The server cannot be reached, is loading its data or went away, for longer than the timeout."""
+
+
+class ServerRefused(WorldError):  # noqa: N818
+    """The server answers and refuses: a wrong password, a missing permission, a key of a foreign type."""
+
+
+class NotFound(WorldError):  # noqa: N818
+    """There is no such queue, run or load on this server."""
+
+
+class WaitTimeout(WorldError):  # noqa: N818
+    """The work did not end within the time that the caller wanted to wait."""
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """`value` as one short printable line for a message, cut at `limit` characters."""
+    text = value if isinstance(value, str) else repr(value)
+    text = text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    quoted = f"'{text}'" if isinstance(value, str) else text
+    return quoted if len(quoted) <= limit else f"{quoted[: limit - 1]}… ({len(text)} characters)"

@@ -1,0 +1,169 @@
+"""Owns how a conversation with the server is written down once and held by blocking and by asyncio code alike.
+
+A conversation is a generator: it yields the commands it wants sent, or a pause, and is given the replies. Whatever can
+go wrong with a command comes back as a value. This module decides; the two drivers in `upsertq.server` do.
+"""
+
+import random
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, TypeAlias, TypeVar
+
+from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
+
+T = TypeVar("T")
+Argument: TypeAlias = str | bytes | int
+Command: TypeAlias = Sequence[Argument]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Send these commands in one round trip; the replies come back in their order."""
+
+    commands: Sequence[Command]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Let this many seconds pass."""
+
+    seconds: float
+
+
+class Trouble(Enum):
+    """What kind of failure a reply is."""
+
+    AWAY = "away"
+    """No answer: the connection failed, so the command may or may not have been carried out."""
+    NOT_READY = "not ready"
+    """The server is loading, failing over or read-only: nothing was done."""
+    FULL = "full"
+    """The server is out of memory or cannot write to its disk: nothing was done."""
+    NO_SCRIPT = "no script"
+    """The script is not known to the server: nothing was done."""
+    REFUSED = "refused"
+    """Any other error: nothing was done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A reply that is an error."""
+
+    trouble: Trouble
+    message: str
+
+
+Effect: TypeAlias = Ask | Pause
+Conversation: TypeAlias = Generator[Effect, list[Any], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script that the server runs as one transition; its file's header lists KEYS, ARGV and what it returns."""
+
+    name: str
+    text: str
+    digest: str
+
+    @classmethod
+    def load(cls, package: str, name: str) -> "Script":
+        """The script in the file `name`.lua beside the modules of `package`."""
+        text = files(package).joinpath("scripts", f"{name}.lua").read_text(encoding="ascii")
+        return cls(name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - the server names scripts by SHA-1
+
+    def command(self, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Argument]:
+        """The command that runs it by its digest."""
+        return ["EVALSHA", self.digest, len(keys), *keys, *arguments]
+
+
+def run_scripts(script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> Conversation[list[Any]]:
+    """Run `script` once for each (keys, arguments) in one round trip, or two where the server does not know it yet."""
+    replies: list[Any] = yield Ask([script.command(keys, arguments) for keys, arguments in calls])
+    unknown = [i for i, reply in enumerate(replies) if is_trouble(reply, Trouble.NO_SCRIPT)]
+    if unknown:
+        again = yield Ask([["EVAL", script.text, len(calls[i][0]), *calls[i][0], *calls[i][1]] for i in unknown])
+        for i, reply in zip(unknown, again, strict=True):
+            replies[i] = reply
+    return replies
+
+
+def is_trouble(reply: object, *troubles: Trouble) -> bool:
+    """Whether a reply is a failure of one of these kinds."""
+    return isinstance(reply, Failed) and reply.trouble in troubles
+
+
+class Patience:
+    """How long, and in what steps, a conversation keeps trying while the server is away or full.
+
+    The steps grow from 0.05 s to 2 s and are jittered over their upper half. `clock` and `rng` are given, so that tests
+    need no time.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._until = clock() + seconds
+        self._step = 0.05
+        self.seconds = seconds
+
+    def pause(self) -> Pause | None:
+        """The next pause, or `None` when the time is over."""
+        left = self._until - self._clock()
+        if left <= 0:
+            return None
+        wanted = self._step * self._rng.uniform(0.5, 1.0)
+        self._step = min(self._step * 1.6, 2.0)
+        return Pause(min(wanted, left))
+
+
+def persistently(ask: Callable[[], Conversation[list[Any]]], patience: Patience, what: str) -> Conversation[list[Any]]:
+    """Hold the conversation that `ask` begins again and again until no reply is a failure.
+
+    Only for commands that may be carried out twice. `what` names the purpose in errors.
+
+    Raises:
+        ServerUnavailable: the server stayed away for longer than `patience`.
+        QueueFull: it stayed out of memory for longer than `patience`.
+        ServerRefused: it refused; at once, for waiting does not help.
+    """
+    while True:
+        replies = yield from ask()
+        failure = worst(replies)
+        if failure is None:
+            return replies
+        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
+        pause = patience.pause()
+        if pause is None:
+            raise giving_up(failure, what, patience)
+        yield pause
+
+
+def giving_up(failure: Failed, what: str, patience: Patience) -> Exception:
+    """The error to raise when `patience` is over and `failure` is still there."""
+    if failure.trouble is Trouble.FULL:
+        return QueueFull(
+            f"cannot {what}: {failure.message}; nothing was lost: drain the queue or add memory, then retry"
+        )
+    waited = f" (tried for {patience.seconds:g} s)" if patience.seconds > 0 else ""
+    return ServerUnavailable(f"cannot {what}: {failure.message}{waited}; is the server running and the URL right?")
+
+
+def worst(replies: Sequence[Any]) -> Failed | None:
+    """The gravest failure among the replies, `None` when there is none."""
+    failures = [reply for reply in replies if isinstance(reply, Failed)]
+    order = [Trouble.REFUSED, Trouble.NO_SCRIPT, Trouble.AWAY, Trouble.NOT_READY, Trouble.FULL]
+    return min(failures, key=lambda failure: order.index(failure.trouble), default=None)
+
+
+def ask_all(commands: Sequence[Command]) -> Callable[[], Conversation[list[Any]]]:
+    """A conversation of one round trip, for `persistently`."""
+
+    def once() -> Conversation[list[Any]]:
+        replies = yield Ask(commands)
+        return replies
+
+    return once

@@ -1,0 +1,235 @@
+"""Owns what a producer does, once for the blocking and the asyncio one: validate, pack, make room, enqueue, wait.
+
+Everything that talks to the server is a conversation; the two clients in `upsertq.client` hold it.
+"""
+
+import random
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from upsertq import books, queue
+from upsertq.books import Books
+from upsertq.errors import InvalidRecord, WaitTimeout
+from upsertq.exchange import Conversation, Patience, Pause
+from upsertq.keys import QueueKeys, checked_name
+from upsertq.pack import Packer
+from upsertq.queue import Enqueuer, Limits, QueueShape
+from upsertq.record import Metadata, SparseValues, Values, make_record, make_records
+from upsertq.wire import Record
+
+SEND_RECORDS = 1_000
+SEND_BYTES = 4_000_000
+"""An enqueue begins when this much is packed: large enough to fill every shard's call, small beside any budget."""
+LEDGER_MS = 24 * 3600 * 1000
+MAX_POLL = 1.0
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What the world gives a producer: clocks and randomness. Tests give their own."""
+
+    clock: Callable[[], float]
+    """Seconds from any origin, never going back."""
+    wall: Callable[[], float]
+    """Seconds since 1970."""
+    rng: random.Random = field(default_factory=random.Random)
+
+    def now_ms(self) -> int:
+        """Milliseconds since 1970."""
+        return int(self.wall() * 1000)
+
+    def patience(self, seconds: float) -> Patience:
+        """A patience of so many seconds from now."""
+        return Patience(seconds, self.clock, self.rng)
+
+
+class Intake:
+    """The state of one producer: its queue, its packer, its ledger token and the ordinal of its next record.
+
+    Args:
+        queue_name: the queue.
+        shards: what the queue must have; `None` for whatever it has.
+        limits: the backlog to stay under.
+        timeout: seconds to wait for room or for the server; 0 raises at once.
+        token: the ledger to continue; a fresh one unless given.
+    """
+
+    def __init__(
+        self,
+        queue_name: str,
+        *,
+        shards: int | None,
+        limits: Limits,
+        timeout: float,
+        world: Circumstances,
+        token: str | None = None,
+    ) -> None:
+        self.keys = QueueKeys(checked_name("queue", queue_name))
+        self.timeout = timeout
+        self.confirmed = 0
+        self._wanted_shards = shards
+        self._limits = limits
+        self._world = world
+        self._token = token or uuid.uuid4().hex
+        self._shape: QueueShape | None = None
+        self._packer = Packer(1)
+        self._enqueuer: Enqueuer | None = None
+        self._runs: set[str] = set()
+        self._ordinal = 0
+
+    @property
+    def dimension(self) -> int | None:
+        """The queue's dimension, `None` while no dense record fixed it."""
+        return self._shape.dimension if self._shape else None
+
+    @property
+    def buffered(self) -> int:
+        """Records taken by `put` and not yet confirmed by the server."""
+        return self._packer.records
+
+    def open(self) -> Conversation[QueueShape]:
+        """Create or find the queue; a second time only returns it."""
+        if self._shape is None:
+            self._shape = yield from queue.open_queue(
+                self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
+            )
+            self._packer = Packer(self._shape.shards)
+            self._enqueuer = Enqueuer(self.keys, self._shape.shards, self._limits, self._token, LEDGER_MS)
+        return self._shape
+
+    def put(  # noqa: PLR0917 - only the clients call it
+        self,
+        record_id: str,
+        values: Values | None,
+        sparse_values: SparseValues | None,
+        metadata: Metadata | None,
+        namespace: str,
+        run: str,
+    ) -> Conversation[None]:
+        """Validate one record and take it; see `Producer.put`."""
+        shape = yield from self.open()
+        record = make_record(
+            record_id,
+            values,
+            sparse_values=sparse_values,
+            metadata=metadata,
+            namespace=namespace,
+            dimension=shape.dimension,
+        )
+        yield from self.take([record], run)
+
+    def put_many(  # noqa: PLR0917 - only the clients call it
+        self,
+        ids: Sequence[str],
+        matrix: npt.NDArray[Any] | Sequence[Values] | None,
+        sparse_values: Sequence[SparseValues | None] | None,
+        metadata: Sequence[Metadata | None] | None,
+        namespace: str | Sequence[str],
+        run: str,
+    ) -> Conversation[int]:
+        """Validate all, then take all; see `Producer.put_many`."""
+        shape = yield from self.open()
+        records: list[Record] = []
+        for record in make_records(
+            ids,
+            matrix,
+            sparse_values=sparse_values,
+            metadata=metadata,
+            namespaces=namespace,
+            dimension=shape.dimension,
+        ):
+            if isinstance(record, InvalidRecord):
+                raise record
+            records.append(record)
+        yield from self.take(records, run)
+        return len(records)
+
+    def take(self, records: Sequence[Record], run: str, ordinals: Iterable[int] | None = None) -> Conversation[None]:
+        """Make room, then take valid records, all or none. `ordinals` place them in a ledger that outlives us."""
+        yield from self.open()
+        yield from self._fix_dimension(records)
+        if run and run not in self._runs:
+            yield from queue.register_run(self.keys, checked_name("run", run), self._world.now_ms(), self._patience())
+            self._runs.add(run)
+        yield from self.make_room()
+        at = self._world.now_ms()
+        numbers = range(self._ordinal, self._ordinal + len(records)) if ordinals is None else ordinals
+        for record, ordinal in zip(records, numbers, strict=True):
+            self._packer.add(record, run=run, ordinal=ordinal, at=at)
+            self._ordinal = ordinal + 1
+
+    def make_room(self) -> Conversation[None]:
+        """Enqueue what is packed once there is enough of it; raises `QueueFull` while everything is still held."""
+        if self._packer.ready_records >= SEND_RECORDS or self._packer.bytes >= SEND_BYTES:
+            yield from self._send()
+
+    def flush(self) -> Conversation[int]:
+        """Enqueue everything taken so far; returns the number of records confirmed since the last flush."""
+        yield from self.open()
+        self._packer.close_all(self._world.now_ms())
+        yield from self._send()
+        confirmed, self.confirmed = self.confirmed, 0
+        return confirmed
+
+    def books(self, run: str) -> Conversation[Books]:
+        """The books of the queue, or of `run`."""
+        shape = yield from self.open()
+        return (yield from books.read(self.keys, shape.shards, run, self._patience()))
+
+    def wait(self, run: str, timeout: float | None) -> Conversation[Books]:
+        """Wait until nothing of `run` (of the queue where it is empty) is pending; returns its books."""
+        shape = yield from self.open()
+        found = yield from wait_until_settled(self.keys, shape.shards, run, timeout, self._world)
+        return found
+
+    def _send(self) -> Conversation[None]:
+        assert self._enqueuer is not None  # noqa: S101 - `open` came first
+        before = self._packer.ready_records
+        try:
+            yield from self._enqueuer.enqueue(self._packer, self._patience)
+        finally:
+            self.confirmed += before - self._packer.ready_records
+
+    def _patience(self) -> Patience:
+        return self._world.patience(self.timeout)
+
+    def _fix_dimension(self, records: Sequence[Record]) -> Conversation[None]:
+        """Fix the queue's dimension by its first dense record, and hold every record of these to it."""
+        assert self._shape is not None  # noqa: S101 - `open` came first
+        for record in records:
+            if not record.values:
+                continue
+            if self._shape.dimension is None:
+                found = yield from queue.claim_dimension(self.keys, record.dim, self._patience())
+                self._shape = QueueShape(self._shape.name, self._shape.shards, found)
+            if record.dim != self._shape.dimension:
+                raise InvalidRecord(
+                    record.id,
+                    "values",
+                    f"has {record.dim} dimensions, but the queue holds records of {self._shape.dimension}",
+                )
+
+
+def wait_until_settled(
+    keys: QueueKeys, shards: int, run: str, timeout: float | None, world: Circumstances
+) -> Conversation[Books]:
+    """Poll the books until nothing is pending; `WaitTimeout` after `timeout` seconds (`None`: never)."""
+    until = None if timeout is None else world.clock() + timeout
+    step = 0.05
+    while True:
+        found = yield from books.read(keys, shards, run, world.patience(30.0))
+        if found.pending == 0:
+            return found
+        if until is not None and world.clock() >= until:
+            what = f"run '{run}'" if run else f"queue '{keys.queue}'"
+            raise WaitTimeout(
+                f"{what} still has {found.pending:,} records pending after {timeout:g} s: "
+                "is a worker running? `upsertq status` shows it"
+            )
+        left = MAX_POLL if until is None else max(0.0, until - world.clock())
+        yield Pause(min(step, left))
+        step = min(step * 1.5, MAX_POLL)

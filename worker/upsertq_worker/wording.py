@@ -1,0 +1,123 @@
+"""Knows the service's sentences: what a message says about the request, the index, the rate and the records.
+
+The only place for such texts, each taken from the published limits or from bodies seen. Never decides an outcome.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+LimitUnit = Literal["requests", "bytes"]
+Reason = Literal[
+    "unauthorized",
+    "payment",
+    "forbidden",
+    "not_found",
+    "not_an_index",
+    "quota",
+    "storage_full",
+    "namespaces_full",
+    "dimension",
+    "document_schema",
+    "sparse_unsupported",
+    "unsupported",
+    "unexpected",
+]
+
+
+ADVICE: Final[dict[Reason, str]] = {
+    "unauthorized": "check PINECONE_API_KEY",
+    "payment": "settle the account's billing",
+    "forbidden": "check that the key may write to this index's project",
+    "not_found": "check --index-host and that the index exists",
+    "not_an_index": "check --index-host: what answers there is not an index",
+    "quota": "raise the plan's limit or wait for the next month",
+    "storage_full": "delete records or raise the plan's storage limit",
+    "namespaces_full": "delete an unused namespace or raise the plan's limit",
+    "dimension": "check that the queue and --index-host belong together: their dimensions differ",
+    "document_schema": "use an index that takes vectors: this one was created for documents",
+    "sparse_unsupported": "use an index that takes sparse values, or load the records without them",
+    "unsupported": "check the API version and the kind of index",
+    "unexpected": "check --index-host and what stands between here and it",
+}
+"""What an operator should do, for each reason that pauses a lane."""
+
+# Each is searched in the service's words with all quoted parts taken out, as those echo the records.
+_TOO_LARGE: Final = re.compile(
+    r"request (?:size|body|entity|payload)\b.{0,40}(?:exceed|too large)|(?:message|request|payload|entity) (?:length )?"
+    r"(?:is )?too large|message larger than max|maximum supported size",
+    re.IGNORECASE | re.DOTALL,
+)
+_WHOLE_INDEX: Final[tuple[tuple[re.Pattern[str], Reason], ...]] = (
+    (re.compile(r"document schema|documents API", re.IGNORECASE), "document_schema"),
+    (re.compile(r"index\b.{0,40}does not support sparse", re.IGNORECASE | re.DOTALL), "sparse_unsupported"),
+    (re.compile(r"\bAPI versions?\b|X-Pinecone-Api-Version", re.IGNORECASE), "unsupported"),
+    (re.compile(r"plain HTTP request was sent to HTTPS", re.IGNORECASE), "not_an_index"),
+)
+_MONTH_LIMIT: Final = re.compile(r"limit for the current month", re.IGNORECASE)
+_MONTH: Final = re.compile(r"\bmonth(?:ly)?\b", re.IGNORECASE)
+_RATE: Final = re.compile(r"per second|\bQPS\b|rate limit|too many requests|\bpace your\b", re.IGNORECASE)
+_NUMBER: Final = r"(?<![\w.,])([0-9][0-9,]{0,14}(?:\.[0-9]{1,6})?)\s*"
+_REQUEST_RATE: Final = re.compile(_NUMBER + r"(?:QPS\b|RPS\b|req(?:uest)?s?\s*(?:per second|/\s*s))", re.IGNORECASE)
+_BYTE_RATE: Final = re.compile(_NUMBER + r"([KMG]i?B|bytes|B)\s*(?:per second|/\s*s)", re.IGNORECASE)
+_BYTE_TEXT: Final = re.compile(r"size limit per second", re.IGNORECASE)
+_FACTORS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+_DIMENSION: Final = re.compile(r"dimension\D{1,10}([0-9]{1,9}) does not match\D{1,60}([0-9]{1,9})", re.IGNORECASE)
+_FIELD: Final = re.compile(r"\bfield (['\"`])(.+?)\1(?!\w)", re.IGNORECASE | re.DOTALL)
+_QUOTED: Final = re.compile(r"(?<!\w)(['\"`]).*?\1(?!\w)", re.DOTALL)
+_NOT_AN_ID: Final = re.compile(r"\b(?:field|key|namespace|index|project|host|type|metric)s?\s*[:=]?\s*$", re.IGNORECASE)
+
+
+def _named_limit(text: str) -> tuple[float | None, LimitUnit | None]:
+    """The rate that a text names. The last number counts: a namespace's name, which may hold one, comes before."""
+    if amounts := _BYTE_RATE.findall(text):
+        number, size = amounts[-1]
+        return _positive(number, _FACTORS.get(size.lower().removesuffix("b"), 1)), "bytes"
+    if numbers := _REQUEST_RATE.findall(text):
+        return _positive(numbers[-1], 1), "requests"
+    return None, "bytes" if _BYTE_TEXT.search(text) else None
+
+
+def _positive(number: str, factor: int) -> float | None:
+    return float(number.replace(",", "")) * factor or None
+
+
+def _suspects(text: str, ids: tuple[str, ...]) -> tuple[int, ...]:
+    """The positions of the ids that `text` quotes whole.
+
+    Where quoted ids overlap (an id may itself hold quotes and spaces) the leftmost, longest one is meant. A quote
+    inside a word is an apostrophe. What follows "field" and the like is another thing's name.
+    """
+    spans: list[tuple[int, int, int]] = []
+    for position, name in enumerate(ids):
+        for quote in "'\"`":
+            spans.extend((start, -end, position) for start, end in _quoted_at(text, f"{quote}{name}{quote}"))
+    named: set[int] = set()
+    reached = 0
+    for start, minus_end, position in sorted(spans):
+        if start >= reached:
+            reached = -minus_end
+            if not _is_other_name(text[:start]):
+                named.add(position)
+    return tuple(sorted(named))
+
+
+def _quoted_at(text: str, token: str) -> list[tuple[int, int]]:
+    """Where `token` stands apart from the words around it, as (start, end)."""
+    found: list[tuple[int, int]] = []
+    start = text.find(token)
+    while start >= 0:
+        end = start + len(token)
+        if not text[start - 1 : start].isalnum() and not text[end : end + 1].isalnum():
+            found.append((start, end))
+        start = text.find(token, start + 1)
+    return found
+
+
+def _is_other_name(before: str) -> bool:
+    tail = before[-40:]
+    return bool(_NOT_AN_ID.search(tail)) or (tail.rstrip().endswith("got") and "etadata" in before)
+
+
