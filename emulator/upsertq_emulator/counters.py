@@ -11,7 +11,8 @@ class Counters:
 
     `outcomes` is keyed by HTTP status as text, or by what happened instead of an answer: `reset`, `stall`,
     `truncated`. `bytes` counts request bodies. `records` counts records that the index took, an
-    overwritten one every time.
+    overwritten one every time. `overlaps` counts ids that came while another request that carried them had no
+    answer yet; it needs the journal.
     """
 
     requests: int = 0
@@ -23,6 +24,7 @@ class Counters:
     largest_request_records: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    overlaps: int = 0
     first_request_at: float | None = None
     last_request_at: float | None = None
 
@@ -60,6 +62,7 @@ class Counters:
             "largest_request_records": self.largest_request_records,
             "in_flight": self.in_flight,
             "most_in_flight": self.most_in_flight,
+            "overlaps": self.overlaps,
             "first_request_at": self.first_request_at,
             "last_request_at": self.last_request_at,
         }

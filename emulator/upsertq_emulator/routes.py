@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.utils import formatdate
+from ipaddress import ip_address
+from math import ceil
 from typing import Literal, Protocol
 
 from upsertq_emulator.answer import Answer, RefusedError, answering
@@ -43,6 +46,21 @@ class Call:
     def operation(self) -> Operation:
         """What the request asks for."""
         return _OPERATIONS.get((self.method, self.path), "unknown")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address or name of this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def retry_after(seconds: float, form: str, now: float) -> str:
+    """The value of a `Retry-After` header: whole seconds rounded up, or the HTTP date after `now`."""
+    if form == "date":
+        return formatdate(ceil(now + seconds), usegmt=True)
+    return str(ceil(seconds))
 
 
 @answering

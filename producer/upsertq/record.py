@@ -95,10 +95,9 @@ def make_records(
         space = namespaces if isinstance(namespaces, str) else namespaces[index]
         row = next(rows)
         try:
-            if isinstance(row, _Fault):
-                _checked_id(ids[index])
-                raise row
             record_id, space = _checked_id(ids[index]), _checked_namespace(space)
+            if isinstance(row, _Fault):
+                raise row
             sparse = sparse_values[index] if sparse_values is not None else None
             yield _assemble(record_id, row, sparse, metadata[index] if metadata is not None else None, space)
         except _Fault as fault:
@@ -174,17 +173,32 @@ def _dense(values: Values, dimension: int | None) -> bytes:
 def _numbers(field: str, values: object) -> npt.NDArray[Any]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise _Fault(field, f"is {shown(values)}; give a list of numbers or a NumPy array")
-    try:
-        array = values if isinstance(values, np.ndarray) else np.asarray(list(values))
-    except (ValueError, OverflowError):
-        raise _Fault(field, "is nested unevenly; give one flat list of numbers") from None
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        if values.ndim == 0:
+            raise _Fault(field, f"is {shown(values.item())}; give a list of numbers or a NumPy array")
+        array, items = values, None
+    else:
+        items = list(values) if not isinstance(values, np.ndarray) or values.ndim else [values.item()]
+        try:
+            array = np.asarray(items)
+            if array.dtype.kind == "O" and all(map(_is_number, items)):
+                array = array.astype(np.float64)  # integers beyond 64 bits
+        except ValueError:
+            raise _Fault(field, "is nested unevenly; give one flat list of numbers") from None
+        except OverflowError:
+            raise _Fault(field, "has a number beyond float32's range") from None
     if array.size == 0:
         return np.zeros(0, dtype="<f4")
-    if array.dtype.kind not in "fiu":
-        odd = next((i for i, v in enumerate(values) if isinstance(v, bool) or not isinstance(v, int | float)), 0)
-        item = next((v for i, v in enumerate(values) if i == odd), None)
-        raise _Fault(field, f"item {odd} is {shown(item)}; every value must be a number of float32's range")
+    # NumPy would make 1.0 of a `True` among numbers
+    if array.dtype.kind not in "fiu" or (items is not None and not {bool, np.bool_}.isdisjoint(map(type, items))):
+        items = array.ravel().tolist() if items is None else items
+        odd = next((i for i, item in enumerate(items) if not _is_number(item)), 0)
+        raise _Fault(field, f"item {odd} is {shown(items[odd])}; every value must be a number of float32's range")
     return array
+
+
+def _is_number(item: object) -> bool:
+    return isinstance(item, int | float | np.floating | np.integer) and not isinstance(item, bool)
 
 
 def _checked_id(value: object) -> str:
@@ -209,7 +223,12 @@ def _checked_text(field: str, value: str) -> str:
         raise _Fault(field, f"is {len(value)} characters long; at most {MAX_NAME} are allowed")
     if "\0" in value:
         raise _Fault(field, "contains a NUL character, which is not allowed")
-    return str(value)
+    return _plain(value)
+
+
+def _plain(text: str) -> str:
+    """`text` as an exact `str`: what JSON writes and hashes see of an enumeration's member or a NumPy string."""
+    return str.__str__(text)
 
 
 def _sparse(given: SparseValues) -> bytes:
@@ -217,7 +236,7 @@ def _sparse(given: SparseValues) -> bytes:
     index_array, value_array = _numbers("sparse_values", indices), _numbers("sparse_values", values)
     if index_array.ndim != 1 or index_array.shape != value_array.shape:
         raise _Fault(
-            "sparse_values", f"has {len(index_array)} indices and {len(value_array)} values; both must be equal"
+            "sparse_values", f"has {index_array.size} indices and {value_array.size} values; give two equal lists"
         )
     if index_array.size and (
         index_array.dtype.kind not in "iu" or int(index_array.min()) < 0 or int(index_array.max()) >= 2**32
@@ -268,14 +287,16 @@ def _metadata_name(name: object) -> str:
         raise _Fault("metadata", f"has the name {shown(name)}; names are strings")
     if name.startswith("$"):
         raise _Fault("metadata", f"has the name {shown(name)}; a name must not start with '$'")
-    return name
+    return _plain(name)
 
 
 def _metadata_value(name: object, value: object) -> object:
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, bool | str):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        return _plain(value)
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
             raise _Fault("metadata", f"{shown(name)} is {value}, beyond 2^53, and would change; give it as a string")
@@ -283,9 +304,11 @@ def _metadata_value(name: object, value: object) -> object:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _Fault("metadata", f"{shown(name)} is {value}; numbers must be finite")
-        return value
-    if isinstance(value, list | tuple | np.ndarray) and all(isinstance(item, str) for item in value):
-        return [str(item) for item in value]
+        return float(value)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return [_plain(item) for item in value]
     raise _Fault(
         "metadata",
         f"{shown(name)} is {shown(value, 60)}, a {type(value).__name__}; "

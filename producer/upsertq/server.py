@@ -66,7 +66,7 @@ class Server:
                 return [self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
             with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
-                    pipeline.execute_command(*command)
+                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
                 replies = pipeline.execute(raise_on_error=False)
         except (exceptions.RedisError, OSError) as error:
             return [_failed(error)] * len(commands)

@@ -127,9 +127,12 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
             f"version {FORMAT} and operation {OP_UPSERT}: upgrade the workers, the entry stays in the queue"
         )
     try:
+        ids = orjson.loads(fields[b"ids"])
+        if not isinstance(ids, list) or not ids or not all(isinstance(item, str) for item in ids):
+            raise TypeError("ids are no list of strings")  # noqa: TRY301 - one place words every kind of damage
         entry = Entry(
             namespace=fields[b"ns"].decode("ascii"),
-            ids=tuple(orjson.loads(fields[b"ids"])),
+            ids=tuple(ids),
             dim=int(fields[b"dim"]),
             values=fields.get(b"values", b""),
             sparse=fields.get(b"sparse", b""),

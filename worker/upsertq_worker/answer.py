@@ -26,12 +26,25 @@ MESSAGE_MAX: Final = 500
 DETAILS_MAX: Final = 1_000
 _TEXT_MAX: Final = 4_096  # what is searched for known texts: bounds the work on a hostile body
 
-_RPC_CODES: Final = (
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
-    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
-    "UNAUTHENTICATED"
-).split()  # google/rpc/code.proto, in numeric order
-
+_RPC_CODES: Final = (  # google/rpc/code.proto, in numeric order
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
 _TITLE: Final = re.compile(r"<title[^<>]*>([^<]*)", re.IGNORECASE)
 _UNSEEN: Final = re.compile(r"<(script|style)\b.*?</\1[^<>]*>", re.IGNORECASE | re.DOTALL)
 _TAG: Final = re.compile(r"<[^<>]*>")
@@ -221,9 +234,10 @@ def _details(details: Any) -> str:
 
 def _read_text(raw: str, content_type: str) -> Body:
     """A body that is not JSON: markup, JSON cut short, or text."""
-    if raw.startswith("<") or "html" in content_type:
+    cut_json = raw.startswith(("{", "[", '"'))
+    if raw.startswith("<") or ("html" in content_type and not cut_json):
         return _read_markup(raw[:_TEXT_MAX])
-    if raw.startswith(("{", "[", '"')):
+    if cut_json:
         # the wrapping's own quotes must not be taken for quoted ids, so only the message counts as said
         found = _BROKEN_MESSAGE.search(raw)
         text = _unescape(found[1][:_TEXT_MAX]) if found else ""

@@ -6,16 +6,11 @@ caller acts.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from upsertq_worker.answer import (
-    Answer,
-    Body,
-    Refusal,
-    Sent,
     TransportFailure,
     TransportKind,
     printable,
@@ -26,9 +21,26 @@ from upsertq_worker.answer import (
     retry_after,
     upserted_count,
 )
+from upsertq_worker.wording import (
+    ADVICE,
+    forbidden_reason,
+    is_monthly,
+    is_too_large,
+    mismatched_dimensions,
+    named_field,
+    named_limit,
+    suspects,
+    whole_index,
+)
+
+if TYPE_CHECKING:
+    from upsertq_worker.answer import Answer, Body, Refusal, Sent
+    from upsertq_worker.wording import LimitUnit, Reason
 
 BusyKind = Literal["rate", "server", "timeout", "connection"]
 Scope = Literal["queue", "namespace"]
+
+
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """A 2xx that counts every record sent. `lsn` is the namespace's log position, where named."""
@@ -103,6 +115,10 @@ class LaneRefused:
 
 Outcome = Accepted | ShortAck | RecordRefused | TooLarge | Busy | LaneRefused
 
+_OK: Final = HTTPStatus.OK
+_NOT_YET: Final = frozenset({408, 409, 425, 429})
+"""The 4xx that ask to come again, and that say the request was not carried out."""
+_TIMEOUTS: Final = frozenset({408, 504})
 _BY_STATUS: Final[dict[int, Reason]] = {
     401: "unauthorized",
     402: "payment",
@@ -110,34 +126,25 @@ _BY_STATUS: Final[dict[int, Reason]] = {
     404: "not_found",
     410: "not_found",
 }
+
+
 def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
     """What `reply` means for what was `sent`; `now` is epoch seconds, for `Retry-After` dates. Never raises."""
     if isinstance(reply, TransportFailure):
-        kind: BusyKind = "timeout" if reply.kind is TransportKind.TIMEOUT else "connection"
-        return Busy(reply, kind, reply.answer_lost)
+        return Busy(reply, "timeout" if reply.kind is TransportKind.TIMEOUT else "connection", reply.answer_lost)
     body = read_body(reply)
     refusal = refusal_of(reply, body)
     match reply.status:
-        case status if 200 <= status < 300:
+        case status if _OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return _judge_success(reply, body, refusal, sent)
         case 400 | 422:
             return _judge_request(body, refusal, sent)
         case 413:
             return TooLarge(refusal)
-        case 429:
-            return _judge_rate(reply, body, refusal, now)
-        case 403:
-            return _judge_forbidden(body, refusal)
-        case 408 | 409 | 425:
-            # each says that the request was not carried out
-            kind = "timeout" if reply.status == HTTPStatus.REQUEST_TIMEOUT else "server"
-            return Busy(refusal, kind, answer_lost=False, retry_after=retry_after(reply.headers, now))
-        case status if 300 <= status < 500:
-            return LaneRefused(refusal, "queue", _BY_STATUS.get(status, "unexpected"))
-        case status:
-            # any gateway on the way may answer for a service that is still at work: 502 and 504, Envoy's 503 too
-            kind = "timeout" if status == HTTPStatus.GATEWAY_TIMEOUT else "server"
-            return Busy(refusal, kind, answer_lost=True, retry_after=retry_after(reply.headers, now))
+        case status if _OK <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NOT_YET:
+            return _judge_refusal(body, refusal)
+        case _:
+            return _judge_wait(reply, body, refusal, now)
 
 
 def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> Outcome:
@@ -153,41 +160,38 @@ def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> O
 
 def _judge_request(body: Body, refusal: Refusal, sent: Sent) -> Outcome:
     """A 400 or 422: about the request's size, the whole index, or (known or not) records."""
-    own_words = _QUOTED.sub("''", body.text)
-    if _TOO_LARGE.search(own_words):
-        return TooLarge(refusal)
-    for sign, reason in _WHOLE_INDEX:
-        if sign.search(own_words):
-            return LaneRefused(refusal, "queue", reason)
-    found = _DIMENSION.search(own_words)
-    fields = _FIELD.findall(body.text)
-    return RecordRefused(
-        refusal,
-        () if body.markup else _suspects(body.text, sent.ids),
-        # the last, as an echoed value that mentions a field comes before it
-        field=fields[-1][1] if fields else None,
-        dimension=(int(found[1]), int(found[2])) if found else None,
-    )
-
-
-def _judge_forbidden(body: Body, refusal: Refusal) -> LaneRefused:
-    text = body.text.lower()
-    if "max namespaces" in text:
-        # writes to the namespaces that exist already still succeed
-        return LaneRefused(refusal, "namespace", "namespaces_full")
-    if "max storage" in text or "storage limit" in text:
-        return LaneRefused(refusal, "queue", "storage_full")
-    return LaneRefused(refusal, "queue", "quota" if refusal.code == "QUOTA_EXCEEDED" else "forbidden")
-
-
-def _judge_rate(reply: Answer, body: Body, refusal: Refusal, now: float) -> Busy | LaneRefused:
-    """A 429: busy, unless it is about the month. A rate's text wins, as a namespace may be named `monthly`."""
     text = body.text
-    if _MONTH_LIMIT.search(text) or (_MONTH.search(text) and not _RATE.search(text)):
-        return LaneRefused(refusal, "queue", "quota")
-    limit, unit = _named_limit(text)
-    wait = retry_after(reply.headers, now)
-    return Busy(refusal, "rate", answer_lost=False, retry_after=wait, limit=limit, limit_unit=unit)
+    if is_too_large(text):
+        return TooLarge(refusal)
+    if reason := whole_index(text):
+        return LaneRefused(refusal, "queue", reason)
+    named = () if body.markup else suspects(text, sent.ids)
+    return RecordRefused(refusal, named, named_field(text), mismatched_dimensions(text))
+
+
+def _judge_refusal(body: Body, refusal: Refusal) -> Outcome:
+    """A 3xx or a 4xx that no record can cause."""
+    if refusal.status < HTTPStatus.BAD_REQUEST:
+        return LaneRefused(refusal, "queue", "not_an_index")
+    reason = _BY_STATUS.get(refusal.status, "unexpected")
+    if reason == "forbidden":
+        reason = forbidden_reason(body.text) or ("quota" if refusal.code == "QUOTA_EXCEEDED" else reason)
+    # writes to the namespaces that exist already still succeed
+    return LaneRefused(refusal, "namespace" if reason == "namespaces_full" else "queue", reason)
+
+
+def _judge_wait(reply: Answer, body: Body, refusal: Refusal, now: float) -> Busy | LaneRefused:
+    """A rate, a timeout, or trouble on the way or in the service."""
+    status, wait = reply.status, retry_after(reply.headers, now)
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        if is_monthly(body.text):
+            return LaneRefused(refusal, "queue", "quota")
+        limit, unit = named_limit(body.text)
+        return Busy(refusal, "rate", answer_lost=False, retry_after=wait, limit=limit, limit_unit=unit)
+    kind: BusyKind = "timeout" if status in _TIMEOUTS else "server"
+    # 408, 409 and 425 say that the request was not carried out; anything else may come from a gateway that gave up on
+    # a service still at work (502 and 504; Envoy's 503 too, for a connection that broke after sending)
+    return Busy(refusal, kind, answer_lost=status not in _NOT_YET, retry_after=wait)
 
 
 def describe(outcome: Outcome) -> str:
@@ -201,12 +205,18 @@ def describe(outcome: Outcome) -> str:
             return f"refused for a record: {_said(refusal)}"
         case TooLarge(refusal=refusal):
             return f"request too large: {_said(refusal)}"
-        case Busy(cause=TransportFailure(kind=kind, message=message)):
-            return f"no answer ({kind.value}): {printable(message)}"
-        case Busy(cause=Refusal() as refusal, retry_after=wait):
-            return f"busy: {_said(refusal)}" + ("" if wait is None else f" (asks to wait {wait:.1f} s)")
+        case Busy():
+            return _describe_busy(outcome)
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
             return f"{scope} refused: {_said(refusal)}: {ADVICE[reason]}"
+
+
+def _describe_busy(outcome: Busy) -> str:
+    cause = outcome.cause
+    if isinstance(cause, TransportFailure):
+        return f"no answer ({cause.kind.value}): {printable(cause.message)}"
+    wait = "" if outcome.retry_after is None else f" (asks to wait {outcome.retry_after:.1f} s)"
+    return f"busy: {_said(cause)}{wait}"
 
 
 def _said(refusal: Refusal) -> str:

@@ -24,7 +24,7 @@ Reason = Literal[
     "unsupported",
     "unexpected",
 ]
-
+"""Why a lane is refused. `dimension` is never judged from one answer: the caller finds it, knowing the records."""
 
 ADVICE: Final[dict[Reason, str]] = {
     "unauthorized": "check PINECONE_API_KEY",
@@ -43,7 +43,6 @@ ADVICE: Final[dict[Reason, str]] = {
 }
 """What an operator should do, for each reason that pauses a lane."""
 
-# Each is searched in the service's words with all quoted parts taken out, as those echo the records.
 _TOO_LARGE: Final = re.compile(
     r"request (?:size|body|entity|payload)\b.{0,40}(?:exceed|too large)|(?:message|request|payload|entity) (?:length )?"
     r"(?:is )?too large|message larger than max|maximum supported size",
@@ -65,12 +64,54 @@ _BYTE_TEXT: Final = re.compile(r"size limit per second", re.IGNORECASE)
 _FACTORS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 _DIMENSION: Final = re.compile(r"dimension\D{1,10}([0-9]{1,9}) does not match\D{1,60}([0-9]{1,9})", re.IGNORECASE)
-_FIELD: Final = re.compile(r"\bfield (['\"`])(.+?)\1(?!\w)", re.IGNORECASE | re.DOTALL)
-_QUOTED: Final = re.compile(r"(?<!\w)(['\"`]).*?\1(?!\w)", re.DOTALL)
+# bounded, as many opening quotes without a closing one would cost their square; an id has at most 512 characters
+_FIELD: Final = re.compile(r"\bfield (['\"`])(.{1,600}?)\1(?!\w)", re.IGNORECASE | re.DOTALL)
+_QUOTED: Final = re.compile(r"(?<!\w)(['\"`]).{0,600}?\1(?!\w)", re.DOTALL)
 _NOT_AN_ID: Final = re.compile(r"\b(?:field|key|namespace|index|project|host|type|metric)s?\s*[:=]?\s*$", re.IGNORECASE)
 
 
-def _named_limit(text: str) -> tuple[float | None, LimitUnit | None]:
+def own_words(text: str) -> str:
+    """`text` without its quoted parts: these echo the records, so that one could forge a sentence of the service."""
+    return _QUOTED.sub("''", text)
+
+
+def is_too_large(text: str) -> bool:
+    """Whether a 400 is about the size of the request, not of one record's metadata."""
+    return bool(_TOO_LARGE.search(own_words(text)))
+
+
+def whole_index(text: str) -> Reason | None:
+    """Why an index as a whole does not take such requests, if that is what a 400 says."""
+    words = own_words(text)
+    return next((reason for sign, reason in _WHOLE_INDEX if sign.search(words)), None)
+
+
+def mismatched_dimensions(text: str) -> tuple[int, int] | None:
+    """(a vector's dimension, the index's) where a message says that they differ."""
+    found = _DIMENSION.search(own_words(text))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def named_field(text: str) -> str | None:
+    """The metadata field that a message names; the last, as an echoed value that mentions a field comes before it."""
+    fields = _FIELD.findall(text)
+    return fields[-1][1] if fields else None
+
+
+def forbidden_reason(text: str) -> Reason | None:
+    """Which of the plan's limits on what is kept a 403 is about, if any."""
+    words = text.lower()
+    if "max namespaces" in words:
+        return "namespaces_full"
+    return "storage_full" if "max storage" in words or "storage limit" in words else None
+
+
+def is_monthly(text: str) -> bool:
+    """Whether a 429 is about the month's quota. A rate's text wins, as a namespace may be named `monthly`."""
+    return bool(_MONTH_LIMIT.search(text) or (_MONTH.search(text) and not _RATE.search(text)))
+
+
+def named_limit(text: str) -> tuple[float | None, LimitUnit | None]:
     """The rate that a text names. The last number counts: a namespace's name, which may hold one, comes before."""
     if amounts := _BYTE_RATE.findall(text):
         number, size = amounts[-1]
@@ -84,7 +125,7 @@ def _positive(number: str, factor: int) -> float | None:
     return float(number.replace(",", "")) * factor or None
 
 
-def _suspects(text: str, ids: tuple[str, ...]) -> tuple[int, ...]:
+def suspects(text: str, ids: tuple[str, ...]) -> tuple[int, ...]:
     """The positions of the ids that `text` quotes whole.
 
     Where quoted ids overlap (an id may itself hold quotes and spaces) the leftmost, longest one is meant. A quote
@@ -119,5 +160,3 @@ def _quoted_at(text: str, token: str) -> list[tuple[int, int]]:
 def _is_other_name(before: str) -> bool:
     tail = before[-40:]
     return bool(_NOT_AN_ID.search(tail)) or (tail.rstrip().endswith("got") and "etadata" in before)
-
-

@@ -47,6 +47,8 @@ def _loaded(point: EntryPoint) -> click.Command:
     try:
         command = point.load()
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] in {"upsertq", *_EXTRA_OF}:
+            raise
         return _stand_in(point, error)
     assert isinstance(command, click.Command)  # noqa: S101 - our own entry points
     return command
@@ -78,7 +80,7 @@ def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
 )
 @click.version_option(__version__, prog_name="upsertq")
 def upsertq() -> None:
-    """The durable queue between ETL jobs and a vector index.
+    r"""The durable queue between ETL jobs and a vector index.
 
     Load records into the queue, run workers that land them in the index, and read the books:
 

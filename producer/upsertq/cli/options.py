@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -16,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 URL_VARIABLES = ("UPSERTQ_REDIS_URL", "REDIS_URL")
 
 
-class Name(click.ParamType):
+class Name(click.ParamType[str]):
     """A queue's or run's name."""
 
     name = "name"
@@ -69,5 +70,5 @@ def server_url(given: str | None) -> Iterator[str]:
     from upsertq.embedded import embedded_server  # noqa: PLC0415 - only where there is no server
 
     state = os.environ.get("UPSERTQ_STATE_DIR")
-    with embedded_server(state) as url:
+    with embedded_server(Path(state) if state else None) as url:
         yield url

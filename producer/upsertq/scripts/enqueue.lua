@@ -5,17 +5,21 @@
 --       number of stream fields and values f, f fields and values
 -- Returns: {entries taken (in order, those enqueued before included), pending records, pending bytes}
 -- A limit never refuses an entry to an empty shard, so that a small limit cannot stop a queue for ever.
--- The first write is XADD: when the server is out of memory it fails and nothing has happened.
+-- An entry of which only the beginning was enqueued before (a successor packed otherwise) is enqueued whole: better
+-- twice than never.
+-- The first write is XADD: when the server is out of memory it fails and nothing has happened. All keys are read before,
+-- so that one of a foreign type fails as early.
 local most_records, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
 local state = redis.call('HMGET', KEYS[2], 'pending', 'bytes')
 local pending, bytes = tonumber(state[1] or 0), tonumber(state[2] or 0)
+if KEYS[4] then redis.call('HGET', KEYS[4], 'pending') end
 local taken, at = 0, 5
 local added, added_bytes = 0, 0
 for _ = 1, tonumber(ARGV[4]) do
   local namespace, first, last = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local records, size, fields = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
   local known = tonumber(redis.call('HGET', KEYS[3], namespace) or -1)
-  if known < first then
+  if known < last then
     local full = pending > 0 and ((most_records > 0 and pending + records > most_records)
       or (most_bytes > 0 and bytes + size > most_bytes))
     if full then break end

@@ -1,31 +1,44 @@
--- Recount a page of one shard's stream from the entries themselves.
--- KEYS: 1 stream
--- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries
--- Returns: {entries read, last id or '', records, bytes, run, its records, its bytes, run, ...}
-local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
-local records, bytes, runs, order, last = 0, 0, {}, {}, ''
+-- Recount a page of one shard's stream from the entries themselves, and read the books at the same instant.
+-- KEYS: 1 stream, 2 books, 3 stream of dead letters, then any number of books of runs
+-- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries (0: only the books), then names of counters
+-- Returns: {entries read, last id or '', records, bytes, {run, its records, its bytes, run, ...},
+--           entries in the stream, dead letters, {counters of the shard}, {counters of the first run asked for}, ...}
+-- Entries are read by few, since each may be a megabyte and the server copies them.
+local records, bytes, read, runs, order, last = 0, 0, 0, {}, {}, ''
 local payload = {ids = true, values = true, sparse = true, meta = true}
-for _, entry in ipairs(entries) do
-  last = entry[1]
-  local fields, n, size, run = entry[2], 0, 0, ''
-  for i = 1, #fields, 2 do
-    if payload[fields[i]] then size = size + #fields[i + 1] end
-    if fields[i] == 'n' then n = tonumber(fields[i + 1]) end
-    if fields[i] == 'run' then run = fields[i + 1] end
-  end
-  records, bytes = records + n, bytes + size
-  if run ~= '' then
-    if not runs[run] then
-      runs[run] = {0, 0}
-      order[#order + 1] = run
+local from, left = ARGV[1], tonumber(ARGV[2])
+while left > 0 do
+  local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(left, 20))
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    last = entry[1]
+    local fields, n, size, run = entry[2], 0, 0, ''
+    for i = 1, #fields, 2 do
+      if payload[fields[i]] then size = size + #fields[i + 1] end
+      if fields[i] == 'n' then n = tonumber(fields[i + 1]) or 0 end
+      if fields[i] == 'run' then run = fields[i + 1] end
     end
-    runs[run][1], runs[run][2] = runs[run][1] + n, runs[run][2] + size
+    records, bytes = records + n, bytes + size
+    if run ~= '' then
+      if not runs[run] then
+        runs[run] = {0, 0}
+        order[#order + 1] = run
+      end
+      runs[run][1], runs[run][2] = runs[run][1] + n, runs[run][2] + size
+    end
   end
+  read, left = read + #entries, left - #entries
+  from = '(' .. last
 end
-local reply = {#entries, last, records, bytes}
+local by_run = {}
 for _, run in ipairs(order) do
-  reply[#reply + 1] = run
-  reply[#reply + 1] = runs[run][1]
-  reply[#reply + 1] = runs[run][2]
+  by_run[#by_run + 1] = run
+  by_run[#by_run + 1] = runs[run][1]
+  by_run[#by_run + 1] = runs[run][2]
 end
+local names = {}
+for i = 3, #ARGV do names[#names + 1] = ARGV[i] end
+local reply = {read, last, records, bytes, by_run, redis.call('XLEN', KEYS[1]), redis.call('XLEN', KEYS[3])}
+reply[#reply + 1] = redis.call('HMGET', KEYS[2], unpack(names))
+for i = 4, #KEYS do reply[#reply + 1] = redis.call('HMGET', KEYS[i], unpack(names)) end
 return reply

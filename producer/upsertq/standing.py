@@ -1,0 +1,246 @@
+"""Owns what `status` reads: how a queue stands, its books, backlog, leases, workers, lanes and runs at one moment.
+
+It reads alone, and bears with whatever a worker of another version has written about itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import orjson
+
+from upsertq import books
+from upsertq.books import COUNTERS, Books
+from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
+from upsertq.keys import QueueKeys
+from upsertq.queue import QueueShape
+
+GLANCE: Final = Script.load("upsertq", "glance")
+BEATS_MISSED: Final = 3
+"""A worker whose last beat is older than so many intervals is gone."""
+DEFAULT_BEAT: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Who may drain a shard: `epoch` is the fencing number, `expires_in` the seconds until it lapses."""
+
+    shard: int
+    worker: str
+    epoch: int | None
+    expires_in: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing."""
+
+    name: str
+    age: float
+    gone: bool
+    host: str = ""
+    pid: int = 0
+    started_at: float = 0.0
+    shards: tuple[int, ...] = ()
+    in_flight: int = 0
+    posted: int = 0
+    requests: int = 0
+    standby: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """A paused lane, `name` as the workers wrote it, and what they say about it."""
+
+    name: str
+    said: Mapping[str, Any]
+
+    @property
+    def reason(self) -> str:
+        """Why it is paused, as one line."""
+        return str(self.said.get("reason") or self.said.get("message") or "paused")
+
+
+@dataclass(frozen=True, slots=True)
+class RunStanding:
+    """A run: `since` is when a producer first used it, in seconds since 1970."""
+
+    run: str
+    since: float
+    books: Books
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a queue stands. `books` are those of `run` where it is not empty; times are the server's, in seconds."""
+
+    shape: QueueShape
+    run: str
+    at: float
+    books: Books
+    entries: int
+    oldest_age: float | None
+    leases: tuple[Lease, ...]
+    workers: tuple[Worker, ...]
+    lanes: tuple[Lane, ...]
+    runs: tuple[RunStanding, ...]
+    runs_known: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON document of `status --json`, but for the rates."""
+        document: dict[str, Any] = {"queue": self.shape.name}
+        if self.run:
+            document["run"] = self.run
+        return {
+            **document,
+            **self.books.as_dict(),
+            "at": self.at,
+            "shards": self.shape.shards,
+            "dimension": self.shape.dimension,
+            "entries": self.entries,
+            "oldest_age": self.oldest_age,
+            "leases": [asdict(lease) for lease in self.leases],
+            "workers": [asdict(worker) for worker in self.workers],
+            "lanes": [{"lane": lane.name, "reason": lane.reason, **lane.said} for lane in self.lanes],
+            "runs": [{"run": run.run, "since": run.since, **run.books.as_dict()} for run in self.runs],
+            "runs_known": self.runs_known,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Records a second between two looks, over `seconds`."""
+
+    seconds: float
+    enqueued: float
+    acked: float
+    settled: float
+
+    @classmethod
+    def between(cls, before: Standing, after: Standing) -> "Rates":
+        """The rates from one look to a later one."""
+        seconds = max(after.at - before.at, 1e-3)
+
+        def per_second(then: int, now: int) -> float:
+            return round((now - then) / seconds, 1)
+
+        first, second = before.books, after.books
+        return cls(
+            seconds=round(seconds, 3),
+            enqueued=per_second(first.enqueued, second.enqueued),
+            acked=per_second(first.acked, second.acked),
+            settled=per_second(first.enqueued - first.pending, second.enqueued - second.pending),
+        )
+
+
+def look(
+    keys: QueueKeys, shape: QueueShape, run: str, patience: Patience, *, most_runs: int = 10
+) -> Conversation[Standing]:
+    """How the queue stands now; of its runs only the `most_runs` newest."""
+    shards = [keys.shard(k) for k in range(shape.shards)]
+    commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.lanes], ["HGETALL", keys.runs]]
+    commands += [["HMGET", shard.run(run) if run else shard.books, *COUNTERS] for shard in shards]
+    commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
+    replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
+    (seconds, micros), beats, lanes, runs = replies[:4]
+    of_shards = replies[4:]
+    now = int(seconds) + int(micros) / 1e6
+    n = shape.shards
+    entries, oldest = yield from _backlog(keys, n, patience)
+    shown_runs = yield from _runs(keys, n, _pairs(runs), most_runs, patience)
+    return Standing(
+        shape=shape,
+        run=run,
+        at=now,
+        books=books.total(map(books.of_reply, of_shards[:n])),
+        entries=entries,
+        oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
+        leases=leases_of(of_shards[n : 2 * n], of_shards[2 * n :]),
+        workers=workers_of(_pairs(beats), now),
+        lanes=lanes_of(_pairs(lanes)),
+        runs=shown_runs,
+        runs_known=len(_pairs(runs)),
+    )
+
+
+def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple[Lease, ...]:
+    """The leases that are held, out of each shard's `epoch:name` and its time to live in ms."""
+    leases = []
+    for shard, (holder, expiry) in enumerate(zip(holders, expiries, strict=True)):
+        if holder is None:
+            continue
+        epoch, _, name = holder.decode("utf-8", "backslashreplace").partition(":")
+        leases.append(
+            Lease(shard, name, int(epoch) if epoch.isdigit() else None, expiry / 1000 if expiry > 0 else None)
+        )
+    return tuple(leases)
+
+
+def workers_of(beats: Mapping[str, bytes], now: float) -> tuple[Worker, ...]:
+    """The workers by name, those alive first; a beat that cannot be read makes a worker that is gone."""
+    return tuple(sorted((_worker(name, beat, now) for name, beat in beats.items()), key=lambda w: (w.gone, w.name)))
+
+
+def _worker(name: str, beat: bytes, now: float) -> Worker:
+    try:
+        said = orjson.loads(beat)
+        age = round(max(0.0, now - float(said["at"])), 3)
+        return Worker(
+            name=name,
+            age=age,
+            gone=age > BEATS_MISSED * float(said.get("every", DEFAULT_BEAT)),
+            host=str(said.get("host", "")),
+            pid=int(said.get("pid", 0)),
+            started_at=float(said.get("started_at", 0)),
+            shards=tuple(int(shard) for shard in said.get("shards", ())),
+            in_flight=int(said.get("in_flight", 0)),
+            posted=int(said.get("posted", 0)),
+            requests=int(said.get("requests", 0)),
+            standby=bool(said.get("standby", False)),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Worker(name=name, age=0.0, gone=True)
+
+
+def lanes_of(entries: Mapping[str, bytes]) -> tuple[Lane, ...]:
+    """The paused lanes by name; a value that is no JSON object is taken as the reason."""
+    lanes = []
+    for name in sorted(entries):
+        try:
+            said = orjson.loads(entries[name])
+        except ValueError:
+            said = entries[name].decode("utf-8", "backslashreplace")
+        lanes.append(Lane(name, said if isinstance(said, dict) else {"reason": str(said)}))
+    return tuple(lanes)
+
+
+def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[tuple[int, float | None]]:
+    """The entries of all shards, and when the oldest of them was enqueued, in seconds."""
+
+    def ask() -> Conversation[list[Any]]:
+        return (yield from run_scripts(GLANCE, [([keys.shard(k).stream], []) for k in range(shards)]))
+
+    replies = yield from persistently(ask, patience, "read the backlog")
+    ages = [int(oldest.split(b"-")[0]) / 1000 for _, oldest in replies if oldest]
+    return sum(length for length, _ in replies), min(ages, default=None)
+
+
+def _runs(  # noqa: PLR0917 - the queue, and which of its runs
+    keys: QueueKeys, shards: int, known: Mapping[str, bytes], most: int, patience: Patience
+) -> Conversation[tuple[RunStanding, ...]]:
+    newest = sorted(known, key=lambda run: (-int(known[run]), run))[:most]
+    if not newest:
+        return ()
+    commands = [["HMGET", keys.shard(k).run(run), *COUNTERS] for run in newest for k in range(shards)]
+    replies = yield from persistently(ask_all(commands), patience, "read the runs")
+    found = [books.of_reply(reply) for reply in replies]
+    return tuple(
+        RunStanding(run, int(known[run]) / 1000, books.total(found[i * shards : (i + 1) * shards]))
+        for i, run in enumerate(newest)
+    )
+
+
+def _pairs(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, bytes]:
+    """A hash by name: redis-py makes a dict of some replies and leaves others a flat list."""
+    pairs = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return {name.decode("utf-8", "backslashreplace"): value for name, value in pairs.items()}

@@ -1,0 +1,60 @@
+"""Owns what a worker knows about the leases it holds, and until when it may act on them. Pure: it is told the time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from upsertq_worker.stream import Grant
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Shards that a round of asking brought or took."""
+
+    gained: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+class Leases:
+    """The leases of one worker.
+
+    Args:
+        shards: of the queue.
+        seconds: that a lease lives after it was taken or prolonged.
+    """
+
+    def __init__(self, shards: int, seconds: float) -> None:
+        self._shards = shards
+        self._seconds = seconds
+        self._valid_until = float("-inf")
+        self.epochs: dict[int, int] = {}
+        self.holders: dict[int, str] = {}
+        """Who holds the shards that are not ours."""
+
+    def wanted(self) -> dict[int, int]:
+        """What to ask for: every shard, with the epoch we hold (0: none)."""
+        return {shard: self.epochs.get(shard, 0) for shard in range(self._shards)}
+
+    def granted(self, grants: Sequence[Grant], asked_at: float) -> Change:
+        """Take in what came of asking at `asked_at` (before the request left: the lease may have begun then)."""
+        gained, lost = [], []
+        for grant in grants:
+            before = self.epochs.get(grant.shard, 0)
+            if grant.epoch == before:
+                continue
+            if before:
+                lost.append(grant.shard)
+                del self.epochs[grant.shard]
+            if grant.epoch:
+                gained.append(grant.shard)
+                self.epochs[grant.shard] = grant.epoch
+        self.holders = {grant.shard: grant.holder for grant in grants if not grant.epoch and grant.holder}
+        self._valid_until = asked_at + self._seconds
+        return Change(tuple(gained), tuple(lost))
+
+    def fenced(self, shard: int) -> None:
+        """The server says that this shard's lease is not ours any more."""
+        self.epochs.pop(shard, None)
+
+    def safe(self, now: float) -> bool:
+        """Whether the leases held are still ours for certain: nothing may be sent otherwise."""
+        return bool(self.epochs) and now < self._valid_until

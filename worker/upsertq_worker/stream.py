@@ -1,0 +1,179 @@
+"""Owns what a worker says to the queue's server: leases, reading, settling, heartbeats. It never decides what to send.
+
+`QueueSeam` is what the worker needs of a queue; `RedisQueue` is the real one. A failed call raises
+`ServerUnavailable` (try again) or `ServerRefused` (it will not help); every call may be repeated safely.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+import orjson
+
+from upsertq.books import COUNTERS, Books, of_reply, total
+from upsertq.errors import ServerRefused, ServerUnavailable
+from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
+from upsertq.keys import CONSUMER, GROUP, QueueKeys
+from upsertq.queue import QueueShape
+from upsertq.server import AsyncServer
+from upsertq_worker.hold import Settlement
+
+LEASE = Script.load("upsertq_worker", "lease")
+RELEASE = Script.load("upsertq_worker", "release")
+SETTLE = Script.load("upsertq_worker", "settle")
+NEW = ">"
+"""The cursor for entries that nobody has read yet."""
+SETTLE_ENTRIES = 200
+"""Entries of one settle call at most: bounds how long the server is busy with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What came of asking for a shard's lease: our epoch (0 when it is not ours), and who holds it."""
+
+    shard: int
+    epoch: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One stream entry as read; `fields` is `None` when the entry is gone and only its mark as pending is left."""
+
+    shard: int
+    stream_id: str
+    fields: Mapping[bytes, bytes] | None
+
+
+class QueueSeam(Protocol):
+    """What a worker needs of a queue."""
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """Give leases up; `keep` says for how many seconds a shard's must stay taken first."""
+
+    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
+        """Read up to `count` entries a shard after each cursor; wait up to `wait` seconds for new ones."""
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+        """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""
+
+    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
+        """Entries in the stream of each shard."""
+
+    async def books(self) -> Books:
+        """The books of the queue."""
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """Write this worker's heartbeat."""
+
+    async def leave(self) -> None:
+        """Take this worker's heartbeat away."""
+
+
+class RedisQueue:
+    """A queue on a Redis or Valkey server, as worker `name` sees it."""
+
+    def __init__(self, server: AsyncServer, shape: QueueShape, name: str, lease: float) -> None:
+        self._server = server
+        self._keys = QueueKeys(shape.name)
+        self._shape = shape
+        self._name = name
+        self._lease_ms = int(lease * 1000)
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """As `QueueSeam.lease`."""
+        calls: list[tuple[list[str], list[Argument]]] = []
+        for shard, epoch in wanted.items():
+            keys = self._keys.shard(shard)
+            arguments: list[Argument] = [GROUP, self._name, epoch, self._lease_ms, "1" if take else "0"]
+            calls.append(([keys.lease, keys.books, keys.stream], arguments))
+        replies = await self._sure(run_scripts(LEASE, calls), "take the shards' leases")
+        return [
+            Grant(shard, int(epoch), holder.decode()) for shard, (epoch, holder) in zip(wanted, replies, strict=True)
+        ]
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """As `QueueSeam.release`."""
+        calls: list[tuple[list[str], list[Argument]]] = [
+            ([self._keys.shard(shard).lease], [self._mark(epoch), int(keep.get(shard, 0.0) * 1000)])
+            for shard, epoch in held.items()
+        ]
+        await self._sure(run_scripts(RELEASE, calls), "give the shards' leases up")
+
+    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
+        """As `QueueSeam.read`."""
+        shard_of = {self._keys.shard(shard).stream.encode(): shard for shard in cursors}
+        command: list[Argument] = [
+            *("XREADGROUP", "GROUP", GROUP, CONSUMER, "COUNT", count, "BLOCK", max(1, int(wait * 1000))),
+            *("STREAMS", *(self._keys.shard(shard).stream for shard in cursors), *cursors.values()),
+        ]
+        (reply,) = await self._sure(ask_all([command])(), "read the queue")
+        return [
+            Delivery(shard_of[stream], stream_id.decode(), fields or None)
+            for stream, entries in reply or []
+            for stream_id, fields in entries
+        ]
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+        """As `QueueSeam.settle`."""
+        left = [list(group) for _, group in groupby(sorted(settlements, key=_shard), key=_shard)]
+        foreign: set[int] = set()
+        while left:
+            now = [group[:SETTLE_ENTRIES] for group in left]
+            replies = await self._sure(
+                run_scripts(SETTLE, [self._settle_call(held[group[0].shard], group) for group in now]), "settle"
+            )
+            foreign |= {group[0].shard for group, reply in zip(now, replies, strict=True) if not reply[0]}
+            left = [group[SETTLE_ENTRIES:] for group in left if group[SETTLE_ENTRIES:]]
+        return frozenset(foreign)
+
+    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
+        """As `QueueSeam.backlog`."""
+        ask = ask_all([["XLEN", self._keys.shard(shard).stream] for shard in shards])
+        return dict(zip(shards, await self._sure(ask(), "measure the backlog"), strict=True))
+
+    async def books(self) -> Books:
+        """As `QueueSeam.books`."""
+        ask = ask_all([["HMGET", self._keys.shard(k).books, *COUNTERS] for k in range(self._shape.shards)])
+        return total(of_reply(reply) for reply in await self._sure(ask(), "read the books"))
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """As `QueueSeam.beat`."""
+        ask = ask_all([["HSET", self._keys.workers, self._name, orjson.dumps(report)]])
+        await self._sure(ask(), "write the heartbeat")
+
+    async def leave(self) -> None:
+        """As `QueueSeam.leave`."""
+        await self._sure(ask_all([["HDEL", self._keys.workers, self._name]])(), "take the heartbeat away")
+
+    def _mark(self, epoch: int) -> str:
+        return f"{epoch}:{self._name}"
+
+    def _settle_call(self, epoch: int, settlements: Sequence[Settlement]) -> tuple[list[str], list[Argument]]:
+        shard = self._keys.shard(settlements[0].shard)
+        keys = [shard.stream, shard.books, shard.lease]
+        place: dict[str, int] = {"": 0}
+        arguments: list[Argument] = [GROUP, self._mark(epoch), len(settlements)]
+        for one in settlements:
+            if one.run not in place:
+                keys.append(shard.run(one.run))
+                place[one.run] = len(keys)
+            arguments += [one.stream_id, place[one.run], one.records, one.size, one.acked, one.superseded, one.dead]
+        return keys, arguments
+
+    async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
+        replies = await self._server.hold(conversation)
+        failure = worst(replies)
+        if failure is None:
+            return replies
+        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
+        raise ServerUnavailable(f"cannot {what}: {failure.message}")
+
+
+def _shard(settlement: Settlement) -> int:
+    return settlement.shard
