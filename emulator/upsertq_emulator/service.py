@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
 
 from upsertq_emulator.answer import Answer, RefusedError
@@ -84,34 +85,41 @@ class Service:
     async def _inflict(
         self, fault: Fault, call: Call, upsert: Request | None, connection: Connection
     ) -> tuple[Answer, str]:
+        answer, outcome = _UNSENT, ""
         match fault:
-            case Respond():
-                if fault.applied:
-                    refused = self._apply(call, upsert)
-                    if not refused.records and call.operation == "upsert":
-                        return refused, str(refused.status)
-                return _response(fault), str(fault.status)
-            case Short() if upsert is not None:
-                counted = len(upsert.records) - fault.missing
-                answer = self._counted(self.plane.apply(upsert, time.time(), skip=fault.skipped, counted=counted))
-                return answer, str(answer.status)
+            case Respond() | Short():
+                answer = self._faulty_answer(fault, call, upsert)
+                outcome = str(answer.status)
             case Truncate():
                 connection.send_half(self._apply(call, upsert))
-                return _UNSENT, "truncated"
+                outcome = "truncated"
             case Reset(when):
                 if when == "after":
                     self._apply(call, upsert)
                 connection.reset()
-                return _UNSENT, "reset"
-            case Late(delay, answer):
+                outcome = "reset"
+            case Late(delay, how):
                 self._apply_late(delay, call, upsert)
-                if answer == "reset":
+                if how == "reset":
                     connection.reset()
                 await connection.until_gone()
-                return _UNSENT, "late"
-            case Stall() | Short():
+                outcome = "late"
+            case Stall():
                 await connection.until_gone()
-                return _UNSENT, "stall"
+                outcome = "stall"
+        return answer, outcome
+
+    def _faulty_answer(self, fault: Respond | Short, call: Call, upsert: Request | None) -> Answer:
+        if isinstance(fault, Respond):
+            if fault.applied:
+                honest = self._apply(call, upsert)
+                if honest.status >= HTTPStatus.BAD_REQUEST:
+                    return honest
+            return _response(fault)
+        if upsert is None:
+            return self._apply(call, upsert)
+        counted = len(upsert.records) - fault.missing
+        return self._counted(self.plane.apply(upsert, time.time(), skip=fault.skipped, counted=counted))
 
     def _read(self, call: Call) -> Request | None:
         """The upsert that a request carries, or None; the plane itself will say what is wrong with it."""

@@ -47,5 +47,5 @@ class Connection:
         Polled: the HTTP library tells a handler of a lost connection only by cancelling it, which would give up
         writes that the real service would still apply.
         """
-        while not self.gone:
+        while not self.gone:  # noqa: ASYNC110 - no event tells it, see above
             await asyncio.sleep(_POLL_SECONDS)

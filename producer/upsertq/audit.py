@@ -37,7 +37,7 @@ class Drift:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an audit found; `inconclusive` names shards that changed all the while and are too long to recount at once."""
+    """What an audit found; `inconclusive` names shards that never stood still and are too long to recount at once."""
 
     queue: str
     shards: int

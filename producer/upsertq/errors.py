@@ -9,6 +9,8 @@ UpsertqError
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
     ├── NotFound               there is no such queue, run or load on this server
+    ├── SourceError            a file cannot be read, or is not what it seems
+    ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
     └── WaitTimeout            the time to wait is over and the work is not
 """
 
@@ -62,6 +64,22 @@ class ServerRefused(WorldError):  # noqa: N818
 
 class NotFound(WorldError):  # noqa: N818
     """There is no such queue, run or load on this server."""
+
+
+class SourceError(WorldError):
+    """A file or stream to load cannot be read, is damaged, or does not hold what was asked for."""
+
+
+class LoadStopped(WorldError):  # noqa: N818
+    """A load ended before its end.
+
+    Attributes:
+        confirmed: records of this load that are in the queue, of this attempt and of those that it resumed.
+    """
+
+    def __init__(self, message: str, confirmed: int) -> None:
+        self.confirmed = confirmed
+        super().__init__(message)
 
 
 class WaitTimeout(WorldError):  # noqa: N818

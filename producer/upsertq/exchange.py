@@ -28,9 +28,10 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Let this many seconds pass."""
+    """Let this many seconds pass; `why` is for a person who watches."""
 
     seconds: float
+    why: str = ""
 
 
 class Trouble(Enum):

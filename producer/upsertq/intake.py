@@ -61,6 +61,7 @@ class Intake:
         limits: the backlog to stay under.
         timeout: seconds to wait for room or for the server; 0 raises at once.
         token: the ledger to continue; a fresh one unless given.
+        ledger_ms: how long, in milliseconds, the ledger outlives the last enqueue.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Intake:
         timeout: float,
         world: Circumstances,
         token: str | None = None,
+        ledger_ms: int = LEDGER_MS,
     ) -> None:
         self.keys = QueueKeys(checked_name("queue", queue_name))
         self.timeout = timeout
@@ -80,6 +82,7 @@ class Intake:
         self._limits = limits
         self._world = world
         self._token = token or uuid.uuid4().hex
+        self._ledger_ms = ledger_ms
         self._shape: QueueShape | None = None
         self._packer = Packer(1)
         self._enqueuer: Enqueuer | None = None
@@ -103,7 +106,7 @@ class Intake:
                 self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
             )
             self._packer = Packer(self._shape.shards)
-            self._enqueuer = Enqueuer(self.keys, self._shape.shards, self._limits, self._token, LEDGER_MS)
+            self._enqueuer = Enqueuer(self.keys, self._shape.shards, self._limits, self._token, self._ledger_ms)
         return self._shape
 
     def put(  # noqa: PLR0917 - only the clients call it
@@ -172,6 +175,15 @@ class Intake:
             self._packer.add(record, run=run, ordinal=ordinal, at=at)
             self._ordinal = ordinal + 1
 
+    def fix_dimension(self, dimension: int) -> Conversation[int]:
+        """Fix the queue's dimension if nothing fixed it yet; returns the one that holds."""
+        shape = yield from self.open()
+        if shape.dimension is None:
+            found = yield from queue.claim_dimension(self.keys, dimension, self._patience())
+            self._shape = shape = QueueShape(shape.name, shape.shards, found)
+        assert shape.dimension is not None  # noqa: S101 - it was there or was claimed
+        return shape.dimension
+
     def make_room(self) -> Conversation[None]:
         """Enqueue what is packed once there is enough of it; raises `QueueFull` while everything is still held."""
         if self._packer.open_bytes >= OPEN_BYTES or self._packer.open_records >= OPEN_RECORDS:
@@ -218,8 +230,7 @@ class Intake:
         agreed = self._shape.dimension
         _hold_to(agreed or first, records, several, "the queue holds" if agreed else "this call begins with")
         if agreed is None:
-            found = yield from queue.claim_dimension(self.keys, first, self._patience())
-            self._shape = QueueShape(self._shape.name, self._shape.shards, found)
+            found = yield from self.fix_dimension(first)
             _hold_to(found, records, several, "the queue holds")
 
 

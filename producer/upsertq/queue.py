@@ -14,6 +14,7 @@ from upsertq.exchange import (
     Conversation,
     Failed,
     Patience,
+    Pause,
     Script,
     Trouble,
     ask_all,
@@ -30,6 +31,8 @@ DEFAULT_SHARDS: Final = 8
 CALL_BYTES: Final = 2_000_000
 """Bytes after which one enqueue call to a shard is closed: enough to make the round trip cheap."""
 CALL_ENTRIES: Final = 64
+BACKLOG_FULL: Final = "the backlog is at its limit"
+"""Why an enqueue pauses while workers have to make room."""
 
 CREATE = Script.load("upsertq", "create")
 ENQUEUE = Script.load("upsertq", "enqueue")
@@ -171,7 +174,7 @@ class Enqueuer:
             pause = waiting.pause()
             if pause is None:
                 raise self._giving_up(failure, waiting, packer)
-            yield pause
+            yield Pause(pause.seconds, BACKLOG_FULL if failure is None else failure.message)
 
     def _calls(self, packer: Packer) -> list[list[Parcel]]:
         """The next parcels of every shard: of one run each, so that one script call touches one run's books."""

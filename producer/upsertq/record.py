@@ -291,8 +291,8 @@ def _metadata_name(name: object) -> str:
 
 
 def _metadata_value(name: object, value: object) -> object:
-    if isinstance(value, np.generic):
-        value = value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
     if isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -305,8 +305,6 @@ def _metadata_value(name: object, value: object) -> object:
         if not math.isfinite(value):
             raise _Fault("metadata", f"{shown(name)} is {value}; numbers must be finite")
         return float(value)
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return [_plain(item) for item in value]
     raise _Fault(

@@ -225,7 +225,7 @@ def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[t
     return sum(length for length, _ in replies), min(ages, default=None)
 
 
-def _runs(  # noqa: PLR0917 - the queue, and which of its runs
+def _runs(
     keys: QueueKeys, shards: int, known: Mapping[str, bytes], most: int, patience: Patience
 ) -> Conversation[tuple[RunStanding, ...]]:
     newest = sorted(known, key=lambda run: (-int(known[run]), run))[:most]

@@ -116,3 +116,16 @@ def test_a_taken_port_is_one_clear_line() -> None:
     assert (code, error.count("\n")) == (1, 1)
     assert f"port {port}" in error
     assert "--port" in error
+
+
+def test_faults_come_from_the_command_line() -> None:
+    """`--faults` works from the first request on, and a faulty spec ends the command with 2 and one line."""
+    with emulating("--port", "0", "--json", "--faults", "error=503;first=1", "--journal") as (_, line):
+        url = json.loads(line)["url"]
+        body = b'{"vectors":[{"id":"a","values":[1,2,3]}]}'
+        assert call(url + "/vectors/upsert", body)[0] == 503
+        assert call(url + "/vectors/upsert", body)[0] == 200
+        assert json.loads(call(url + "/_emulator/journal?id=a")[1])[0]["sequence"] == 1
+    code, error = refused("--faults", "eror=503")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "unknown kind 'eror'" in error

@@ -28,6 +28,8 @@ class Batch:
     namespace: str
     versions: list[Version]
     attempts: int = 0
+    delay: float | None = None
+    """Seconds that its last retry waited."""
 
     @property
     def live(self) -> list[Version]:

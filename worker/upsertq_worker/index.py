@@ -5,7 +5,7 @@ The API key is kept in the session's headers alone and appears in no message, lo
 
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 import aiohttp
 
@@ -15,13 +15,6 @@ from upsertq_worker.answer import BODY_MAX, Answer, TransportFailure, TransportK
 CONNECT_SECONDS: Final = 10.0
 KEEP_ALIVE_SECONDS: Final = 30.0
 USER_AGENT: Final = f"upsertq/{__version__}"
-
-
-class IndexSeam(Protocol):
-    """What a worker needs of an index."""
-
-    async def upsert(self, body: bytes) -> Answer | TransportFailure:
-        """Post one request's body to `/vectors/upsert` and return what came back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from upsertq_worker.stream import Grant
+from upsertq_worker.seams import Grant
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,11 @@
 """Owns what a worker says to the queue's server: leases, reading, settling, heartbeats. It never decides what to send.
 
-`QueueSeam` is what the worker needs of a queue; `RedisQueue` is the real one. A failed call raises
-`ServerUnavailable` (try again) or `ServerRefused` (it will not help); every call may be repeated safely.
+A failed call raises `ServerUnavailable` (try again) or `ServerRefused` (it will not help); every call may be repeated.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -18,60 +16,13 @@ from upsertq.keys import CONSUMER, GROUP, QueueKeys
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq_worker.hold import Settlement
+from upsertq_worker.seams import Delivery, Grant
 
 LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")
 SETTLE = Script.load("upsertq_worker", "settle")
-NEW = ">"
-"""The cursor for entries that nobody has read yet."""
 SETTLE_ENTRIES = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What came of asking for a shard's lease: our epoch (0 when it is not ours), and who holds it."""
-
-    shard: int
-    epoch: int
-    holder: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One stream entry as read; `fields` is `None` when the entry is gone and only its mark as pending is left."""
-
-    shard: int
-    stream_id: str
-    fields: Mapping[bytes, bytes] | None
-
-
-class QueueSeam(Protocol):
-    """What a worker needs of a queue."""
-
-    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
-        """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""
-
-    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
-        """Give leases up; `keep` says for how many seconds a shard's must stay taken first."""
-
-    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
-        """Read up to `count` entries a shard after each cursor; wait up to `wait` seconds for new ones."""
-
-    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
-        """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""
-
-    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
-        """Entries in the stream of each shard."""
-
-    async def books(self) -> Books:
-        """The books of the queue."""
-
-    async def beat(self, report: Mapping[str, Any]) -> None:
-        """Write this worker's heartbeat."""
-
-    async def leave(self) -> None:
-        """Take this worker's heartbeat away."""
 
 
 class RedisQueue:

@@ -4,4 +4,8 @@ from typing import Final
 
 import click
 
-ALL: Final[tuple[click.Command, ...]] = ()
+from upsertq.cli.audit import audit
+from upsertq.cli.status import status
+from upsertq.cli.wait import wait
+
+ALL: Final[tuple[click.Command, ...]] = (status, wait, audit)

@@ -1,7 +1,6 @@
 """Owns the `upsertq` command: finds the subcommands, and turns every error into one line and an exit code."""
 
 import sys
-from enum import IntEnum
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -9,22 +8,13 @@ import click
 
 from upsertq import __version__
 from upsertq.cli import commands
+from upsertq.cli.exit_code import ExitCode
 from upsertq.errors import InvalidRecord, QueueMismatch, UpsertqError, UsageError, WaitTimeout
+
+__all__ = ["ExitCode", "run_command_line", "upsertq"]
 
 PLUGINS: Final = "upsertq.commands"
 _EXTRA_OF: Final = {"upsertq_worker": "worker", "upsertq_emulator": "emulator"}
-
-
-class ExitCode(IntEnum):
-    """What a script may rely on."""
-
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    REJECTED_OR_DEAD = 3
-    TIMED_OUT = 4
-    PAUSED = 5
-    INTERRUPTED = 130
 
 
 class _Commands(click.Group):

@@ -1,0 +1,169 @@
+"""Owns `upsertq status`: show how a queue stands, once or again and again."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import groupby
+
+import click
+
+from upsertq.books import Books
+from upsertq.cli import options
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.standing import Rates, Standing, Worker, look
+
+WATCH_PATIENCE = 30.0
+
+
+@click.command()
+@options.common
+@options.run
+@click.option("--watch", is_flag=True, help="Look again and again until interrupted, and show rates.")
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="S",
+    help="Seconds between two looks of --watch.",
+)
+def status(
+    *, redis_url: str | None, queue_name: str, as_json: bool, run_name: str | None, watch: bool, interval: float
+) -> int:
+    """Show the books, the backlog, leases, workers, paused lanes and the newest runs.
+
+    With --run the books are those of the run. --watch redraws on a terminal and prints a line for each look in a pipe.
+    """
+    with existing_queue(redis_url, queue_name) as queue:
+        queue.check_run(run_name)
+        if watch:
+            return _watch(queue, run_name or "", interval, as_json=as_json)
+        now = queue.server.hold(look(queue.keys, queue.shape, run_name or "", queue.patience()))
+    if as_json:
+        print_json(now.as_dict())
+    else:
+        click.echo(picture(now, None))
+    return ExitCode.DONE
+
+
+def _watch(queue: Reached, run: str, interval: float, *, as_json: bool) -> int:
+    looks = _looks(queue, run, interval)
+    try:
+        if sys.stdout.isatty() and not as_json:
+            _redraw(looks)
+        for now, rates in looks:
+            if as_json:
+                print_json({**now.as_dict(), "rates": asdict(rates) if rates else None})
+            else:
+                click.echo(line(now, rates))
+    except KeyboardInterrupt:  # the way to end a watch
+        pass
+    return ExitCode.DONE
+
+
+def _redraw(looks: Iterable[tuple[Standing, Rates | None]]) -> None:
+    from upsertq.cli.terminal import redrawn  # noqa: PLC0415 - slow to import, and of no use in a pipe
+
+    with redrawn() as draw:
+        for now, rates in looks:
+            draw(picture(now, rates))
+
+
+def _looks(queue: Reached, run: str, interval: float) -> Iterator[tuple[Standing, Rates | None]]:
+    """Look every `interval` seconds for ever, with the rates since the look before."""
+    before: Standing | None = None
+    while True:
+        now = queue.server.hold(look(queue.keys, queue.shape, run, queue.patience(WATCH_PATIENCE)))
+        yield now, Rates.between(before, now) if before else None
+        before = now
+        time.sleep(interval)
+
+
+def line(now: Standing, rates: Rates | None) -> str:
+    """One look as one line of `name=value`, for logs and pipes."""
+    parts = [f"{name}={count}" for name, count in now.books.as_dict().items()]
+    parts.append(f"oldest={'-' if now.oldest_age is None else f'{now.oldest_age:.1f}s'}")
+    if rates:
+        parts += [f"enqueued/s={rates.enqueued}", f"acked/s={rates.acked}", f"settled/s={rates.settled}"]
+    return f"{_time(now.at)} {' '.join(parts)}"
+
+
+def picture(now: Standing, rates: Rates | None) -> str:
+    """One look as a page of text."""
+    dimension = f"{now.shape.dimension:,} dimensions" if now.shape.dimension else "dimension not known yet"
+    lines = [f"queue {now.shape.name}: {now.shape.shards} shards, {dimension}"]
+    lines += [f"run {now.run}"] if now.run else []
+    lines += ["", *_table(now.books), ""]
+    lines.append(_backlog(now))
+    if rates:
+        lines.append(
+            f"rates: {rates.enqueued:,} enqueued/s, {rates.acked:,} acked/s, {rates.settled:,} settled/s "
+            f"(over {rates.seconds:.1f} s)"
+        )
+    lines += _leases(now)
+    lines += _workers(now.workers)
+    lines += [f"paused: {lane.name or '(default)'}: {lane.reason}" for lane in now.lanes]
+    if now.runs:
+        lines += ["", f"runs (the newest {len(now.runs)} of {now.runs_known:,}):"]
+        lines += [
+            f"  {run.run}  since {_time(run.since)}: {run.books.enqueued:,} enqueued, {run.books.acked:,} acked, "
+            f"{run.books.dead:,} dead, {run.books.pending:,} pending"
+            for run in now.runs
+        ]
+    return "\n".join(lines)
+
+
+def _table(books: Books) -> list[str]:
+    columns = {name: f"{count:,}" for name, count in books.as_dict().items() if name != "bytes"}
+    widths = [max(len(name), len(count)) for name, count in columns.items()]
+    rows = (columns, columns.values())
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _backlog(now: Standing) -> str:
+    if now.oldest_age is None:
+        return "backlog of the queue: empty"
+    return f"backlog of the queue: {now.entries:,} entries, the oldest {_duration(now.oldest_age)} old"
+
+
+def _leases(now: Standing) -> list[str]:
+    if not now.leases:
+        return ["leases: none: no worker drains this queue"]
+    by_worker: dict[str, list[int]] = {}
+    for lease in now.leases:
+        by_worker.setdefault(lease.worker, []).append(lease.shard)
+    held = ", ".join(f"{worker} (shards {_ranges(shards)})" for worker, shards in sorted(by_worker.items()))
+    return [f"leases: {len(now.leases)} of {now.shape.shards} held: {held}"]
+
+
+def _workers(workers: Iterable[Worker]) -> list[str]:
+    lines = []
+    for worker in workers:
+        beat = f"last beat {_duration(worker.age)} ago" if worker.age or not worker.gone else "its beat is unreadable"
+        doing = (
+            f"{'standing by' if worker.standby else f'{worker.in_flight:,} in flight'}, {worker.posted:,} records "
+            f"posted in {worker.requests:,} requests, {beat}"
+        )
+        place = f" ({worker.host}, process {worker.pid})" if worker.pid else ""
+        lines.append(f"worker {worker.name}{place}: {f'gone, {beat}' if worker.gone else doing}")
+    return lines
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """`0-2, 5` for 0, 1, 2, 5."""
+    runs = [[n for _, n in group] for _, group in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0])]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

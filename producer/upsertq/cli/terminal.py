@@ -1,0 +1,33 @@
+"""Owns what only a terminal can show: a picture that is redrawn, and a progress bar. Nothing else here names rich."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+
+@contextmanager
+def redrawn() -> Iterator[Callable[[str], None]]:
+    """Yield what replaces the picture on stdout by a new text; the last one stays when the block ends."""
+    with Live(console=Console(highlight=False), auto_refresh=False, vertical_overflow="crop") as live:
+
+        def draw(picture: str) -> None:
+            live.update(Text(picture, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        yield draw
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield what sets the bar on stderr to `done` of `total` records; the bar goes away when the block ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def set_to(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield set_to

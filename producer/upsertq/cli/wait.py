@@ -1,0 +1,55 @@
+"""Owns `upsertq wait`: block until nothing of a run or queue is pending, then print its books."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from upsertq.books import Books
+from upsertq.cli import options
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.reach import existing_queue, print_json
+from upsertq.intake import wait_until_settled
+
+
+@click.command()
+@options.common
+@options.run
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds (exit code 4)."
+)
+def wait(*, redis_url: str | None, queue_name: str, as_json: bool, run_name: str | None, timeout: float | None) -> int:
+    """Wait until every record is settled, then print the books.
+
+    Waits for the run's records, or without --run for the queue's. Exit code 3 says that some of them are dead: see
+    `upsertq dead list`.
+    """
+    run = run_name or ""
+    with existing_queue(redis_url, queue_name) as queue:
+        queue.check_run(run_name)
+        with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
+            found = queue.server.hold(
+                wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show)
+            )
+    if as_json:
+        print_json({"queue": queue_name, **({"run": run} if run else {}), **found.as_dict()})
+    else:
+        click.echo(one_line(found))
+    return ExitCode.REJECTED_OR_DEAD if found.dead else ExitCode.DONE
+
+
+def one_line(books: Books) -> str:
+    """The books as one line: `enqueued 5, acked 4, …`, without the bytes."""
+    return ", ".join(f"{name} {count:,}" for name, count in books.as_dict().items() if name != "bytes")
+
+
+@contextmanager
+def _shown(what: str) -> Iterator[Callable[[Books], None]]:
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
+
+    with progress_bar(what) as set_to:
+        yield lambda books: set_to(books.enqueued - books.pending, books.enqueued)

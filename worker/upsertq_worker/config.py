@@ -1,0 +1,122 @@
+"""Owns what the worker's command line may ask for: checked as a whole, so that all faults are told at once."""
+
+import ipaddress
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from upsertq.errors import UsageError
+from upsertq_worker.batch import BatchLimits
+from upsertq_worker.desk import Settings
+from upsertq_worker.index import IndexAddress
+
+MAX_BATCH_RECORDS: Final = 1_000
+"""The service's own ceiling for one request."""
+DEFAULT_API_VERSION: Final = "2025-10"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkConfig:
+    """Every option of `upsertq work`, as given; times are seconds."""
+
+    index_host: str
+    api_key: str = field(repr=False, default="")
+    api_version: str = DEFAULT_API_VERSION
+    allow_http: bool = False
+    batch_size: int = 100
+    batch_bytes: int = 2_000_000
+    linger: float = 0.2
+    concurrency: int = 16
+    timeout: float = 30.0
+    grace: float = 30.0
+    lease: float = 10.0
+    quarantine: float = 5.0
+    read_ahead: int = 96_000_000
+    until_empty: bool = False
+    seconds: float | None = None
+
+    def checked(self) -> tuple[IndexAddress, Settings]:
+        """The address and the settings; `UsageError` that lists everything that is wrong."""
+        faults = [*self._number_faults()]
+        address = IndexAddress(
+            *_checked_url(self.index_host, faults), api_version=self.api_version, api_key=self.api_key
+        )
+        if not faults:
+            faults += _access_faults(address, allow_http=self.allow_http)
+        if faults:
+            raise UsageError("; ".join(faults))
+        settings = Settings(
+            batch=BatchLimits(self.batch_size, self.batch_bytes, self.linger),
+            concurrency=self.concurrency,
+            read_ahead=self.read_ahead,
+            lease=self.lease,
+            quarantine=self.quarantine,
+            grace=self.grace,
+            until_empty=self.until_empty,
+            stop_after=self.seconds,
+        )
+        return address, settings
+
+    def _number_faults(self) -> list[str]:
+        rules = (
+            (1 <= self.batch_size <= MAX_BATCH_RECORDS, f"--batch-size is {self.batch_size}: choose 1 to 1,000"),
+            (self.batch_bytes >= 1, f"--batch-bytes is {self.batch_bytes}: choose at least 1"),
+            (self.linger >= 0, f"--linger is {self.linger:g}: choose 0 or more seconds"),
+            (self.concurrency >= 1, f"--concurrency is {self.concurrency}: choose at least 1"),
+            (self.timeout > 0, f"--timeout is {self.timeout:g}: choose more than 0 seconds"),
+            (self.grace >= 0, f"--grace is {self.grace:g}: choose 0 or more seconds"),
+            (self.lease >= 1, f"--lease is {self.lease:g}: choose at least 1 second"),
+            (
+                0 <= self.quarantine <= self.lease * 0.75,
+                f"--quarantine is {self.quarantine:g}: choose 0 to three quarters of --lease ({self.lease * 0.75:g})",
+            ),
+            (self.read_ahead >= 1, f"--read-ahead is {self.read_ahead}: choose at least 1 byte"),
+            (self.seconds is None or self.seconds > 0, f"--seconds is {self.seconds}: choose more than 0"),
+        )
+        return [fault for good, fault in rules if not good]
+
+
+def _checked_url(host: str, faults: list[str]) -> tuple[str]:
+    """Scheme, host and port of the index; `https://` unless a scheme is given."""
+    text = host if "://" in host else f"https://{host}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        faults.append("--index-host is no URL: give it as the console shows it, like my-index-abc123.svc.pinecone.io")
+        return ("",)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        faults.append(f"--index-host has the scheme '{parts.scheme}' and no usable host: give https://HOST")
+    elif parts.username or parts.password:
+        faults.append("--index-host must not carry a user or password: the key is read from PINECONE_API_KEY")
+    elif parts.path.strip("/") or parts.query:
+        faults.append(f"--index-host has the path '{parts.path}': give the host alone, the paths are known")
+    name = parts.hostname or ""
+    where = f"[{name}]" if ":" in name else name
+    return (f"{parts.scheme}://{where}" + (f":{port}" if port else ""),)
+
+
+def _access_faults(address: IndexAddress, *, allow_http: bool) -> list[str]:
+    parts = urlsplit(address.url)
+    if is_loopback(parts.hostname or ""):
+        return []
+    faults = []
+    if not address.api_key:
+        faults.append(
+            f"no API key for {parts.hostname}: set PINECONE_API_KEY, or PINECONE_API_KEY_FILE to a file that holds it"
+        )
+    if parts.scheme == "http" and not allow_http:
+        faults.append(
+            f"--index-host {address.url} would send the key and the data unencrypted: use https://, or --allow-http"
+        )
+    return faults
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine, by name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

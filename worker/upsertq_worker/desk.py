@@ -1,0 +1,134 @@
+"""Owns what the tasks of one worker share: its settings, its state, and the events by which they wake one another."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from upsertq_worker.batch import Batcher, BatchLimits
+from upsertq_worker.hold import Hold
+from upsertq_worker.leases import Leases
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to drain. Times are seconds.
+
+    Args:
+        batch: what one request may carry.
+        concurrency: requests in flight at most.
+        read_ahead: bytes of memory that entries read and not yet settled may take, about.
+        lease: how long a shard stays ours without a word from us.
+        quarantine: how long an id whose answer was lost keeps its newer versions waiting.
+        grace: how long requests in flight may take to finish after the signal to stop.
+        until_empty: stop when nothing is pending any more.
+        stop_after: stop after so many seconds, `None` for never.
+    """
+
+    batch: BatchLimits = field(default_factory=BatchLimits)
+    concurrency: int = 16
+    read_ahead: int = 96_000_000
+    lease: float = 10.0
+    quarantine: float = 5.0
+    grace: float = 30.0
+    until_empty: bool = False
+    stop_after: float | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one worker did since it started: counts of records and requests, and bytes of bodies posted."""
+
+    acked: int = 0
+    superseded: int = 0
+    dead: int = 0
+    requests: int = 0
+    retries: int = 0
+    bytes: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+class Desk:
+    """The shared state of one worker's tasks. Only its event loop touches it.
+
+    Args:
+        name: the worker's name.
+        shards: of the queue.
+        settings: how to drain.
+        clock: seconds from any origin, never going back.
+        wall: seconds since 1970.
+        rng: for jitter.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shards: int,
+        settings: Settings,
+        *,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self.name = name
+        self.shards = shards
+        self.settings = settings
+        self.clock = clock
+        self.wall = wall
+        self.rng = rng
+        self.hold = Hold(settings.quarantine)
+        self.batcher = Batcher(self.hold, settings.batch)
+        self.leases = Leases(shards, settings.lease)
+        self.tally = Tally()
+        self.alarms: dict[str, str] = {}
+        """What needs an operator, by what it concerns."""
+        self.in_flight = 0
+        self.unsettled = 0
+        """Entries given out for settling whose settling is not confirmed."""
+        self.failure: Exception | None = None
+        self.stopping = asyncio.Event()
+        self.sendable = asyncio.Event()
+        self.settleable = asyncio.Event()
+        self.readable = asyncio.Event()
+
+    def fail(self, error: Exception) -> None:
+        """Stop the worker because of `error`; the first one is the one reported."""
+        self.failure = self.failure or error
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop the worker in good order."""
+        self.stopping.set()
+        self.sendable.set()
+        self.readable.set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was read is left to do."""
+        return not (self.hold.entries or self.in_flight or self.unsettled or self.hold.settlements)
+
+    def lose(self, shard: int) -> None:
+        """Forget a shard that is not ours any more."""
+        self.leases.fenced(shard)
+        self.hold.drop(shard)
+        self.alarms.pop(f"shard {shard}", None)
+        self.readable.set()
+
+    def report(self, started_at: float, every: float) -> dict[str, Any]:
+        """The heartbeat's content."""
+        return {
+            "name": self.name,
+            "started_at": started_at,
+            "at": self.wall(),
+            "every": every,
+            "shards": sorted(self.leases.epochs),
+            "standby": not self.leases.epochs,
+            "in_flight": self.in_flight,
+            "posted": self.tally.acked,
+            "alarms": dict(self.alarms),
+            **self.tally.as_dict(),
+        }

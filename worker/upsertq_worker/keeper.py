@@ -1,0 +1,84 @@
+"""Owns the leases' upkeep and the heartbeat: takes what is free, prolongs what is ours, and gives it up at the end."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.desk import Desk
+from upsertq_worker.seams import QueueSeam
+from upsertq_worker.wait import Troubles, signalled
+
+log = logging.getLogger("upsertq.worker")
+
+ROUNDS: Final = 4
+"""Times that a lease is prolonged in its life."""
+
+
+class Keeper:
+    """Keeps the leases of one worker.
+
+    Args:
+        desk: the worker's state.
+        queue: the queue.
+        lost: told which shards were lost, or gained anew.
+    """
+
+    def __init__(self, desk: Desk, queue: QueueSeam, lost: Callable[[Sequence[int]], None]) -> None:
+        self._desk = desk
+        self._queue = queue
+        self._lost = lost
+        self._every = desk.settings.lease / ROUNDS
+        self._started_at = desk.wall()
+        self._standing_by = False
+        self._troubles = Troubles("take leases", desk)
+
+    async def run(self) -> None:
+        """Keep the leases until the worker stops."""
+        while not self._desk.stopping.is_set():
+            if await self._round():
+                await signalled(self._desk.stopping, self._every)
+
+    async def _round(self) -> bool:
+        """Ask once for every shard, and say that we live; returns whether the server answered."""
+        desk = self._desk
+        asked_at = desk.clock()
+        try:
+            grants = await self._queue.lease(desk.leases.wanted(), take=True)
+            change = desk.leases.granted(grants, asked_at)
+            for shard in change.lost:
+                log.warning("shard %d: the lease ran out; it starts anew from what is pending", shard)
+                desk.hold.drop(shard)
+            self._lost((*change.lost, *change.gained))
+            self._say_role()
+            await self._queue.beat(desk.report(self._started_at, self._every))
+            self._troubles.over()
+        except ServerUnavailable as error:
+            await self._troubles.wait(error)
+            return False
+        desk.readable.set()
+        desk.sendable.set()
+        return True
+
+    async def end(self, sent_last: bool) -> None:  # noqa: FBT001 - said at one place
+        """Give the leases up: at once, or where an answer may still take effect, when its quarantine ends."""
+        desk = self._desk
+        now = desk.clock()
+        quarantine = 0.0 if sent_last else desk.settings.quarantine
+        keep = {shard: max(quarantine, desk.hold.quarantine_end(shard, now) - now) for shard in desk.leases.epochs}
+        try:
+            await self._queue.release(desk.leases.epochs, keep)
+            await self._queue.leave()
+        except ServerUnavailable as error:
+            log.warning("%s; the leases will run out by themselves", error)
+
+    def _say_role(self) -> None:
+        leases = self._desk.leases
+        if leases.epochs:
+            if self._standing_by:
+                log.info("taking over: %d of %d shards are ours", len(leases.epochs), self._desk.shards)
+            self._standing_by = False
+        elif not self._standing_by:
+            holders = ", ".join(sorted(set(leases.holders.values())))
+            log.info("standing by: every shard is held by %s; taking over when it ends", holders)
+            self._standing_by = True

@@ -1,0 +1,143 @@
+"""Owns the reading of the shards held: first what an earlier holder left pending, in order, then what is new.
+
+It reads ahead up to a budget of bytes, and never decides what to send.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from upsertq.errors import ServerUnavailable
+from upsertq.wire import UnknownEntry, decode
+from upsertq_worker.desk import Desk
+from upsertq_worker.hold import Settlement
+from upsertq_worker.seams import NEW, Delivery, QueueSeam
+from upsertq_worker.wait import Troubles, signalled
+
+log = logging.getLogger("upsertq.worker")
+
+START: Final = "0-0"
+READ_WAIT: Final = 0.5
+"""Seconds that one read waits for new entries: short, for a read must not be cancelled when the worker stops."""
+READ_ENTRIES: Final = 16
+"""Entries a shard in one read at most."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where reading stands in one shard."""
+
+    cursor: str = START
+    seen: str = START
+    """The last entry seen: new ones are behind it."""
+    recovering: bool = True
+    """What is read now was read by an earlier holder, or by one that lost its lease."""
+    strays: int = 0
+    """Times in a row that the stream was longer than what we hold, with nothing new to read."""
+
+
+class Reader:
+    """Reads entries into the hold."""
+
+    def __init__(self, desk: Desk, queue: QueueSeam) -> None:
+        self._desk = desk
+        self._queue = queue
+        self._places: dict[int, _Place] = {}
+        self._troubles = Troubles("read the queue", desk)
+
+    async def run(self) -> None:
+        """Read until the worker stops."""
+        desk = self._desk
+        while not desk.stopping.is_set():
+            desk.readable.clear()
+            self._follow_leases()
+            count = self._room()
+            if not self._places or not count:
+                await signalled(desk.readable, 1.0)
+                continue
+            try:
+                await self._read(count)
+                self._troubles.over()
+            except ServerUnavailable as error:
+                self._go_back()
+                await self._troubles.wait(error)
+
+    def _follow_leases(self) -> None:
+        epochs = self._desk.leases.epochs
+        halted = {shard for shard in epochs if f"shard {shard}" in self._desk.alarms}
+        self._places = {shard: self._places.get(shard) or _Place() for shard in epochs if shard not in halted}
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """These shards were lost or gained anew: begin with what is pending when they are held again."""
+        for shard in shards:
+            self._places.pop(shard, None)
+
+    def _room(self) -> int:
+        """Entries a shard that may be read now."""
+        hold, budget = self._desk.hold, self._desk.settings.read_ahead
+        left = budget - hold.weight
+        if left <= 0 or not self._places:
+            return 0
+        mean = hold.weight // hold.entries if hold.entries else budget // 64
+        return max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(self._places))))
+
+    async def _read(self, count: int) -> None:
+        places = dict(self._places)
+        cursors = {shard: place.cursor for shard, place in places.items()}
+        waits = all(cursor == NEW for cursor in cursors.values())
+        deliveries = await self._queue.read(cursors, count, READ_WAIT)
+        brought: set[int] = set()
+        for delivery in deliveries:
+            if self._places.get(delivery.shard) is places[delivery.shard]:
+                brought.add(delivery.shard)
+                self._admit(places[delivery.shard], delivery)
+        for shard, place in places.items():
+            if shard not in brought and place.cursor != NEW:
+                place.cursor, place.recovering = NEW, False
+        if self._desk.hold.stirred:
+            self._desk.sendable.set()
+        if waits and not deliveries:
+            await self._look_for_strays()
+
+    def _admit(self, place: _Place, delivery: Delivery) -> None:
+        desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
+        if place.cursor != NEW:
+            place.cursor = stream_id
+        if _later(stream_id, place.seen):
+            place.seen = stream_id
+        if desk.hold.knows(shard, stream_id):
+            return
+        if delivery.fields is None:
+            log.error(
+                "shard %d: entry %s is gone without being settled; `upsertq audit` will show it", shard, stream_id
+            )
+            desk.hold.settlements.append(Settlement(shard, stream_id, "", 0, 0, 0, 0, 0))
+            desk.settleable.set()
+            return
+        try:
+            entry = decode(delivery.fields)
+        except UnknownEntry as error:
+            log.error("shard %d stops at entry %s: %s", shard, stream_id, error)  # noqa: TRY400 - the message is all
+            desk.alarms[f"shard {shard}"] = str(error)
+            self._places.pop(shard, None)
+            return
+        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=place.recovering)
+
+    def _go_back(self) -> None:
+        """After a failed read: what it delivered is pending under our name, behind the last entry that we saw."""
+        for place in self._places.values():
+            if place.cursor == NEW:
+                place.cursor = place.seen
+
+    async def _look_for_strays(self) -> None:
+        """Find entries that a holder with a lost lease took after we had looked for what was pending."""
+        backlog = await self._queue.backlog(list(self._places))
+        for shard, place in self._places.items():
+            place.strays = place.strays + 1 if backlog[shard] > self._desk.hold.count(shard) else 0
+            if place.strays > 1 and not self._desk.unsettled:
+                place.cursor, place.recovering, place.strays = START, True, 0
+
+
+def _later(stream_id: str, other: str) -> bool:
+    return tuple(map(int, stream_id.split("-"))) > tuple(map(int, other.split("-")))

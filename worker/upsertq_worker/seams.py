@@ -1,0 +1,68 @@
+"""Owns what the draining shell needs of a queue and of an index, and nothing of how they do it.
+
+The real ones are `upsertq_worker.stream` and `upsertq_worker.index`; the simulation brings its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from upsertq.books import Books
+from upsertq_worker.answer import Answer, TransportFailure
+from upsertq_worker.hold import Settlement
+
+NEW: Final = ">"
+"""The cursor for entries that nobody has read yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What came of asking for a shard's lease: our epoch (0 when it is not ours), and who holds it."""
+
+    shard: int
+    epoch: int
+    holder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One stream entry as read; `fields` is `None` when the entry is gone and only its mark as pending is left."""
+
+    shard: int
+    stream_id: str
+    fields: Mapping[bytes, bytes] | None
+
+
+class QueueSeam(Protocol):
+    """What a worker needs of a queue."""
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """Give leases up; `keep` says for how many seconds a shard's must stay taken first."""
+
+    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
+        """Read up to `count` entries a shard after each cursor; wait up to `wait` seconds for new ones."""
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+        """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""
+
+    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
+        """Entries in the stream of each shard."""
+
+    async def books(self) -> Books:
+        """The books of the queue."""
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """Write this worker's heartbeat."""
+
+    async def leave(self) -> None:
+        """Take this worker's heartbeat away."""
+
+
+class IndexSeam(Protocol):
+    """What a worker needs of an index."""
+
+    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+        """Post one request's body to `/vectors/upsert` and return what came back."""

@@ -1,0 +1,68 @@
+"""Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.desk import Desk
+from upsertq_worker.seams import QueueSeam
+from upsertq_worker.wait import Troubles, signalled
+
+if TYPE_CHECKING:
+    from upsertq_worker.hold import Settlement
+
+
+class Settler:
+    """Settles what the hold gives out. While one call travels the next ones gather, and go together."""
+
+    def __init__(self, desk: Desk, queue: QueueSeam) -> None:
+        self._desk = desk
+        self._queue = queue
+        self._troubles = Troubles("settle", desk)
+        self._taken: list[Settlement] = []
+
+    async def run(self) -> None:
+        """Settle until the worker stops; what is left then is for `flush`."""
+        desk = self._desk
+        while not desk.stopping.is_set():
+            desk.settleable.clear()
+            if not await self.settle():
+                await signalled(desk.settleable, 0.5)
+
+    async def flush(self, seconds: float) -> None:
+        """Settle all that is left, for at most `seconds`."""
+        until = self._desk.clock() + seconds
+        while (self._taken or self._desk.hold.settlements) and self._desk.clock() < until:
+            await self.settle()
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """These shards were lost, or gained anew: what was given out under the old lease is void."""
+        self._taken = [one for one in self._taken if one.shard not in shards]
+
+    async def settle(self) -> bool:
+        """Carry out what there is; returns whether there was anything."""
+        desk = self._desk
+        self._taken += desk.hold.settlements
+        desk.hold.settlements.clear()
+        held = dict(desk.leases.epochs)
+        taken = self._taken = [one for one in self._taken if one.shard in held]
+        desk.unsettled = len(taken)
+        if not taken:
+            return False
+        try:
+            foreign = await self._queue.settle(held, taken)
+        except ServerUnavailable as error:
+            await self._troubles.wait(error)
+            return True
+        self._troubles.over()
+        for shard in foreign:
+            desk.lose(shard)
+        for one in taken:
+            if one.shard not in foreign:
+                desk.tally.acked += one.acked
+                desk.tally.superseded += one.superseded
+                desk.tally.dead += one.dead
+        self._taken = []
+        desk.unsettled = 0
+        desk.readable.set()
+        return True
