@@ -1,0 +1,309 @@
+"""Enqueuing on every server: each record is counted once, limits hold, and a queue that is not ours is left alone."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from upsertq import books, queue
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, UsageError
+from upsertq.exchange import Patience
+from upsertq.keys import QueueKeys, shard_of
+from upsertq.pack import Packer
+from upsertq.queue import Enqueuer, Limits
+from upsertq.record import make_record
+from upsertq.server import AsyncServer, Server
+from upsertq.wire import FORMAT, decode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Backend
+    from upsertq.books import Books
+    from upsertq.wire import Entry
+
+KEYS = QueueKeys("q")
+SHARDS = 4
+NO_LIMIT = Limits(None, None)
+LIFE_MS = 60_000
+
+
+def no_patience() -> Patience:
+    """Return a patience that is over at once."""
+    return Patience(0, lambda: 0.0, random.Random(1))
+
+
+@pytest.fixture
+def server(backend: Backend) -> Server:
+    """Provide the backend as the producer sees it."""
+    return Server(backend.sync)
+
+
+class Shop:
+    """A producer in the small: a packer and an enqueuer on one server."""
+
+    def __init__(self, server: Server, *, limits: Limits = NO_LIMIT, token: str = "t", shards: int = SHARDS) -> None:
+        self.server = server
+        self.packer = Packer(shards)
+        self.enqueuer = Enqueuer(KEYS, shards, limits, token, LIFE_MS)
+        self.next = 0
+
+    def pack(self, count: int, *, namespace: str = "", run: str = "", first: int | None = None) -> None:
+        """Pack `count` records whose ids are their ordinals."""
+        self.next = self.next if first is None else first
+        for _ in range(count):
+            record = make_record(f"id{self.next}", [1.0, float(self.next)], namespace=namespace)
+            self.packer.add(record, run=run, ordinal=self.next, at=7)
+            self.next += 1
+        self.packer.close_all(7)
+
+    def send(self) -> None:
+        """Enqueue all that is packed."""
+        self.server.hold(self.enqueuer.enqueue(self.packer, no_patience))
+
+    def books(self, run: str = "") -> Books:
+        """Return the queue's or the run's books."""
+        return self.server.hold(books.read(KEYS, self.enqueuer.shards, run, no_patience()))
+
+
+def entries_of(backend: Backend, shard: int) -> list[Entry]:
+    """Return the entries of a shard, decoded, in their order."""
+    return [decode(fields) for _, fields in backend.sync.xrange(KEYS.shard(shard).stream)]  # type: ignore[misc, union-attr]
+
+
+def ids_of(backend: Backend, shards: int = SHARDS) -> list[str]:
+    """Return the ids of all records in the queue, shard by shard in their order."""
+    return [record_id for k in range(shards) for entry in entries_of(backend, k) for record_id in entry.ids]
+
+
+def test_books_count_what_the_streams_hold(backend: Backend, server: Server) -> None:
+    """Records and bytes of every shard and run are those of its entries."""
+    shop = Shop(server)
+    shop.pack(90, run="a")
+    shop.pack(50, namespace="n", run="b")
+    shop.pack(10)
+    shop.send()
+    assert sorted(ids_of(backend)) == sorted(f"id{i}" for i in range(150))
+    for shard, kept in enumerate(server.hold(books.read_shards(KEYS, SHARDS, "", no_patience()))):
+        entries = entries_of(backend, shard)
+        assert kept.enqueued == kept.pending == sum(len(entry.ids) for entry in entries)
+        assert kept.bytes == sum(entry.size for entry in entries)
+        assert all(shard_of(entry.namespace, i, SHARDS) == shard for entry in entries for i in entry.ids)
+    assert (shop.books("a").pending, shop.books("b").enqueued, shop.books().drift) == (90, 50, 0)
+    runs = [entry for k in range(SHARDS) for entry in entries_of(backend, k) if entry.run == "b"]
+    assert shop.books("b").bytes == sum(entry.size for entry in runs)
+    assert {entry.at for k in range(SHARDS) for entry in entries_of(backend, k)} == {7}
+
+
+def test_the_same_call_twice_counts_once(backend: Backend, server: Server) -> None:
+    """A call whose answer was lost is sent again and changes nothing."""
+    first, again = Shop(server), Shop(server)
+    for shop in (first, again):
+        shop.pack(120, run="r")
+        shop.send()
+        assert shop.packer.records == 0
+    assert sorted(ids_of(backend)) == sorted(f"id{i}" for i in range(120))
+    assert first.books() == first.books("r")
+    assert first.books().enqueued == 120
+
+
+def test_another_token_is_another_producer(backend: Backend, server: Server) -> None:
+    """Only the same ledger makes two calls one."""
+    for token in ("t", "u"):
+        shop = Shop(server, token=token)
+        shop.pack(30)
+        shop.send()
+    assert len(ids_of(backend)) == 60
+
+
+def test_a_successor_continues(backend: Backend, server: Server) -> None:
+    """A process that repeats its predecessor's work under its token adds only what was missing, in order."""
+    died = Shop(server)
+    died.pack(100)
+    died.send()
+    successor = Shop(server)
+    successor.pack(100)
+    successor.pack(40)
+    successor.send()
+    assert sorted(ids_of(backend)) == sorted(f"id{i}" for i in range(140))
+    for shard in range(SHARDS):
+        numbers = [int(record_id[2:]) for entry in entries_of(backend, shard) for record_id in entry.ids]
+        assert numbers == sorted(numbers)
+
+
+def test_a_successor_that_packs_otherwise_loses_nothing(backend: Backend, server: Server) -> None:
+    """An entry of which only a part was enqueued before is enqueued whole: better twice than never."""
+    died = Shop(server, shards=1)
+    died.pack(10)
+    died.send()
+    successor = Shop(server, shards=1)
+    successor.pack(20, first=0)
+    successor.send()
+    assert set(ids_of(backend, 1)) == {f"id{i}" for i in range(20)}
+    assert successor.books().pending == len(ids_of(backend, 1)) == 30
+
+
+def test_namespaces_have_their_own_place_in_the_ledger(backend: Backend, server: Server) -> None:
+    """Entries of several namespaces leave a shard out of the order of their ordinals, and none is taken for known."""
+    shop = Shop(server, shards=1)
+    for number in range(60):
+        record = make_record(f"id{number}", [1.0], namespace=f"n{number % 3}")
+        shop.packer.add(record, run="", ordinal=number, at=0)
+    shop.packer.close_all(0)
+    shop.packer.ready[0].rotate(1)
+    shop.send()
+    assert sorted(ids_of(backend, 1)) == sorted(f"id{i}" for i in range(60))
+
+
+def test_the_ledger_expires(backend: Backend, server: Server) -> None:
+    """The ledger lives as long as was asked for, so that producers leave nothing behind."""
+    shop = Shop(server, shards=1)
+    shop.pack(1)
+    shop.send()
+    life: Any = backend.sync.pttl(KEYS.shard(0).ledger("t"))
+    assert 0 < life <= LIFE_MS
+
+
+@pytest.mark.parametrize("limits", [Limits(records=4 * 40, bytes=None), Limits(None, bytes=4 * 700)], ids=str)
+def test_a_limit_stops_the_producer_and_keeps_the_rest(backend: Backend, server: Server, limits: Limits) -> None:
+    """At the limit `QueueFull` is raised; what is not enqueued is still there, and goes on once there is room."""
+    shop = Shop(server, limits=limits)
+    shop.pack(1000)
+    with pytest.raises(QueueFull, match="stayed there for 0 s"):
+        shop.send()
+    held = shop.books()
+    if limits.records is not None:
+        assert held.pending <= limits.records
+    else:
+        assert limits.bytes is not None
+        assert held.bytes <= limits.bytes
+    assert held.pending > 0
+    assert held.pending + shop.packer.records == 1000
+    _raise_limit(shop)
+    shop.send()
+    assert sorted(ids_of(backend)) == sorted(f"id{i}" for i in range(1000))
+    assert shop.books().pending == 1000
+
+
+def _raise_limit(shop: Shop) -> None:
+    shop.enqueuer = Enqueuer(KEYS, SHARDS, NO_LIMIT, "t", LIFE_MS)
+
+
+def test_an_empty_shard_takes_an_entry_whatever_the_limit(backend: Backend, server: Server) -> None:
+    """A limit smaller than an entry cannot stop a queue for ever."""
+    shop = Shop(server, limits=Limits(records=1, bytes=1), shards=1)
+    shop.pack(50)
+    with pytest.raises(QueueFull):
+        shop.send()
+    assert shop.books().pending == 25
+    assert len(entries_of(backend, 1 - 1)) == 1
+
+
+def test_known_entries_pass_a_full_queue(backend: Backend, server: Server) -> None:
+    """Repeating what is enqueued already is no question of room."""
+    limits = Limits(records=25, bytes=None)
+    shop = Shop(server, limits=limits, shards=1)
+    shop.pack(25)
+    shop.send()
+    again = Shop(server, limits=limits, shards=1)
+    again.pack(25)
+    again.send()
+    assert len(ids_of(backend, 1)) == 25
+
+
+def test_the_number_of_shards_is_fixed_at_creation(backend: Backend, server: Server) -> None:
+    """Whoever comes later finds the first one's number, and is refused when asking for another."""
+    assert server.hold(queue.open_queue(KEYS, 3, 5, no_patience())).shards == 3
+    assert server.hold(queue.open_queue(KEYS, None, 6, no_patience())).shards == 3
+    assert server.hold(queue.open_queue(KEYS, 3, 6, no_patience())).shards == 3
+    with pytest.raises(QueueMismatch, match="has 3 shards, not 4"):
+        server.hold(queue.open_queue(KEYS, 4, 6, no_patience()))
+    assert backend.sync.hget(KEYS.meta, "created") == b"5"
+    assert server.hold(queue.open_queue(QueueKeys("new"), None, 0, no_patience())).shards == queue.DEFAULT_SHARDS
+
+
+@pytest.mark.parametrize("shards", [0, -1, 1025])
+def test_an_impossible_number_of_shards(server: Server, shards: int) -> None:
+    """A queue has 1 to 1,024 shards."""
+    with pytest.raises(UsageError, match="choose 1 to 1024"):
+        server.hold(queue.open_queue(KEYS, shards, 0, no_patience()))
+
+
+@pytest.mark.parametrize(
+    ("meta", "cure"),
+    [
+        ({"format": str(FORMAT + 1), "shards": "8"}, "upgrade upsertq"),
+        ({"format": "0", "shards": "8"}, "choose another queue name"),
+        ({"shards": "8"}, "choose another queue name"),
+        ({"format": str(FORMAT), "shards": "many"}, "choose another queue name"),
+        ({"format": str(FORMAT), "shards": "8", "dimension": "wide"}, "choose another queue name"),
+    ],
+)
+@pytest.mark.parametrize("way", [lambda: queue.open_queue(KEYS, None, 0, no_patience()), find])
+def test_a_foreign_or_newer_queue_is_refused(
+    backend: Backend, server: Server, meta: dict[str, str], cure: str, way: Callable[[], Any]
+) -> None:
+    """A queue of another format is neither read nor changed."""
+    backend.sync.hset(KEYS.meta, mapping=meta)
+    with pytest.raises(QueueMismatch, match=cure):
+        server.hold(way())
+    assert backend.sync.hgetall(KEYS.meta) == {k.encode(): v.encode() for k, v in meta.items()}
+
+
+def find() -> Any:
+    """Return the conversation that finds the queue."""
+    return queue.find_queue(KEYS, no_patience())
+
+
+def test_finding_creates_nothing(backend: Backend, server: Server) -> None:
+    """A mistyped queue or run is `NotFound` and leaves no key behind."""
+    with pytest.raises(NotFound, match="no queue 'q'"):
+        server.hold(find())
+    with pytest.raises(NotFound, match="no run 'r'"):
+        server.hold(queue.find_run(KEYS, "r", no_patience()))
+    assert backend.sync.dbsize() == 0
+
+
+def test_the_first_claim_of_the_dimension_holds(server: Server) -> None:
+    """Of several producers with different dimensions one wins, and all learn which."""
+    server.hold(queue.open_queue(KEYS, None, 0, no_patience()))
+    assert server.hold(queue.claim_dimension(KEYS, 3, no_patience())) == 3
+    assert server.hold(queue.claim_dimension(KEYS, 4, no_patience())) == 3
+    assert server.hold(find()).dimension == 3
+
+
+def test_a_run_keeps_its_first_time(server: Server) -> None:
+    """Registering a run again changes nothing."""
+    for now in (5, 9):
+        server.hold(queue.register_run(KEYS, "r", now, no_patience()))
+    assert server.hold(queue.find_run(KEYS, "r", no_patience())) == 5
+
+
+@pytest.mark.parametrize("which", ["stream", "books", "ledger", "run"])
+def test_a_key_of_a_foreign_type_changes_nothing(backend: Backend, server: Server, which: str) -> None:
+    """When one of the keys is not ours the call fails before anything is written, and the records are kept."""
+    shard = KEYS.shard(0)
+    name = {"stream": shard.stream, "books": shard.books, "ledger": shard.ledger("t"), "run": shard.run("r")}[which]
+    backend.sync.set(name, "foreign")
+    shop = Shop(server, shards=1)
+    shop.pack(30, run="r")
+    with pytest.raises(ServerRefused, match="WRONGTYPE"):
+        shop.send()
+    assert backend.sync.dbsize() == 1
+    assert shop.packer.records == 30
+    backend.sync.delete(name)
+    shop.send()
+    assert shop.books().enqueued == shop.books("r").enqueued == len(ids_of(backend, 1)) == 30
+
+
+async def test_asyncio_does_the_same(backend: Backend, server: Server) -> None:
+    """The asynchronous driver holds the same conversation with the same result."""
+    there = AsyncServer(backend.make_async())
+    shop = Shop(server)
+    shop.pack(70, run="r")
+    await there.hold(shop.enqueuer.enqueue(shop.packer, no_patience))
+    found = await there.hold(books.read(KEYS, SHARDS, "r", no_patience()))
+    assert found == shop.books("r")
+    assert found.pending == 70
