@@ -32,7 +32,7 @@ class RedisQueue:
         self._server = server
         self._keys = QueueKeys(shape.name)
         self._shape = shape
-        self._name = name
+        self.name = name
         self._lease_ms = int(lease * 1000)
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
@@ -40,7 +40,7 @@ class RedisQueue:
         calls: list[tuple[list[str], list[Argument]]] = []
         for shard, epoch in wanted.items():
             keys = self._keys.shard(shard)
-            arguments: list[Argument] = [GROUP, self._name, epoch, self._lease_ms, "1" if take else "0"]
+            arguments: list[Argument] = [GROUP, self.name, epoch, self._lease_ms, "1" if take else "0"]
             calls.append(([keys.lease, keys.books, keys.stream], arguments))
         replies = await self._sure(run_scripts(LEASE, calls), "take the shards' leases")
         return [
@@ -94,15 +94,15 @@ class RedisQueue:
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `QueueSeam.beat`."""
-        ask = ask_all([["HSET", self._keys.workers, self._name, orjson.dumps(report)]])
+        ask = ask_all([["HSET", self._keys.workers, self.name, orjson.dumps(report)]])
         await self._sure(ask(), "write the heartbeat")
 
     async def leave(self) -> None:
         """As `QueueSeam.leave`."""
-        await self._sure(ask_all([["HDEL", self._keys.workers, self._name]])(), "take the heartbeat away")
+        await self._sure(ask_all([["HDEL", self._keys.workers, self.name]])(), "take the heartbeat away")
 
     def _mark(self, epoch: int) -> str:
-        return f"{epoch}:{self._name}"
+        return f"{epoch}:{self.name}"
 
     def _settle_call(self, epoch: int, settlements: Sequence[Settlement]) -> tuple[list[str], list[Argument]]:
         shard = self._keys.shard(settlements[0].shard)

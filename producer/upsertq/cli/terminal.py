@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 
@@ -31,3 +31,25 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             progress.update(task, completed=done, total=total)
 
         yield set_to
+
+
+@contextmanager
+def rate_line(what: str) -> Iterator[Callable[[int, str], None]]:
+    """Yield what shows on stderr how many records are done, how fast, and a remark; the line goes away at the end."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} records"),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[remark]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None, rate="", remark="")
+
+        def show(done: int, remark: str) -> None:
+            speed = progress.tasks[task].speed
+            rate = f"{speed:,.0f} a second" if speed else ""
+            progress.update(task, completed=done, rate=rate, remark=remark)
+
+        yield show

@@ -1,0 +1,42 @@
+# Everything a newcomer types. Each command makes the virtual environment that it needs.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+DEMO_VENV ?= .venv-demo
+BIN = $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: help demo test check format clean
+
+help: ## list the commands
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index, end to end
+	@$(DEMO_VENV)/bin/upsertq demo
+
+test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
+	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+
+check: $(VENV)/.ready ## lint, format and type checks
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.ready ## format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what the commands made
+	rm -rf $(VENV) $(DEMO_VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.ready: pyproject.toml
+	@$(call make-venv,$(VENV),dev)
+
+$(DEMO_VENV)/.ready: pyproject.toml
+	@$(call make-venv,$(DEMO_VENV),all)
+
+define make-venv
+	test -n "$(PYTHON)" || { echo "upsertq needs Python 3.11 or newer: install one, or say make PYTHON=/path/to/python"; exit 1; }; \
+	echo "installing upsertq[$(2)] into $(1) with $(PYTHON) …"; \
+	$(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(2)]' && touch $(1)/.ready
+endef

@@ -1,0 +1,109 @@
+"""Owns how an interrupted load is found again and what of it is already in the queue; it decides, the server remembers.
+
+Every record of a load has an ordinal: its place over all sources, whatever becomes of it. With each enqueue the server
+notes, per shard and namespace, the last ordinal that it took (see `upsertq.pack`), so that what is missing after any
+interruption is known exactly.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import orjson
+
+from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.keys import QueueKeys, shard_of
+from upsertq.wire import default_namespace
+
+LEDGER_MS: Final = 7 * 24 * 3600 * 1000
+"""How long after its beginning, or its last resumption, a load can be resumed."""
+REMEMBERED: Final = 1_000
+"""Loads that a queue remembers before the expired ones are forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A load as the server remembers it: its ledger's token, its run, when it began or was last resumed (ms)."""
+
+    token: str
+    run: str
+    since: int
+    files: tuple[str, ...] = ()
+    done: bool = False
+
+    def expired(self, now_ms: int) -> bool:
+        """Whether its ledger may be gone."""
+        return now_ms - self.since >= LEDGER_MS
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The last ordinal taken, per shard and namespace; empty for a fresh load."""
+
+    shards: int
+    taken: Sequence[Mapping[str, int]]
+
+    def __bool__(self) -> bool:
+        return any(self.taken)
+
+    def holds(self, ids: Sequence[Any], namespaces: str | Sequence[Any], first: int) -> list[bool]:
+        """For each of these records, the first of which has the ordinal `first`, whether the queue took it before.
+
+        An id or namespace that no valid record can have was never taken.
+        """
+        count = len(ids)
+        spaces = [namespaces] * count if isinstance(namespaces, str) else namespaces
+        return [
+            self._holds(record_id, space, ordinal)
+            for record_id, space, ordinal in zip(ids, spaces, range(first, first + count), strict=True)
+        ]
+
+    def _holds(self, record_id: Any, space: Any, ordinal: int) -> bool:
+        if not (isinstance(record_id, str) and isinstance(space, str) and record_id.isascii() and space.isascii()):
+            return False
+        namespace = default_namespace(space)
+        return ordinal <= self.taken[shard_of(namespace, record_id, self.shards)].get(namespace, -1)
+
+
+NOTHING: Final = Ledger(1, ({},))
+
+
+def find_attempt(keys: QueueKeys, fingerprint: str, patience: Patience) -> Conversation[Attempt | None]:
+    """The load with this fingerprint, `None` where the queue knows none."""
+    ask = ask_all([["HGET", keys.loads, fingerprint]])
+    (reply,) = yield from persistently(ask, patience, "look for the interrupted load")
+    return None if reply is None else _attempt(reply)
+
+
+def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Patience) -> Conversation[None]:
+    """Note the load; where very many are noted, forget those that cannot be resumed any more."""
+    note = ["HSET", keys.loads, fingerprint, orjson.dumps(asdict(attempt))]
+    replies = yield from persistently(ask_all([note, ["HLEN", keys.loads]]), patience, "note the load")
+    if int(replies[1]) <= REMEMBERED:
+        return
+    (known,) = yield from persistently(ask_all([["HGETALL", keys.loads]]), patience, "read the noted loads")
+    old = [field for field, told in _pairs(known) if _attempt(told).expired(attempt.since)]
+    if old:
+        yield from persistently(ask_all([["HDEL", keys.loads, *old]]), patience, "forget expired loads")
+
+
+def read_ledger(keys: QueueKeys, shards: int, token: str, patience: Patience) -> Conversation[Ledger]:
+    """What the queue took of a load; from now on the ledger lives its whole life again."""
+    names = [keys.shard(k).ledger(token) for k in range(shards)]
+    # renewed first: what is read afterwards will not expire while it is used
+    renew = [["PEXPIRE", name, LEDGER_MS] for name in names]
+    yield from persistently(ask_all(renew), patience, "renew the load's ledger")
+    replies = yield from persistently(ask_all([["HGETALL", name] for name in names]), patience, "read the ledger")
+    return Ledger(shards, [{space.decode("ascii"): int(last) for space, last in _pairs(reply)} for reply in replies])
+
+
+def _pairs(reply: Any) -> list[tuple[bytes, bytes]]:
+    # RESP2 gives a flat list unless the client made a mapping of it
+    if isinstance(reply, Mapping):
+        return list(reply.items())
+    return list(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _attempt(told: bytes) -> Attempt:
+    fields = orjson.loads(told)
+    return Attempt(fields["token"], fields["run"], fields["since"], tuple(fields["files"]), fields["done"])

@@ -1,0 +1,96 @@
+"""Owns one worker as a process: its event loop, its signals, its logs. What it does is in `upsertq_worker.drain`."""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from upsertq.books import Books
+from upsertq.exchange import Patience
+from upsertq.keys import QueueKeys
+from upsertq.queue import open_queue
+from upsertq.server import AsyncServer
+from upsertq_worker import preflight
+from upsertq_worker.desk import Settings, Tally
+from upsertq_worker.drain import Drain
+from upsertq_worker.index import HttpIndex, IndexAddress
+from upsertq_worker.stream import RedisQueue
+
+T = TypeVar("T")
+OPEN_SECONDS = 10.0
+"""How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the fastest event loop there is."""
+    try:
+        import uvloop  # noqa: PLC0415 - absent on some platforms
+    except ModuleNotFoundError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+def worker_name() -> str:
+    """A name for this worker that no other one has, and that says where it runs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def log_to_stderr() -> None:
+    """Send the worker's log to stderr, one line an event."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+
+
+async def work(
+    url: str,
+    queue: str,
+    address: IndexAddress,
+    settings: Settings,
+    *,
+    timeout: float,  # noqa: ASYNC109 - of each request
+    watch: Callable[[Drain], Coroutine[Any, Any, None]] | None = None,
+) -> tuple[Tally, Books]:
+    """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
+
+    Raises:
+        ServerUnavailable: the server could not be reached at the start.
+        WorldError: the index or the server refuses. The records stay in the queue.
+    """
+    server = AsyncServer.at(url)
+    try:
+        patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
+        shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
+        async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
+            await preflight.check(index, address.url, shape, time.time())
+            seam = RedisQueue(server, shape, worker_name(), settings.lease)
+            drain = Drain(seam.name, shape.shards, seam, index, settings)
+            _heed_signals(drain)
+            watching = asyncio.create_task(watch(drain)) if watch else None
+            try:
+                tally = await drain.run()
+            finally:
+                if watching:
+                    watching.cancel()
+        return tally, await seam.books()
+    finally:
+        await server.close()
+
+
+def _heed_signals(drain: Drain) -> None:
+    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
+    log = logging.getLogger("upsertq.worker")
+    loop = asyncio.get_running_loop()
+
+    def heed() -> None:
+        if drain.desk.stopping.is_set():
+            os._exit(130)
+        log.info("stopping: %d requests in flight may finish; a second signal stops at once", drain.desk.in_flight)
+        drain.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heed)
