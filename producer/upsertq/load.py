@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ from upsertq.queue import Limits, open_queue
 from upsertq.rejects import Rejects
 from upsertq.resume import NOTHING, Attempt
 from upsertq.server import Server
-from upsertq.sources import Source
+from upsertq.sources import Chunk, Source
 
 T = TypeVar("T")
 FIRST_CONTACT: Final = 10.0
@@ -89,6 +89,10 @@ class Watch:
     def advances(self, done: int, loading: Loading) -> None:
         """`done` of the source, in its measure, is read and taken."""
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Wrap each reading of a source, which may block; here `Interrupted` may be raised at any time."""
+        return nullcontext()
+
     def waits(self, why: str) -> None:
         """The load pauses."""
 
@@ -137,7 +141,7 @@ class _Session:
         try:
             for source in self.plan.sources:
                 self.watch.reads(source)
-                for chunk in source.chunks():
+                for chunk in self._chunks(source):
                     self.hold(loading.take(source, chunk))
                     self.watch.advances(chunk.done, loading)
             self.hold(loading.finish())
@@ -149,6 +153,15 @@ class _Session:
                 self._rescue(loading)
             message = _how_to_go_on(str(error), loading, attempt, self.plan, bad=isinstance(error, BadRecord))
             raise LoadStopped(message, loading.skipped + loading.confirmed) from error
+
+    def _chunks(self, source: Source) -> Iterator[Chunk]:
+        chunks = source.chunks()
+        while True:
+            with self.watch.reading():
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
 
     def _rescue(self, loading: Loading) -> None:
         """Enqueue what is taken, if the server lets us; it is loaded again by the next attempt otherwise."""
@@ -246,5 +259,3 @@ def _how_to_go_on(what: str, loading: Loading, attempt: Attempt, plan: Plan, *, 
     else:
         cure = "repeat the command with --resume to go on"
     return f"{what.rstrip('.')}; {here}: {cure}"
-
-

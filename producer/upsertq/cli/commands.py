@@ -5,7 +5,8 @@ from typing import Final
 import click
 
 from upsertq.cli.audit import audit
+from upsertq.cli.load import load
 from upsertq.cli.status import status
 from upsertq.cli.wait import wait
 
-ALL: Final[tuple[click.Command, ...]] = (status, wait, audit)
+ALL: Final[tuple[click.Command, ...]] = (load, status, wait, audit)

@@ -5,7 +5,16 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 
@@ -51,5 +60,24 @@ def rate_line(what: str) -> Iterator[Callable[[int, str], None]]:
             speed = progress.tasks[task].speed
             rate = f"{speed:,.0f} a second" if speed else ""
             progress.update(task, completed=done, rate=rate, remark=remark)
+
+        yield show
+
+
+@contextmanager
+def load_bar() -> Iterator[Callable[[str, int, int | None, str], None]]:
+    """Yield what shows on stderr `done` of `total` of what is loaded (`None`: nobody knows), and a remark."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[remark]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=None, remark="")
+
+        def show(what: str, done: int, total: int | None, remark: str) -> None:
+            progress.update(task, description=escape(what), completed=done, total=total, remark=escape(remark))
 
         yield show

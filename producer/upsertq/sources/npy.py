@@ -95,7 +95,9 @@ def _ids(path: str) -> Iterator[str]:
 def _ids_header(path: str) -> _Header:
     header = _header(path, path)
     if len(header.shape) != 1 or header.dtype.kind not in "USiu":
-        raise SourceError(f"{path} holds {header.dtype} of shape {header.shape}; ids are one row of strings or integers")
+        raise SourceError(
+            f"{path} holds {header.dtype} of shape {header.shape}; ids are one row of strings or integers"
+        )
     return header
 
 

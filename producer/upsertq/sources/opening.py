@@ -55,7 +55,11 @@ def format_of(path: str) -> Format:
 
 
 def open_sources(
-    paths: Sequence[str], columns: Columns, *, format: Format | None = None, ids: Sequence[str] = ()  # noqa: A002
+    paths: Sequence[str],
+    columns: Columns,
+    *,
+    format: Format | None = None,
+    ids: Sequence[str] = (),  # noqa: A002
 ) -> list[Source]:
     """Every source, in order, each found readable and with the columns it needs.
 

@@ -28,7 +28,7 @@ class RowReader:
         self._space = columns.namespace_column or ("namespace" if columns.namespace is None else None)
         self._spread = len(self._values) > 1
         self._pattern = self._values[0] if len(self._values) == 1 and is_pattern(self._values[0]) else None
-        self._metadata = columns.metadata or ("metadata",)
+        self._metadata = columns.metadata or ()
 
     def chunk(self, rows: Sequence[Mapping[str, Any] | Fault], positions: Sequence[int], done: int) -> Chunk:
         """The chunk of these rows; a row that could not be parsed comes as its fault."""

@@ -1,0 +1,132 @@
+"""Owns `upsertq load`: put files into the queue, say what became of them, and wait for the run where asked."""
+
+import sys
+import time
+
+import click
+
+from upsertq import books, queue
+from upsertq.books import Books
+from upsertq.cli import options
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.load_options import LoadOptions, load_options
+from upsertq.cli.reach import print_json
+from upsertq.cli.wait import one_line
+from upsertq.cli.watching import Shown, watching
+from upsertq.errors import WaitTimeout
+from upsertq.intake import Circumstances, wait_until_settled
+from upsertq.keys import QueueKeys
+from upsertq.load import Interrupted, Loaded, Plan
+from upsertq.load import load as load_plan
+from upsertq.server import Server
+
+PATIENCE_SECONDS = 30.0
+SIGNALLED = 128
+"""A command that a signal ended exits with this and the signal's number: 130 for SIGINT, 143 for SIGTERM."""
+
+
+@click.command(short_help="Enqueue the records of files or of stdin.")
+@load_options
+@options.common
+@click.option("--wait", "wait_too", is_flag=True, help="Then wait until nothing of the run is pending.")
+@click.option(
+    "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
+)
+def load(
+    *,
+    load_options: LoadOptions,
+    redis_url: str | None,
+    queue_name: str,
+    as_json: bool,
+    wait_too: bool,
+    wait_timeout: float | None,
+) -> int:
+    """Enqueue the records of SOURCE: JSONL (also .gz, .zst), Parquet, Arrow, CSV, NPY; - is JSONL on stdin.
+
+    Pinecone's import layout (id, values, sparse_values, metadata) needs no options. Every source is checked before the
+    first record is enqueued. The first bad record stops the load, unless --rejects takes them; an interrupted load goes
+    on with --resume, and enqueues nothing twice.
+    """
+    plan = load_options.plan(queue_name)
+    with options.server_url(redis_url) as url:
+        server = Server.at(url)
+        try:
+            return _load(plan, server, wait_timeout if wait_too else 0.0, wait_too=wait_too, as_json=as_json)
+        finally:
+            server.close()
+
+
+def _load(plan: Plan, server: Server, timeout: float | None, *, wait_too: bool, as_json: bool) -> int:
+    """Load and wait; a signal ends either."""
+    with watching() as watch:
+        try:
+            loaded = load_plan(plan, server, watch)
+        except Interrupted as interrupted:
+            click.echo(f"upsertq: {interrupted or 'interrupted; nothing was enqueued'}", err=True)
+            return SIGNALLED + watch.signal
+        try:
+            found = _settled(plan, server, loaded, timeout, watch) if wait_too else _books(plan, server, loaded)
+        except Interrupted:
+            click.echo(
+                f"upsertq: interrupted; everything is loaded: wait on with {_wait_command(plan, loaded)}", err=True
+            )
+            return SIGNALLED + watch.signal
+        except WaitTimeout:
+            _report(plan, loaded, _books(plan, server, loaded), as_json=as_json)
+            raise
+    _report(plan, loaded, found, as_json=as_json, waited=wait_too)
+    return ExitCode.REJECTED_OR_DEAD if loaded.rejected or (wait_too and found.dead) else ExitCode.DONE
+
+
+def _books(plan: Plan, server: Server, loaded: Loaded) -> Books:
+    keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
+    shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
+    return server.hold(books.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
+
+
+def _settled(plan: Plan, server: Server, loaded: Loaded, timeout: float | None, watch: Shown) -> Books:
+    keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
+    shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
+    settled = wait_until_settled(
+        keys,
+        shape.shards,
+        loaded.run,
+        timeout,
+        world,
+        lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending"),
+    )
+    return server.hold(settled, sleep=watch.sleep)
+
+
+def _report(plan: Plan, loaded: Loaded, found: Books, *, as_json: bool, waited: bool = False) -> None:
+    if as_json:
+        own = {name: getattr(loaded, name) for name in ("run", "loaded", "rejected", "skipped", "seconds")}
+        print_json({"queue": plan.queue, **own, **found.as_dict()})
+        return
+    click.echo(summary(plan, loaded, found, waited=waited))
+    sys.stdout.flush()
+
+
+def summary(plan: Plan, loaded: Loaded, found: Books, *, waited: bool) -> str:
+    """What became of the load, as one line, with what to do next."""
+    if loaded.finished:
+        parts = [f"run '{loaded.run}' has loaded these files already: nothing was left to resume"]
+    else:
+        rate = loaded.loaded / max(0.001, loaded.seconds)
+        parts = [
+            f"loaded {loaded.loaded:,} records into queue '{plan.queue}' as run '{loaded.run}' "
+            f"in {loaded.seconds:.1f} s ({rate:,.0f} rec/s)"
+        ]
+    if plan.resume and not loaded.resumed:
+        parts.append("there was nothing to resume, so it began at the start")
+    if loaded.skipped:
+        parts.append(f"{loaded.skipped:,} had been loaded before")
+    if loaded.rejected:
+        parts.append(f"{loaded.rejected:,} rejected: correct them in {plan.rejects} and load that file")
+    parts.append(one_line(found) if waited else f"next: {_wait_command(plan, loaded)}")
+    return "; ".join(parts)
+
+
+def _wait_command(plan: Plan, loaded: Loaded) -> str:
+    where = "" if plan.queue == "default" else f" --queue {plan.queue}"
+    return f"upsertq wait{where} --run {loaded.run}"

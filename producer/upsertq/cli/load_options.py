@@ -1,0 +1,170 @@
+"""Owns the options that say what to load and how, for every command that loads, and makes the plan out of them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from upsertq.cli.options import run
+from upsertq.errors import InvalidRecord, UsageError
+from upsertq.load import Plan
+from upsertq.queue import Limits
+from upsertq.record import make_record
+from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),
+    run,
+    click.option(
+        "--namespace", metavar="NAME", help="Namespace of every record (with --namespace-column: of those without one)."
+    ),
+    click.option("--id-column", metavar="NAME", help="Column of ids.  [default: id]"),
+    click.option(
+        "--values-column",
+        "values_columns",
+        multiple=True,
+        metavar="NAME",
+        help="Column of dense values. For one column per dimension repeat it, or give a pattern such as 'v*', in which "
+        "* stands for the number that orders them.  [default: values]",
+    ),
+    click.option(
+        "--metadata-columns",
+        metavar="NAMES",
+        help="Columns that become metadata, comma-separated; * is all the others; '' is none. A column of objects "
+        "gives its fields.  [default: metadata]",
+    ),
+    click.option("--sparse-column", metavar="NAME", help="Column of sparse values.  [default: sparse_values]"),
+    click.option("--namespace-column", metavar="NAME", help="Column of namespaces.  [default: namespace]"),
+    click.option("--ids", multiple=True, metavar="FILE", help="Ids of an NPY file (.npy, or text with one a line)."),
+    click.option(
+        "--format", "format_name", type=click.Choice(list(Format)), help="What the sources hold, whatever their names."
+    ),
+    click.option(
+        "--rejects",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Write bad records to this file, as JSON lines with reasons, and go on; it is written anew.",
+    ),
+    click.option("--resume", is_flag=True, help="Go on with the interrupted load of the same files."),
+    click.option(
+        "--shards", type=click.IntRange(1, 1024), metavar="N", help="Shards of a new queue.  [default: 8]", default=None
+    ),
+    click.option(
+        "--max-pending-records", type=click.IntRange(min=0), default=0, metavar="N", help="Backlog limit; 0 is none."
+    ),
+    click.option(
+        "--max-pending-bytes",
+        type=click.IntRange(min=0),
+        default=Limits().bytes,
+        show_default=True,
+        metavar="N",
+        help="Backlog limit; 0 is none.",
+    ),
+    click.option(
+        "--timeout",
+        type=click.FloatRange(min=0),
+        default=60.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds to wait while the backlog is at its limit and nothing drains it, or the server is away.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The options as given."""
+
+    sources: tuple[str, ...]
+    run_name: str | None
+    namespace: str | None
+    id_column: str | None
+    values_columns: tuple[str, ...]
+    metadata_columns: str | None
+    sparse_column: str | None
+    namespace_column: str | None
+    ids: tuple[str, ...]
+    format_name: str | None
+    rejects: Path | None
+    resume: bool
+    shards: int | None
+    max_pending_records: int
+    max_pending_bytes: int
+    timeout: float
+
+    def plan(self, queue: str) -> Plan:
+        """The plan, once every source is found good.
+
+        Raises:
+            SourceError: a source is not.
+            UsageError: the options contradict each other.
+        """
+        self._check()
+        columns = self._columns()
+        kind = Format(self.format_name) if self.format_name else None
+        opened = open_sources(self.sources, columns, format=kind, ids=self.ids)
+        return Plan(
+            sources=opened,
+            queue=queue,
+            run=self.run_name,
+            fingerprint=self._fingerprint(queue, columns, kind),
+            resume=self.resume,
+            rejects=self.rejects,
+            shards=self.shards,
+            limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
+            timeout=self.timeout,
+        )
+
+    def _columns(self) -> Columns:
+        listed = self.metadata_columns
+        return Columns(
+            id=self.id_column,
+            values=self.values_columns,
+            sparse=self.sparse_column,
+            metadata=None if listed is None else tuple(name.strip() for name in listed.split(",") if name.strip()),
+            namespace_column=self.namespace_column,
+            namespace=self.namespace,
+        )
+
+    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None) -> str | None:
+        if any(map(is_stream, self.sources)):
+            return None
+        beside = id_files(self.sources, kind, self.ids)
+        return fingerprint([*self.sources, *beside], queue, columns, [self.format_name])
+
+    def _check(self) -> None:
+        if self.resume and any(map(is_stream, self.sources)):
+            raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
+        for path in (*self.sources, *self.ids):
+            if self.rejects is not None and _same_file(path, self.rejects):
+                raise UsageError(f"--rejects {path} is what is loaded: it would be overwritten; name another file")
+        try:
+            make_record("any", [1.0], namespace=self.namespace or "")
+        except InvalidRecord as error:
+            raise UsageError(f"--namespace {error.reason}") from None
+
+
+def _same_file(path: str, other: Path) -> bool:
+    try:
+        return os.path.samefile(path, other)  # noqa: PTH121 - a path or '-'
+    except OSError:
+        return False
+
+
+def load_options(function: F) -> F:
+    """Give a command the options; it is called with them as `load_options: LoadOptions`."""
+
+    @wraps(function)
+    def wrapped(**given: Any) -> Any:
+        own = {name: given.pop(name) for name in LoadOptions.__dataclass_fields__}
+        return function(load_options=LoadOptions(**own), **given)
+
+    for option in reversed(_OPTIONS):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
