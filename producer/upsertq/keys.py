@@ -91,6 +91,11 @@ class QueueKeys:
     def _key(self, name: str) -> str:
         return f"{PREFIX}:{{{self.queue}}}:{name}"
 
+    @cached_property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns (as SCAN takes them) of every key of the queue."""
+        return f"{PREFIX}:{{{self.queue}}}:*", f"{PREFIX}:{{{self.queue}:*}}:*"
+
     def shard(self, shard: int) -> ShardKeys:
         """The keys of one shard."""
         return ShardKeys(self.queue, shard)

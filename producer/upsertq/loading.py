@@ -3,7 +3,7 @@
 It decides in conversations with the server; it opens no file and no connection.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 from upsertq.errors import InvalidRecord, SourceError, shown
@@ -89,9 +89,9 @@ class Loading:
     def _outcomes(self, chunk: Chunk) -> Conversation[Iterator[Record | Fault]]:
         """What each row is, held to the queue's dimension, which the first record of all that will be taken fixes."""
         if self._intake.dimension is None:
-            seen: Iterable[Record | Fault] = outcomes(chunk, None)
+            seen = outcomes(chunk, None)
             if self._rejects is None:
-                seen = takewhile(lambda outcome: isinstance(outcome, Record), seen)
+                seen = iter(takewhile(lambda outcome: isinstance(outcome, Record), seen))
             dense = (outcome.dim for outcome in seen if isinstance(outcome, Record) and outcome.values)
             dimension = next(dense, None)
             if dimension is not None:

@@ -131,6 +131,19 @@ def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[int]
     return int(reply)
 
 
+def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
+    """Remove every key of the queue, records included: for queues that were made to be thrown away."""
+    for pattern in keys.patterns:
+        cursor: Any = b"0"
+        while True:
+            scan = ask_all([["SCAN", cursor, "MATCH", pattern, "COUNT", 1_000]])
+            ((cursor, found),) = yield from persistently(scan, patience, f"find the keys of queue '{keys.queue}'")
+            if found:
+                yield from persistently(ask_all([["UNLINK", *found]]), patience, f"remove queue '{keys.queue}'")
+            if int(cursor) == 0:
+                break
+
+
 @dataclass(frozen=True, slots=True)
 class Enqueuer:
     """What every enqueue call of one producer shares.

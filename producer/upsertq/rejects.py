@@ -66,20 +66,22 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
     return orjson.dumps({**record, REJECT: reject}) + b"\n"
 
 
-def _sayable(cell: Any) -> Any:
+def _sayable(cell: Any) -> Any:  # noqa: PLR0911 - one for each kind of value
     """The cell as JSON can say it: a number that is not finite becomes null, what JSON lacks becomes its text."""
     if isinstance(cell, np.ndarray | np.generic):
         cell = cell.tolist()
-    if cell is None or isinstance(cell, bool):
-        return cell
-    if isinstance(cell, str):
-        return cell.encode("utf-8", "replace").decode()
-    if isinstance(cell, int):
-        return cell if -(2**63) <= cell < 2**64 else str(cell)
-    if isinstance(cell, float):
-        return cell if math.isfinite(cell) else None
-    if isinstance(cell, Mapping):
-        return {_sayable(str(name)): _sayable(item) for name, item in cell.items()}
-    if isinstance(cell, list | tuple):
-        return [_sayable(item) for item in cell]
-    return _sayable(str(cell))
+    match cell:
+        case None | bool():
+            return cell
+        case str():
+            return cell.encode("utf-8", "replace").decode()
+        case int():
+            return cell if -(2**63) <= cell < 2**64 else str(cell)
+        case float():
+            return cell if math.isfinite(cell) else None
+        case Mapping():
+            return {_sayable(str(name)): _sayable(item) for name, item in cell.items()}
+        case list() | tuple():
+            return [_sayable(item) for item in cell]
+        case _:
+            return _sayable(str(cell))

@@ -77,12 +77,12 @@ def find_attempt(keys: QueueKeys, fingerprint: str, patience: Patience) -> Conve
 
 def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Patience) -> Conversation[None]:
     """Note the load; where very many are noted, forget those that cannot be resumed any more."""
-    note = ["HSET", keys.loads, fingerprint, orjson.dumps(asdict(attempt))]
+    note: list[str | bytes] = ["HSET", keys.loads, fingerprint, orjson.dumps(asdict(attempt))]
     replies = yield from persistently(ask_all([note, ["HLEN", keys.loads]]), patience, "note the load")
     if int(replies[1]) <= REMEMBERED:
         return
     (known,) = yield from persistently(ask_all([["HGETALL", keys.loads]]), patience, "read the noted loads")
-    old = [field for field, told in _pairs(known) if _attempt(told).expired(attempt.since)]
+    old: list[bytes] = [field for field, told in _pairs(known) if _attempt(told).expired(attempt.since)]
     if old:
         yield from persistently(ask_all([["HDEL", keys.loads, *old]]), patience, "forget expired loads")
 
@@ -91,7 +91,7 @@ def read_ledger(keys: QueueKeys, shards: int, token: str, patience: Patience) ->
     """What the queue took of a load; from now on the ledger lives its whole life again."""
     names = [keys.shard(k).ledger(token) for k in range(shards)]
     # renewed first: what is read afterwards will not expire while it is used
-    renew = [["PEXPIRE", name, LEDGER_MS] for name in names]
+    renew: list[list[str | int]] = [["PEXPIRE", name, LEDGER_MS] for name in names]
     yield from persistently(ask_all(renew), patience, "renew the load's ledger")
     replies = yield from persistently(ask_all([["HGETALL", name] for name in names]), patience, "read the ledger")
     return Ledger(shards, [{space.decode("ascii"): int(last) for space, last in _pairs(reply)} for reply in replies])

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
@@ -21,6 +21,7 @@ from upsertq.exchange import Command, Conversation, Failed, Pause, Trouble
 
 T = TypeVar("T")
 
+MALFORMED = "(malformed)"
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 20.0
 
@@ -39,9 +40,11 @@ class Server:
         """A server by its URL (`redis://`, `rediss://` or `unix://`); nothing is sent yet."""
         options = {**_options(url), "retry": Retry(NoBackoff(), 0)}
         try:
-            return cls(redis.Redis.from_url(url, **options))
-        except ValueError as error:
+            client = redis.Redis.from_url(url, **options)
+            _try_options(client.connection_pool)
+        except (ValueError, TypeError) as error:
             raise _bad_url(url, error) from None
+        return cls(client)
 
     def hold(self, conversation: Conversation[T], sleep: Callable[[float], None] = time.sleep) -> T:
         """Perform a conversation to its end and return its result."""
@@ -84,9 +87,11 @@ class AsyncServer:
         """A server by its URL; `answer_seconds` bounds how long one answer may take."""
         options = {**_options(url), "retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": answer_seconds}
         try:
-            return cls(redis.asyncio.Redis.from_url(url, **options))
-        except ValueError as error:
+            client = redis.asyncio.Redis.from_url(url, **options)
+            _try_options(client.connection_pool)
+        except (ValueError, TypeError) as error:
             raise _bad_url(url, error) from None
+        return cls(client)
 
     async def hold(self, conversation: Conversation[T], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> T:
         """Perform a conversation to its end and return its result."""
@@ -119,10 +124,15 @@ class AsyncServer:
         await self._client.aclose()
 
 
+def _try_options(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
+    """Raise `TypeError` for a query of the URL that no connection takes, now and not at the first command."""
+    pool.connection_class(**pool.connection_kwargs)  # made, not connected
+
+
 def _options(url: str) -> dict[str, Any]:
-    scheme = urlsplit(url).scheme
-    if scheme not in {"redis", "rediss", "unix"}:
-        raise UsageError(f"'{shown_url(url)}' is no Redis URL: use redis://HOST:PORT/0, rediss://… or unix:///PATH")
+    shown = shown_url(url)
+    if shown == MALFORMED or shown.split(":")[0] not in {"redis", "rediss", "unix"}:
+        raise UsageError(f"'{shown}' is no Redis URL: use redis://HOST:PORT/0, rediss://… or unix:///PATH")
     return {
         "protocol": 2,  # one shape of replies, whatever the server and the version of redis-py
         "decode_responses": False,
@@ -143,8 +153,11 @@ def shown_url(url: str) -> str:
         host = parts.hostname or ""
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "(a malformed URL)"
-    return urlunsplit((parts.scheme, host + port, parts.path, "", "")) if parts.scheme else "(a URL without a scheme)"
+        return MALFORMED
+    # without `//`, or with a slash in the password, a part of the login is taken for the path
+    if "@" in parts.path or not url.lower().startswith(f"{parts.scheme}://"):
+        return MALFORMED
+    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
 _KINDS: tuple[tuple[type[Exception], Trouble], ...] = (

@@ -1,11 +1,9 @@
-"""Owns the worker's subcommands: it reads the options and the environment, and nothing else decides on them."""
+"""Owns `upsertq work`: one worker, from its options to its exit code."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -14,75 +12,21 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.wait import one_line
-from upsertq.errors import UsageError
-from upsertq_worker.config import DEFAULT_API_VERSION, WorkConfig
+from upsertq_worker.config import WorkConfig
 from upsertq_worker.desk import Tally
 from upsertq_worker.drain import Drain
+from upsertq_worker.index_options import api_key, index_options
 from upsertq_worker.sender import Refused
 from upsertq_worker.service import log_to_stderr, run_loop
 from upsertq_worker.service import work as work_until_stopped
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-_INDEX_OPTIONS = (
-    click.option(
-        "--index-host",
-        metavar="URL",
-        required=True,
-        envvar="UPSERTQ_INDEX_HOST",
-        help="Where the index is, as its console shows it; https:// unless a scheme is given. The key is read from "
-        "PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names.",
-    ),
-    click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
-    click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
-    click.option("--concurrency", default=16, show_default=True, help="Requests in flight at most."),
-    click.option("--batch-size", default=100, show_default=True, help="Records in a request at most (up to 1,000)."),
-    click.option("--batch-bytes", default=2_000_000, show_default=True, help="Bytes of JSON in a request at most."),
-    click.option("--linger", default=0.2, show_default=True, metavar="S", help="Wait so long for a full batch."),
-    click.option("--timeout", default=30.0, show_default=True, metavar="S", help="Give a request up after so long."),
-    click.option(
-        "--grace", default=30.0, show_default=True, metavar="S", help="After SIGTERM, let requests finish so long."
-    ),
-    click.option("--lease", default=10.0, show_default=True, metavar="S", help="When a dead worker's shards are free."),
-    click.option(
-        "--quarantine",
-        default=5.0,
-        show_default=True,
-        metavar="S",
-        help="Hold newer versions of an id back for so long after an answer about it was lost.",
-    ),
-    click.option(
-        "--read-ahead", default=96_000_000, show_default=True, metavar="BYTES", help="Memory for records read ahead."
-    ),
-)
-
-
-def index_options(function: F) -> F:
-    """The options that say where the index is and how to post to it."""
-    for option in reversed(_INDEX_OPTIONS):
-        function = option(function)
-    return function
-
-
-def api_key() -> str:
-    """The key from PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names; empty when there is none."""
-    name = os.environ.get("PINECONE_API_KEY_FILE")
-    if not name:
-        return os.environ.get("PINECONE_API_KEY", "").strip()
-    try:
-        return Path(name).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise UsageError(f"cannot read the API key from {name} (PINECONE_API_KEY_FILE): {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no text file: it must hold the key alone") from None
-
 
 @click.command()
-@index_options
+@index_options("--timeout")
 @click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
 @options.common
-def work(*, redis_url: str | None, queue_name: str, as_json: bool, timeout: float, **given: Any) -> int:
+def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any) -> int:
     """Drain the queue into an index.
 
     Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say. A second
@@ -90,16 +34,20 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, timeout: floa
 
     Exit codes: 0 stopped or empty; 1 failed; 3 empty, but records are dead; 5 the service refuses.
     """
-    config = WorkConfig(api_key=api_key(), timeout=timeout, **given)
+    config = WorkConfig(api_key=api_key(), **given)
     address, settings = config.checked()
     log_to_stderr()
     with options.server_url(redis_url) as url:
         try:
-            tally, books = run_loop(
-                work_until_stopped(
-                    url, queue_name, address, settings, timeout=timeout, watch=None if as_json else _watch()
-                )
+            done = work_until_stopped(
+                url,
+                queue_name,
+                address,
+                settings,
+                timeout=config.request_timeout,
+                watch=None if as_json else _watch(),
             )
+            tally, books = run_loop(done)
         except Refused as error:
             click.echo(f"upsertq: {error}", err=True)
             return ExitCode.PAUSED if error.lane else ExitCode.FAILED

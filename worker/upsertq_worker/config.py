@@ -27,7 +27,7 @@ class WorkConfig:
     batch_bytes: int = 2_000_000
     linger: float = 0.2
     concurrency: int = 16
-    timeout: float = 30.0
+    request_timeout: float = 30.0
     grace: float = 30.0
     lease: float = 10.0
     quarantine: float = 5.0
@@ -63,7 +63,7 @@ class WorkConfig:
             (self.batch_bytes >= 1, f"--batch-bytes is {self.batch_bytes}: choose at least 1"),
             (self.linger >= 0, f"--linger is {self.linger:g}: choose 0 or more seconds"),
             (self.concurrency >= 1, f"--concurrency is {self.concurrency}: choose at least 1"),
-            (self.timeout > 0, f"--timeout is {self.timeout:g}: choose more than 0 seconds"),
+            (self.request_timeout > 0, f"--timeout is {self.request_timeout:g}: choose more than 0 seconds"),
             (self.grace >= 0, f"--grace is {self.grace:g}: choose 0 or more seconds"),
             (self.lease >= 1, f"--lease is {self.lease:g}: choose at least 1 second"),
             (

@@ -110,6 +110,8 @@ class Chain:
     """The newest entry in which the key occurs."""
     entries: int = 0
     """Versions in entries that are not yet given out."""
+    acked: Order | None = None
+    """The newest version acknowledged: an older one that is read later (a replay) is superseded by it."""
     quarantined_until: float = 0.0
     suspect: Version | None = None
     """The one version that may be sent during the quarantine, for only it can still be travelling."""
@@ -195,12 +197,10 @@ class Hold:
             version = Version(held, row, (*place, row), chain)
             held.versions.append(version)
             self._link(chain, held)
-            if not chain.waiting:
-                chain.since = now
-            chain.waiting.append(version)
             if recovered:
                 self._suspect(chain, version, now)
-            self._offer(chain, now)
+        for version in held.versions:
+            self._enter(version, now)
 
     def take(self, lane: Lane, now: float) -> Version | None:
         """Take the next version to send in this lane: the newest of the key that waits longest; it flies from here."""
@@ -234,9 +234,11 @@ class Hold:
         chain = version.chain
         chain.flying = None
         self._end(version, fate)
-        if fate is Fate.ACKED and chain.waiting:
-            stale = [other for other in chain.waiting if other.order < version.order]
-            chain.waiting = [other for other in chain.waiting if other.order > version.order]
+        if fate is Fate.ACKED:
+            chain.acked = version.order
+            stale = [other for other in chain.waiting if other.order <= version.order]
+            if stale:
+                chain.waiting = [other for other in chain.waiting if other.order > version.order]
             for other in stale:
                 self._end(other, Fate.SUPERSEDED)
         self._offer(chain, now)
@@ -275,6 +277,17 @@ class Hold:
                 before.newer.append(held)
                 held.older += 1
             chain.last = held
+
+    def _enter(self, version: Version, now: float) -> None:
+        """Let a version wait, unless a newer one was acknowledged already."""
+        chain = version.chain
+        if chain.acked is not None and version.order <= chain.acked:
+            self._end(version, Fate.SUPERSEDED)
+            return
+        if not chain.waiting:
+            chain.since = now
+        chain.waiting.append(version)
+        self._offer(chain, now)
 
     def _suspect(self, chain: Chain, version: Version, now: float) -> None:
         still = now < chain.quarantined_until

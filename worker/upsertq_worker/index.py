@@ -115,5 +115,7 @@ def _kind(error: Exception) -> TransportKind:
 
 
 def _shown(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
     text = " ".join(str(error).split())
     return text or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)

@@ -22,6 +22,8 @@ from upsertq_worker.drain import Drain
 from upsertq_worker.index import HttpIndex, IndexAddress
 from upsertq_worker.stream import RedisQueue
 
+log = logging.getLogger("upsertq.worker")
+
 T = TypeVar("T")
 OPEN_SECONDS = 10.0
 """How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
@@ -42,8 +44,9 @@ def worker_name() -> str:
 
 
 def log_to_stderr() -> None:
-    """Send the worker's log to stderr, one line an event."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
+    level = logging.getLevelNamesMapping().get(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO").upper(), logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
 
 
 async def work(
@@ -70,6 +73,7 @@ async def work(
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
             drain = Drain(seam.name, shape.shards, seam, index, settings)
             _heed_signals(drain)
+            log.info("worker %s drains queue %s into %s", seam.name, queue, address.url)
             watching = asyncio.create_task(watch(drain)) if watch else None
             try:
                 tally = await drain.run()
@@ -83,7 +87,6 @@ async def work(
 
 def _heed_signals(drain: Drain) -> None:
     """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
-    log = logging.getLogger("upsertq.worker")
     loop = asyncio.get_running_loop()
 
     def heed() -> None:

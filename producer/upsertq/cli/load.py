@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 
 import click
 
@@ -51,18 +52,26 @@ def load(
     with options.server_url(redis_url) as url:
         server = Server.at(url)
         try:
-            return _load(plan, server, wait_timeout if wait_too else 0.0, wait_too=wait_too, as_json=as_json)
+            return load_and_report(plan, server, wait_timeout, wait_too=wait_too, as_json=as_json)
         finally:
             server.close()
 
 
-def _load(plan: Plan, server: Server, timeout: float | None, *, wait_too: bool, as_json: bool) -> int:
-    """Load and wait; a signal ends either."""
-    with watching() as watch:
+def load_and_report(
+    plan: Plan,
+    server: Server,
+    timeout: float | None,
+    *,
+    wait_too: bool,
+    as_json: bool,
+    guard: Callable[[], None] = lambda: None,
+) -> int:
+    """Load, wait where asked (for `timeout` seconds at most), report; a signal or `guard` ends either."""
+    with watching(guard) as watch:
         try:
             loaded = load_plan(plan, server, watch)
         except Interrupted as interrupted:
-            click.echo(f"upsertq: {interrupted or 'interrupted; nothing was enqueued'}", err=True)
+            click.echo(f"upsertq: {str(interrupted) or 'interrupted; nothing was enqueued'}", err=True)
             return SIGNALLED + watch.signal
         try:
             found = _settled(plan, server, loaded, timeout, watch) if wait_too else _books(plan, server, loaded)
@@ -113,10 +122,8 @@ def summary(plan: Plan, loaded: Loaded, found: Books, *, waited: bool) -> str:
         parts = [f"run '{loaded.run}' has loaded these files already: nothing was left to resume"]
     else:
         rate = loaded.loaded / max(0.001, loaded.seconds)
-        parts = [
-            f"loaded {loaded.loaded:,} records into queue '{plan.queue}' as run '{loaded.run}' "
-            f"in {loaded.seconds:.1f} s ({rate:,.0f} rec/s)"
-        ]
+        took = f"in {loaded.seconds:.1f} s ({rate:,.0f} rec/s)"
+        parts = [f"loaded {loaded.loaded:,} records into queue '{plan.queue}' as run '{loaded.run}' {took}"]
     if plan.resume and not loaded.resumed:
         parts.append("there was nothing to resume, so it began at the start")
     if loaded.skipped:

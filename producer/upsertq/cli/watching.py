@@ -19,8 +19,9 @@ Show = Callable[[str, int, int | None, str], None]
 class Shown(Watch):
     """A watch that draws with `show`, and ends the load in good order after the first signal."""
 
-    def __init__(self, show: Show) -> None:
+    def __init__(self, show: Show, guard: Callable[[], None] = lambda: None) -> None:
         self.signal = 0
+        self._guard = guard
         self._show = show
         self._stopped = threading.Event()
         self._reading = False
@@ -75,6 +76,7 @@ class Shown(Watch):
         self._check()
 
     def _check(self) -> None:
+        self._guard()
         if self._stopped.is_set():
             raise Interrupted
 
@@ -84,13 +86,15 @@ class Shown(Watch):
 
 
 @contextmanager
-def watching() -> Iterator[Shown]:
+def watching(guard: Callable[[], None] = lambda: None) -> Iterator[Shown]:
     """Yield the watch of a command: it draws where stderr is a terminal, and takes SIGINT and SIGTERM meanwhile.
+
+    `guard` is called at every step, and may raise to end the command.
 
     A second signal acts as if nobody took it.
     """
     with _shown() as show:
-        watch = Shown(show)
+        watch = Shown(show, guard)
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def take(number: int, _: FrameType | None) -> None:

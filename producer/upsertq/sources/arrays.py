@@ -58,7 +58,7 @@ def _values(
     if not arrays:
         return None
     if layout.spread:
-        return _spread(pa, arrays, layout.values)
+        return _spread(pa, arrays)
     (array,) = arrays
     kind = array.type
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -68,7 +68,7 @@ def _values(
     return _each(array.to_pylist(), as_values, faults)
 
 
-def _spread(pa: Any, arrays: Sequence[Any], names: Sequence[str]) -> npt.NDArray[Any] | list[Any]:
+def _spread(pa: Any, arrays: Sequence[Any]) -> npt.NDArray[Any] | list[Any]:
     if all(_is_number(pa, array.type) for array in arrays):
         return np.column_stack([array.to_numpy(zero_copy_only=False) for array in arrays])
     return [list(row) for row in zip(*(array.to_pylist() for array in arrays), strict=True)]
@@ -92,9 +92,10 @@ def _of_lists(pa: Any, array: Any) -> npt.NDArray[Any] | list[Any] | None:
         lengths = np.diff(present.offsets.to_numpy())
     rows: Sequence[Any]
     if len(lengths) and (lengths == lengths[0]).all():
-        rows = matrix = flat.reshape(len(present), int(lengths[0]))
+        matrix: npt.NDArray[Any] = flat.reshape(len(present), int(lengths[0]))
         if not array.null_count:
             return matrix
+        rows = list(matrix)
     else:
         rows = np.split(flat, np.cumsum(lengths)[:-1])
     return _scattered(rows, array)

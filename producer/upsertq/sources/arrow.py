@@ -20,7 +20,7 @@ _FILE_MAGIC, _OLD_MAGIC = b"ARROW1", b"FEA1"
 
 def check_parquet(path: str, shown_name: str, columns: Columns) -> int:
     """The number of rows; `SourceError` unless the footer is whole and has the columns."""
-    with _reading(path, shown_name) as pa, pa.parquet.ParquetFile(path) as file:
+    with _reading(shown_name) as pa, pa.parquet.ParquetFile(path) as file:
         resolve(columns, file.schema_arrow.names, shown_name)
         return int(file.metadata.num_rows)
 
@@ -28,7 +28,7 @@ def check_parquet(path: str, shown_name: str, columns: Columns) -> int:
 def parquet_chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
     """The rows of a Parquet file, in order."""
     with (
-        _reading(path, shown_name) as pa,
+        _reading(shown_name) as pa,
         pa.parquet.ParquetFile(path, pre_buffer=False, buffer_size=PAGE_BUFFER) as file,
     ):
         layout = resolve(columns, file.schema_arrow.names, shown_name)
@@ -44,14 +44,14 @@ def parquet_chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chu
 
 def check_arrow(path: str, shown_name: str, columns: Columns) -> None:
     """Raise `SourceError` unless the file begins as Arrow's file or stream format and has the columns."""
-    with _reading(path, shown_name) as pa:
+    with _reading(shown_name) as pa:
         names, _ = _batches(pa, _mapped(path, shown_name), shown_name)
         resolve(columns, names, shown_name)
 
 
 def arrow_chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
     """The rows of an Arrow (Feather) file or stream, in order; a compressed batch is held whole while it is read."""
-    with _reading(path, shown_name) as pa:
+    with _reading(shown_name) as pa:
         mapped = _mapped(path, shown_name)
         names, batches = _batches(pa, mapped, shown_name)
         layout = resolve(columns, names, shown_name)
@@ -94,7 +94,7 @@ def _batches(pa: Any, mapped: mmap.mmap, shown_name: str) -> tuple[list[str], It
 
 
 @contextmanager
-def _reading(path: str, shown_name: str) -> Iterator[Any]:
+def _reading(shown_name: str) -> Iterator[Any]:
     """The library; whatever it finds wrong with the file becomes a `SourceError`."""
     try:
         import pyarrow as pa  # noqa: PLC0415 - an optional library

@@ -1,4 +1,4 @@
-"""Owns which column of a file means what: the caller's options, the defaults, and what a file's header makes of both."""
+"""Owns which column of a file means what: the caller's options, the defaults, and what a header makes of both."""
 
 import re
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ def chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
     reader = RowReader(columns)
     rows: list[Mapping[str, Any] | Fault] = []
     positions: list[int] = []
-    size = 0
+    size, booleans = 0, False
     with opened(path, shown_name) as content:
         for number, line in enumerate(content.lines(), start=1):
             row = _row(line, first=number == 1)
@@ -31,11 +31,12 @@ def chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
             rows.append(row)
             positions.append(number)
             size += MAX_LINE if line is None else len(line)
+            booleans = booleans or (line is not None and (b"true" in line or b"false" in line))
             if len(rows) >= CHUNK_ROWS or size >= CHUNK_BYTES:
-                yield reader.chunk(rows, positions, content.consumed)
-                rows, positions, size = [], [], 0
+                yield reader.chunk(rows, positions, content.consumed, booleans=booleans)
+                rows, positions, size, booleans = [], [], 0, False
         if rows:
-            yield reader.chunk(rows, positions, content.consumed)
+            yield reader.chunk(rows, positions, content.consumed, booleans=booleans)
 
 
 def _row(line: bytes | None, *, first: bool) -> Mapping[str, Any] | Fault | None:

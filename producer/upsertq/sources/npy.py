@@ -35,10 +35,7 @@ def ids_beside(path: str) -> str | None:
 def check(path: str, shown_name: str, ids: str) -> int:
     """The number of vectors; `SourceError` unless the file is a matrix of numbers with as many ids."""
     header = _matrix_header(path, shown_name)
-    if ids.endswith(_SUFFIX):
-        found = _ids_header(ids).shape[0]
-    else:
-        found = counted_lines(ids, ids)
+    found = _ids_header(ids).shape[0] if ids.endswith(_SUFFIX) else counted_lines(ids, ids)
     if found != header.shape[0]:
         raise SourceError(f"{shown_name} holds {header.shape[0]:,} vectors, but {ids} holds {found:,} ids")
     return header.shape[0]

@@ -58,8 +58,8 @@ def open_sources(
     paths: Sequence[str],
     columns: Columns,
     *,
-    format: Format | None = None,
-    ids: Sequence[str] = (),  # noqa: A002
+    format: Format | None = None,  # noqa: A002
+    ids: Sequence[str] = (),
 ) -> list[Source]:
     """Every source, in order, each found readable and with the columns it needs.
 

@@ -1,4 +1,4 @@
-"""Owns reading text files and streams, plain or compressed, in bounded lines: no file can make it hold more than a line.
+"""Owns reading text files and streams, plain or compressed, in bounded lines: no file makes it hold more than one.
 
 Compression is told by the first bytes, not by the name.
 """
@@ -7,7 +7,7 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
@@ -125,6 +125,3 @@ def counted_lines(path: str, shown_name: str) -> int:
     """The number of lines that are not blank."""
     with opened(path, shown_name) as content:
         return sum(1 for line in content.lines() if line is None or line.strip())
-
-
-LineReader = Callable[[], Iterator[bytes | None]]

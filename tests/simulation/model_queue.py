@@ -1,0 +1,336 @@
+"""Owns the queue's server as a model: streams, pending lists, leases and books with the semantics of the worker's
+scripts (`upsertq_worker/scripts`), in memory and in virtual time. It never decides what a worker does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from upsertq import wire
+from upsertq.books import COUNTERS, Books, total
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.seams import NEW, Delivery, Grant
+from weather import Mishap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from checker import Checker, Key
+    from upsertq.wire import Entry
+    from upsertq_worker.hold import Settlement
+    from virtual_time import Process, VirtualLoop
+    from weather import Weather
+
+T = TypeVar("T")
+Place = tuple[int, int]
+
+
+def place_of(stream_id: str) -> Place:
+    """Return the stream id as a pair that sorts."""
+    milliseconds, _, number = stream_id.partition("-")
+    return int(milliseconds), int(number)
+
+
+@dataclass(slots=True)
+class Shard:
+    """What the server keeps of one shard."""
+
+    stream: dict[str, tuple[dict[bytes, bytes], Entry]] = field(default_factory=dict)
+    """Entries by stream id, oldest first."""
+    pending: dict[str, int] = field(default_factory=dict)
+    """Deliveries of the entries read and not yet acknowledged, oldest first."""
+    delivered: Place = (0, 0)
+    """The last entry that was read as new."""
+    added: Place = (0, 0)
+    holder: str = ""
+    epoch: int = 0
+    """Of the lease as it stands."""
+    expires_at: float = 0.0
+    last_epoch: int = 0
+    books: Counter[str] = field(default_factory=Counter)
+    runs: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+class ModelQueue:
+    """The server's side: every method is one script or command, carried out at once and whole."""
+
+    def __init__(self, loop: VirtualLoop, shards: int, lease: float, checker: Checker) -> None:
+        self.shards = [Shard() for _ in range(shards)]
+        self.checker = checker
+        self._loop = loop
+        self._lease = lease
+        self._blocked: list[Callable[[], bool]] = []
+
+    # what the scripts do
+
+    def enqueue(self, shard: int, entry: Entry) -> str:
+        """`enqueue.lua`, for one entry."""
+        model = self.shards[shard]
+        milliseconds = int(self._loop.now * 1000) + 1
+        model.added = max((milliseconds, 0), (model.added[0], model.added[1] + 1))
+        stream_id = f"{model.added[0]}-{model.added[1]}"
+        flat = [_bytes(item) for item in wire.encode(entry)]
+        model.stream[stream_id] = (dict(zip(flat[::2], flat[1::2], strict=True)), entry)
+        for books in self._books_of(model, entry.run):
+            books.update(enqueued=len(entry.ids), pending=len(entry.ids), bytes=entry.size)
+        return stream_id
+
+    def stir(self) -> None:
+        """Let the reads that wait for new entries look again."""
+        self._blocked = [look for look in self._blocked if not look()]
+
+    def lease(self, shard: int, epoch: int, name: str, *, take: bool) -> Grant:
+        """`lease.lua`."""
+        model = self.shards[shard]
+        holder = self.holder(shard)
+        if holder and (model.epoch, holder) == (epoch, name):
+            model.expires_at = self._loop.now + self._lease
+            return Grant(shard, epoch, name)
+        if holder:
+            return Grant(shard, 0, holder)
+        if not take:
+            return Grant(shard, 0, "")
+        if epoch == 0 or model.last_epoch != epoch:
+            model.last_epoch += 1
+        model.holder, model.epoch = name, model.last_epoch
+        model.expires_at = self._loop.now + self._lease
+        self.checker.note("lease", f"shard {shard} goes to {name}, epoch {model.epoch}")
+        return Grant(shard, model.epoch, name)
+
+    def release(self, shard: int, epoch: int, name: str, keep: float) -> None:
+        """`release.lua`."""
+        model = self.shards[shard]
+        if not self.owns(shard, epoch, name):
+            return
+        self.checker.note("release", f"shard {shard} by {name}, kept for {keep:.3f} s")
+        if int(keep * 1000) > 0:
+            model.expires_at = self._loop.now + int(keep * 1000) / 1000
+        else:
+            model.holder = ""
+
+    def read(self, cursors: Mapping[int, str], count: int) -> list[Delivery]:
+        """XREADGROUP without waiting: what was read before behind a cursor, or new entries."""
+        found: list[Delivery] = []
+        for shard, cursor in cursors.items():
+            model = self.shards[shard]
+            if cursor == NEW:
+                ids = [stream_id for stream_id in model.stream if place_of(stream_id) > model.delivered][:count]
+                if ids:
+                    model.delivered = place_of(ids[-1])
+            else:
+                after = place_of(cursor)
+                ids = [stream_id for stream_id in model.pending if place_of(stream_id) > after][:count]
+            for stream_id in ids:
+                model.pending[stream_id] = model.pending.get(stream_id, 0) + 1
+                found.append(Delivery(shard, stream_id, model.stream[stream_id][0]))
+        return found
+
+    def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Settlement]) -> bool:
+        """`settle.lua`; returns whether the lease was the caller's."""
+        model = self.shards[shard]
+        if not self.owns(shard, epoch, name):
+            return False
+        for one in settlements:
+            if not self.acknowledge(model, one):
+                continue
+            model.stream.pop(one.stream_id, None)
+            for books in self._books_of(model, one.run):
+                books.update(
+                    pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=one.dead
+                )
+            self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
+        self.check_books(shard)
+        return True
+
+    def acknowledge(self, model: Shard, settlement: Settlement) -> bool:
+        """XACK; returns whether the entry was pending."""
+        return model.pending.pop(settlement.stream_id, None) is not None
+
+    def owns(self, shard: int, epoch: int, name: str) -> bool:
+        """Whether the shard's lease is held by `name` under `epoch`."""
+        return self.holder(shard) == name and self.shards[shard].epoch == epoch
+
+    def holder(self, shard: int) -> str:
+        """Whose the shard's lease is now, `""` when it is free."""
+        model = self.shards[shard]
+        return model.holder if self._loop.now < model.expires_at else ""
+
+    def backlog(self, shard: int) -> int:
+        """XLEN."""
+        return len(self.shards[shard].stream)
+
+    def books(self) -> Books:
+        """Return the books of the queue."""
+        return total(_books(model.books) for model in self.shards)
+
+    # what the simulation needs besides
+
+    def add(self, shard: int, entry: Entry, keys: Sequence[tuple[Key, int]]) -> None:
+        """Enqueue an entry whose records are these versions of these keys, and tell the checker."""
+        from checker import Filed  # noqa: PLC0415 - avoids importing it where only types are needed
+
+        stream_id = self.enqueue(shard, entry)
+        self.checker.enqueued(shard, stream_id, Filed(entry.run, entry.size, tuple(keys)))
+        self.check_books(shard)
+        self.stir()
+
+    def block(self, look: Callable[[], bool]) -> None:
+        """Call `look` whenever there are new entries, until it returns true."""
+        self._blocked.append(look)
+
+    def check_books(self, shard: int) -> None:
+        """Have the books of a shard and of its runs compared with a recount."""
+        model = self.shards[shard]
+        entries = [entry for _, entry in model.stream.values()]
+        for name, books in [("", model.books), *model.runs.items()]:
+            counted = [entry for entry in entries if not name or entry.run == name]
+            self.checker.booked(
+                f"shard {shard} {name}".strip(),
+                _books(books),
+                sum(len(entry.ids) for entry in counted),
+                sum(entry.size for entry in counted),
+            )
+
+    def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:
+        return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]
+
+
+class QueueLink:
+    """One worker's way to the queue (a `QueueSeam`): every call takes time, and may go wrong in every way."""
+
+    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, process: Process) -> None:
+        self._loop = loop
+        self._queue = queue
+        self._weather = weather
+        self._process = process
+
+    @property
+    def _name(self) -> str:
+        return self._process.name
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """As `QueueSeam.lease`."""
+        queue, name = self._queue, self._name
+        return await self._call(
+            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
+        )
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """As `QueueSeam.release`."""
+        queue, name = self._queue, self._name
+        await self._call(
+            "release", [_bind(queue.release, shard, epoch, name, keep.get(shard, 0.0)) for shard, epoch in held.items()]
+        )
+
+    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
+        """As `QueueSeam.read`."""
+        cursors = dict(cursors)
+        arrived: asyncio.Future[list[Delivery]] = self._loop.create_future()
+        blocks = all(cursor == NEW for cursor in cursors.values())
+
+        def look() -> bool:
+            if self._process.dead and self._weather.rng.random() < 0.5:
+                return True
+            if not arrived.done() and (found := self._queue.read(cursors, count)):
+                arrived.set_result(found)
+            return arrived.done()
+
+        def arrive() -> asyncio.Future[list[Delivery]]:
+            if not look():
+                if blocks and wait > 0:
+                    self._queue.block(look)
+                    self._loop.later(wait, lambda: arrived.done() or arrived.set_result([]))
+                else:
+                    arrived.set_result([])
+            return arrived
+
+        ((found),) = await self._call("read", [arrive])
+        deliveries = await found
+        await self._pass(self._weather.delay())
+        return deliveries
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+        """As `QueueSeam.settle`."""
+        queue, name = self._queue, self._name
+        by_shard: dict[int, list[Settlement]] = {}
+        for one in settlements:
+            by_shard.setdefault(one.shard, []).append(one)
+        replies = await self._call(
+            "settle", [_bind(queue.settle, shard, held[shard], name, ones) for shard, ones in by_shard.items()]
+        )
+        return frozenset(shard for shard, ours in zip(by_shard, replies, strict=True) if not ours)
+
+    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
+        """As `QueueSeam.backlog`."""
+        replies = await self._call("backlog", [_bind(self._queue.backlog, shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
+
+    async def books(self) -> Books:
+        """As `QueueSeam.books`."""
+        return (await self._call("books", [self._queue.books]))[0]
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """As `QueueSeam.beat`."""
+        await self._call("beat", [lambda: None])
+
+    async def leave(self) -> None:
+        """As `QueueSeam.leave`."""
+        await self._call("leave", [lambda: None])
+
+    async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
+        """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""
+        if self._process.buried:
+            raise asyncio.CancelledError
+        weather, loop = self._weather, self._loop
+        answer: asyncio.Future[list[T]] = loop.create_future()
+        replies: list[T] = []
+        way = weather.delay()
+        mishap = weather.mishap(self._name)
+
+        def arrive(steps: Sequence[Callable[[], T]]) -> None:
+            replies.extend(step() for step in steps)
+
+        def succeed() -> None:
+            arrive(steps)
+            loop.later(weather.delay(), lambda: answer.done() or answer.set_result(replies))
+
+        def fail() -> None:
+            if not answer.done():
+                answer.set_exception(ServerUnavailable(f"cannot {what}: simulated ({mishap})"))
+
+        match mishap:
+            case None:
+                loop.later(way, succeed)
+            case Mishap.UNSENT:
+                loop.later(way, fail)
+            case Mishap.LOST | Mishap.PARTLY:
+                whole = mishap is Mishap.LOST
+                loop.later(way, arrive, steps if whole else steps[: weather.rng.randrange(len(steps) + 1)])
+                loop.later(way + weather.delay(), fail)
+            case Mishap.LATE:
+                loop.later(way, fail)
+                loop.later(way + weather.rng.random() * 2 * weather.lease, arrive, steps)
+        if mishap is not None:
+            self._queue.checker.note("mishap", f"{self._name}: {what} {mishap.value}")
+        return await answer
+
+    async def _pass(self, seconds: float) -> None:
+        """Let the reply travel: the world's time, not the worker's."""
+        passed: asyncio.Future[None] = self._loop.create_future()
+        self._loop.later(seconds, lambda: passed.done() or passed.set_result(None))
+        await passed
+
+
+def _bind(call: Callable[..., T], *arguments: Any, **named: Any) -> Callable[[], T]:
+    return lambda: call(*arguments, **named)
+
+
+def _books(counter: Counter[str]) -> Books:
+    return Books(*(counter[name] for name in COUNTERS))
+
+
+def _bytes(item: str | bytes | int) -> bytes:
+    return item if isinstance(item, bytes) else str(item).encode()

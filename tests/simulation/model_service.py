@@ -1,0 +1,199 @@
+"""Owns the service as a model: it applies upserts in the order in which they arrive, loses answers and is late, but
+never later than the bound that the contract names (design §1, promise 7). It never looks into a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from upsertq.keys import shard_of
+from upsertq_worker.answer import Answer, TransportFailure, TransportKind
+from weather import Trouble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from checker import Checker, Key
+    from model_queue import ModelQueue
+    from virtual_time import Process, VirtualLoop
+    from weather import Weather
+
+Reply = Answer | TransportFailure
+_GATEWAY: Final = (500, 502, 503, 504)
+_DONE: Final = TransportFailure(TransportKind.RESET, "given up")
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One upsert on its way."""
+
+    worker: str
+    records: tuple[tuple[Key, int], ...]
+    answer: asyncio.Future[Reply]
+    travelling: list[tuple[asyncio.TimerHandle, tuple[tuple[Key, int], ...]]] = field(default_factory=list)
+    """What is still to be applied, and the timer that will do so."""
+    over: bool = False
+    """The worker has its answer, or gave up."""
+
+
+class ModelService:
+    """The index and all requests on their way to it."""
+
+    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, checker: Checker) -> None:
+        self._loop = loop
+        self._queue = queue
+        self._weather = weather
+        self._checker = checker
+        self._open: dict[Request, None] = {}
+
+    def receive(self, worker: str, body: bytes, timeout: float) -> Request:
+        """Take a request as it leaves the worker, and decide what will become of it."""
+        records = records_of(body)
+        shards = sorted({shard_of(*key, len(self._queue.shards)) for key, _ in records})
+        strangers = [shard for shard in shards if self._queue.holder(shard) != worker]
+        self._checker.posted(worker, records, strangers)
+        request = Request(worker, records, self._loop.create_future())
+        self._open[request] = None
+        self._loop.later(timeout, self._reply, request, TransportFailure(TransportKind.TIMEOUT, "timed out"))
+        trouble = self._weather.trouble(worker)
+        if trouble is None:
+            self._succeed(request)
+        else:
+            self._checker.note("trouble", f"{worker}: {trouble.value}")
+            self._go_wrong(request, trouble)
+        return request
+
+    def give_up(self, request: Request) -> None:
+        """The worker waits no more: what travels arrives within the quarantine, or never."""
+        if not request.over:
+            request.over = True
+            del self._open[request]
+            self._checker.answered(request.worker, request.records, "given up", lost=True)
+            self._hurry(request)
+
+    def cut(self, worker: str, *, dead: bool) -> None:
+        """The worker was killed, or stopped for a while: its requests arrive within the quarantine, or never."""
+        for request in [request for request in self._open if request.worker == worker]:
+            if dead:
+                self.give_up(request)
+            else:
+                self._hurry(request)
+
+    def _succeed(self, request: Request) -> None:
+        weather = self._weather
+        way = weather.delay() + weather.delay()
+        self._arrive(request, request.records, way)
+        if weather.rng.random() < 0.05:  # a proxy sends it twice
+            self._arrive(request, request.records, way * weather.rng.random())
+        self._loop.later(way + weather.delay(), self._reply, request, _accepted(len(request.records)))
+
+    def _go_wrong(self, request: Request, trouble: Trouble) -> None:
+        weather = self._weather
+        rng, way = weather.rng, weather.delay() + weather.delay()
+        reply: Reply
+        match trouble:
+            case Trouble.UNSENT:
+                reply = TransportFailure(TransportKind.CONNECT, "connection refused")
+            case Trouble.RATE:
+                reply = _error(429, "Rate limit exceeded", rng.choice(("", "", "1", "4")))
+            case Trouble.REQUEST_TIMEOUT:
+                reply = _error(408, "Request timeout", "")
+            case Trouble.SHORT:
+                kept = request.records[: rng.randrange(len(request.records))]
+                self._arrive(request, kept, way * rng.random())
+                reply = _accepted(len(kept))
+            case Trouble.SLOW:
+                self._arrive(request, request.records, rng.random() * 4 * weather.lease)
+                self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.records)))
+                return
+            case Trouble.LOST | Trouble.GARBLED | Trouble.GATEWAY:
+                self._apply_perhaps(request, way)
+                reply = {
+                    Trouble.LOST: TransportFailure(TransportKind.RESET, "connection reset"),
+                    Trouble.GARBLED: TransportFailure(TransportKind.PROTOCOL, "not HTTP"),
+                    Trouble.GATEWAY: _error(rng.choice(_GATEWAY), "Service unavailable", ""),
+                }[trouble]
+        self._loop.later(way, self._reply, request, reply)
+
+    def _apply_perhaps(self, request: Request, way: float) -> None:
+        """The answer is lost after `way` seconds: the records are applied before, later, in part, twice or never."""
+        rng = self._weather.rng
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            kept = request.records if rng.random() < 0.7 else request.records[: rng.randrange(len(request.records))]
+            late = way + self._weather.straggle() if rng.random() < 0.6 else way * rng.random()
+            self._arrive(request, kept, late)
+
+    def _arrive(self, request: Request, records: tuple[tuple[Key, int], ...], delay: float) -> None:
+        if not records:
+            return
+
+        def apply() -> None:
+            request.travelling.remove(item)
+            for key, version in records:
+                self._checker.applied(request.worker, key, version)
+
+        item = (self._loop.later(delay, apply), records)
+        request.travelling.append(item)
+
+    def _reply(self, request: Request, reply: Reply) -> None:
+        if request.over:
+            return
+        request.over = True
+        del self._open[request]
+        lost = isinstance(reply, TransportFailure) and reply.answer_lost
+        lost = lost or (isinstance(reply, Answer) and reply.status in _GATEWAY)
+        what = reply.kind.value if isinstance(reply, TransportFailure) else str(reply.status)
+        self._checker.answered(request.worker, request.records, what, lost=lost)
+        self._hurry(request)
+        if not request.answer.done():
+            request.answer.set_result(reply)
+
+    def _hurry(self, request: Request) -> None:
+        """From now on what travels has the quarantine at most: nothing that would be later is applied any more."""
+        rng, end = self._weather.rng, self._loop.now + self._weather.quarantine * 0.99
+        late = [item for item in request.travelling if item[0].when() > end]
+        for item in late:
+            item[0].cancel()
+            request.travelling.remove(item)
+            if rng.random() < 0.8:
+                self._arrive(request, item[1], self._weather.straggle())
+
+
+class IndexLink:
+    """One worker's way to the index (an `IndexSeam`), with the worker's own timeout in seconds."""
+
+    def __init__(self, service: ModelService, process: Process, timeout: float) -> None:
+        self._service = service
+        self._process = process
+        self._timeout = timeout
+
+    async def upsert(self, body: bytes) -> Reply:
+        """As `IndexSeam.upsert`."""
+        if self._process.buried:
+            raise asyncio.CancelledError
+        request = self._service.receive(self._process.name, body, self._timeout)
+        try:
+            return await request.answer
+        except asyncio.CancelledError:
+            self._service.give_up(request)
+            raise
+
+
+def records_of(body: bytes) -> tuple[tuple[Key, int], ...]:
+    """Return what a request's JSON carries: key and version of each record."""
+    parsed = orjson.loads(body)
+    namespace = parsed.get("namespace", "")
+    return tuple(((namespace, vector["id"]), vector["metadata"]["version"]) for vector in parsed["vectors"])
+
+
+def _accepted(count: int) -> Answer:
+    return Answer(200, {"content-type": "application/json"}, orjson.dumps({"upsertedCount": count}))
+
+
+def _error(status: int, message: str, retry_after: str) -> Answer:
+    headers = {"retry-after": retry_after} if retry_after else {}
+    return Answer(status, headers, orjson.dumps({"code": 8, "message": message, "details": []}))

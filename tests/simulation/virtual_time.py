@@ -1,0 +1,138 @@
+"""Owns time and processes in the simulation: an event loop whose clock jumps to the next timer, and processes that can
+be stopped, continued and lost. It never waits for real and never touches a socket that matters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import selectors
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+T = TypeVar("T")
+_SPINS: Final = 50_000
+"""Rounds of the loop in one instant after which it counts as a busy loop: a healthy shell needs a few dozen."""
+
+
+class TimeStandsStill(RuntimeError):  # noqa: N818 - what happened, in the words of the simulation
+    """No task can ever go on (a deadlock), or some task goes on for ever without letting time pass (a busy loop)."""
+
+
+_PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
+
+
+class Process:
+    """One simulated operating-system process: everything that was started within it stops and continues with it."""
+
+    def __init__(self, loop: VirtualLoop, name: str) -> None:
+        self.name = name
+        self.stopped = False
+        self.dead = False
+        self.buried = False
+        self._loop = loop
+        self._stalled: list[tuple[Callable[..., object], tuple[Any, ...], contextvars.Context]] = []
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` as a part of this process."""
+        context = contextvars.copy_context()
+        context.run(_PROCESS.set, self)
+        return self._loop.create_task(work, name=self.name, context=context)
+
+    def pause(self) -> None:
+        """Do as SIGSTOP does: no line of it runs until `resume`; what becomes due meanwhile waits."""
+        self.stopped = True
+
+    def resume(self) -> None:
+        """Do as SIGCONT does."""
+        if self.dead and not self.buried:
+            return
+        self.stopped = False
+        stalled, self._stalled = self._stalled, []
+        for callback, arguments, context in stalled:
+            self._loop.call_soon(callback, *arguments, context=context)
+
+    def kill(self) -> None:
+        """Do as SIGKILL does: no line of it runs any more, no cleaning up either."""
+        self.stopped = self.dead = True
+
+    def step(self, callback: Callable[..., object], arguments: tuple[Any, ...], context: contextvars.Context) -> None:
+        """Run a callback of this process, or keep it for later."""
+        if self.stopped:
+            self._stalled.append((callback, arguments, context))
+        else:
+            callback(*arguments)
+
+
+class _Jump(selectors.SelectSelector):
+    """Instead of waiting for files it moves the clock to the next timer."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self._spins = 0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Let `timeout` seconds pass at once."""
+        if timeout is None:
+            names = sorted(repr(task) for task in asyncio.all_tasks(self._loop))
+            raise TimeStandsStill(f"a deadlock: nothing is due and nothing will be; tasks: {'; '.join(names)}")
+        if timeout > 0:
+            self._loop.now += timeout
+            self._spins = 0
+        else:
+            self._spins += 1
+            if self._spins > _SPINS:
+                raise TimeStandsStill(f"a busy loop at {self._loop.now:.3f} s: no task lets time pass")
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in virtual time, from 0: it takes no time to wait, and the same program takes the same steps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._world = contextvars.Context()
+        super().__init__(_Jump(self))
+        self.set_debug(enabled=False)
+
+    def time(self) -> float:
+        """Return the virtual time in seconds."""
+        return self.now
+
+    def later(self, delay: float, callback: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+        """Call back after `delay` seconds outside of every process: what the world does goes on when a worker dies."""
+        return super().call_at(self.now + delay, callback, *arguments, context=self._world)
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As the base class, but a callback of a process runs only while the process does."""
+        context = contextvars.copy_context() if context is None else context
+        process = context.get(_PROCESS)
+        if process is None:
+            return super().call_soon(callback, *args, context=context)
+        return super().call_soon(process.step, callback, args, context, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        """As the base class, but a callback of a process runs only while the process does."""
+        context = contextvars.copy_context() if context is None else context
+        process = context.get(_PROCESS)
+        if process is None:
+            return super().call_at(when, callback, *args, context=context)
+        return super().call_at(when, process.step, callback, args, context, context=context)
+
+    def bury(self, processes: list[Process]) -> None:
+        """End every task that is left, the dead processes' included, so that none is destroyed while pending."""
+        self.set_exception_handler(lambda _loop, _context: None)
+        for process in processes:
+            process.buried = True
+            process.resume()
+        while left := asyncio.all_tasks(self):
+            for task in left:
+                task.cancel()
+            self.run_until_complete(asyncio.sleep(0))
