@@ -11,6 +11,7 @@ import pytest
 import redis
 import redis.asyncio
 
+import processes
 import servers
 from servers import RealServer, available_kinds
 
@@ -34,6 +35,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     home = tmp_path_factory.getbasetemp() / f"state-{os.urandom(4).hex()}"
     monkeypatch.setenv("XDG_STATE_HOME", str(home))
     monkeypatch.setenv("UPSERTQ_STATE_DIR", str(home / "upsertq"))
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Kill the commands that a test started and left running, as a failed one does."""
+    yield
+    processes.end_all()
 
 
 class Fleet:
