@@ -76,7 +76,8 @@ def embedded_server(
         socket = _join(home, appendfsync)
         if appendfsync == "always":
             ask(socket, "CONFIG SET appendfsync always")
-            ask(socket, "CONFIG REWRITE")  # so that a restart keeps it
+            settings = home.config.read_text().replace("appendfsync everysec", "appendfsync always")
+            home.config.write_text(settings)  # so that a restart keeps it
         yield f"unix://{quote(str(socket))}"
     finally:
         try:

@@ -264,12 +264,12 @@ class Guardian:
         self._starts = [at for at in self._starts if at > now - RESTART_WINDOW] + [now]
         if len(self._starts) > RESTARTS:
             raise StartError(f"{self._label} ended {RESTARTS} times in {RESTART_WINDOW:g} s; see {self._home.log}")
-        with self._home.log.open("ab") as log:
+        with self._home.log.open("ab") as log, self._home.config.open("rb") as config:
             begin = log.tell()
             try:
                 self._child = subprocess.Popen(  # noqa: S603 - the binary that the user's command chose
-                    [self._binary, str(self._home.config)],
-                    stdin=subprocess.DEVNULL,
+                    [self._binary, "-"],  # Redis 7 takes a path with '?' or '[' for a pattern, and passes over it
+                    stdin=config,
                     stdout=log,
                     stderr=log,
                     pass_fds=(lock,),

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from upsertq import resume
 from upsertq.errors import LoadStopped, SourceError, UpsertqError, UsageError
-from upsertq.exchange import Conversation, Pause
+from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.intake import Circumstances, Intake
 from upsertq.keys import QueueKeys, checked_name
 from upsertq.loading import BadRecord, Loading
 from upsertq.queue import Limits, open_queue
-from upsertq.rejects import Rejects
+from upsertq.rejects import Rejects, check_writable
 from upsertq.resume import NOTHING, Attempt
 from upsertq.server import Server
 from upsertq.sources import Chunk, Source
@@ -121,15 +121,17 @@ class _Session:
     def load(self) -> Loaded:
         plan, world = self.plan, self.world
         begun = world.clock()
+        keys = QueueKeys(checked_name("queue", plan.queue))
+        if plan.rejects is not None:
+            check_writable(plan.rejects)
+        shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
+        attempt, resumed = self.hold(_begin(keys, plan, world))
+        self.watch.begins(attempt.run, resumed=resumed)
+        if attempt.done:
+            return Loaded(attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
+        read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
+        ledger = self.hold(read) if resumed else NOTHING
         with _rejects(plan.rejects) as rejects:
-            keys = QueueKeys(checked_name("queue", plan.queue))
-            shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
-            attempt, resumed = self.hold(_begin(keys, plan, world))
-            self.watch.begins(attempt.run, resumed=resumed)
-            if attempt.done:
-                return Loaded(attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
-            read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
-            ledger = self.hold(read) if resumed else NOTHING
             loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
             self._load_all(loading, attempt)
         if plan.fingerprint is not None:
@@ -181,7 +183,7 @@ class _Session:
             ledger_ms=resume.LEDGER_MS,
         )
 
-    def _patience(self, most: float = float("inf")) -> Any:
+    def _patience(self, most: float = float("inf")) -> Patience:
         return self.world.patience(min(self.plan.timeout, most))
 
 

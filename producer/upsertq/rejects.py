@@ -14,6 +14,14 @@ from upsertq.sources.chunk import Chunk, Fault, Source
 from upsertq.sources.columns import REJECT
 
 
+def check_writable(path: Path) -> None:
+    """Raise `SourceError` when a file of rejects cannot be written there; what it holds stays as it is."""
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise SourceError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
 class Rejects:
     """A file of rejects, written anew; use it in a `with` block. What was written survives this process after `flush`.
 
@@ -22,10 +30,8 @@ class Rejects:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._file = path.open("wb")
-        except OSError as error:
-            raise SourceError(f"{path} cannot be written: {error.strerror or error}") from None
+        check_writable(path)
+        self._file = path.open("wb")
 
     def add(self, source: Source, chunk: Chunk, row: int, fault: Fault) -> None:
         """Write row `row` of `chunk` with its fault."""
@@ -57,9 +63,9 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
         "values": None if chunk.values is None else chunk.values[row],
         "sparse_values": None if chunk.sparse is None else chunk.sparse[row],
         "metadata": None if chunk.metadata is None else chunk.metadata[row],
-        "namespace": chunk.namespaces if isinstance(chunk.namespaces, str) else chunk.namespaces[row],
+        "namespace": (chunk.namespaces if isinstance(chunk.namespaces, str) else chunk.namespaces[row]) or None,
     }
-    record: dict[str, Any] = {name: _sayable(cell) for name, cell in cells.items() if cell is not None and cell != ""}
+    record: dict[str, Any] = {name: _sayable(cell) for name, cell in cells.items() if cell is not None}
     reject = {"source": source.name, source.unit: chunk.positions[row], "field": fault.field, "reason": fault.reason}
     if fault.text is not None:
         reject["text"] = _sayable(fault.text)

@@ -66,10 +66,10 @@ class Server:
     def _ask(self, commands: Sequence[Command]) -> list[Any]:
         try:
             if len(commands) == 1:
-                return [self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+                return [self._client.execute_command(*commands[0], **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
             with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
-                    pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+                    pipeline.execute_command(*command, **_parsing(command))  # type: ignore[no-untyped-call]
                 replies = pipeline.execute(raise_on_error=False)
         except (exceptions.RedisError, OSError) as error:
             return [_failed(error)] * len(commands)
@@ -110,10 +110,10 @@ class AsyncServer:
         """The replies to `commands`, sent in one round trip; errors come back as `Failed`."""
         try:
             if len(commands) == 1:
-                return [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
+                return [await self._client.execute_command(*commands[0], **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
             async with self._client.pipeline(transaction=False) as pipeline:
                 for command in commands:
-                    pipeline.execute_command(*command)
+                    pipeline.execute_command(*command, **_parsing(command))
                 replies = await pipeline.execute(raise_on_error=False)
         except (exceptions.RedisError, OSError) as error:
             return [_failed(error)] * len(commands)
@@ -127,6 +127,11 @@ class AsyncServer:
 def _try_options(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:
     """Raise `TypeError` for a query of the URL that no connection takes, now and not at the first command."""
     pool.connection_class(**pool.connection_kwargs)  # made, not connected
+
+
+def _parsing(command: Command) -> dict[str, Any]:
+    """What redis-py must be told to parse the reply to this command: its own method would tell it so itself."""
+    return {"parse_detail": True} if command[0] == "XPENDING" else {}
 
 
 def _options(url: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ It reads alone, and bears with whatever a worker of another version has written 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -33,7 +33,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing."""
+    """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing.
+
+    `alarms` says what keeps it from working: why the index refuses, or why a shard stands still.
+    """
 
     name: str
     age: float
@@ -46,6 +49,7 @@ class Worker:
     posted: int = 0
     requests: int = 0
     standby: bool = False
+    alarms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,7 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
             posted=int(said.get("posted", 0)),
             requests=int(said.get("requests", 0)),
             standby=bool(said.get("standby", False)),
+            alarms={str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return Worker(name=name, age=0.0, gone=True)

@@ -105,6 +105,7 @@ def test_status_shows_leases_workers_and_lanes(url: str, client: redis.Redis) ->
     now = time.time()
     beat = {"name": "w1", "host": "here", "pid": 7, "started_at": now - 9, "at": now, "shards": [0, 1]}
     beat |= {"in_flight": 3, "posted": 50, "requests": 2, "standby": False, "every": 60}
+    beat["alarms"] = {"index": "401 Unauthorized: check the key"}
     client.hset(KEYS.workers, "w1", json.dumps(beat))
     client.hset(KEYS.workers, "w0", json.dumps({**beat, "name": "w0", "at": now - 200}))
     client.hset(KEYS.workers, "odd", "[]")
@@ -120,6 +121,8 @@ def test_status_shows_leases_workers_and_lanes(url: str, client: redis.Redis) ->
     assert "leases: 1 of 2 held: w1:x (shards 0)" in page
     assert "worker w1 (here, process 7): 3 in flight, 50 records posted in 2 requests" in page
     assert "worker w0 (here, process 7): gone" in page
+    assert page.count("alarm of w1: index: 401 Unauthorized: check the key") == page.count("alarm of") == 1
+    assert document["workers"][0]["alarms"] == beat["alarms"]
     assert "paused: n: 401 Unauthorized" in page
 
 

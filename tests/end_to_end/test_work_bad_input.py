@@ -58,9 +58,8 @@ def url(redis_url: str, tmp_path: Path) -> str:
 
 def drain(url: str, host: str, *options: str, expect: int, **environment: str) -> str:
     """What the worker complains of; nothing of the backlog may be touched."""
-    line = complaint(
-        "work", "--queue", "q", "--index-host", host, "--until-empty", *options, url=url, expect=expect, **environment
-    )
+    command = ("work", "--queue", "q", "--index-host", host, "--until-empty", *options)
+    line = complaint(*command, url=url, expect=expect, timeout=60, **environment)
     assert books(url, "q")["pending"] == COUNT
     return line
 
@@ -107,7 +106,11 @@ def test_an_index_of_another_dimension(url: str) -> None:
 def test_a_refusal_for_a_record_stops_the_worker(url: str) -> None:
     """What the service refuses for a record's sake stays in the queue, and the worker says what was said."""
     with emulated("--faults", "poison=id-0000007") as index:
-        assert "id-0000007" in drain(url, index.url, expect=1)
+        line = complaint("work", "--queue", "q", "--index-host", index.url, "--until-empty", url=url, expect=1)
+        assert "id-0000007" in line
+    found = books(url, "q")
+    assert found["pending"] > 0
+    assert found["acked"] + found["pending"] == COUNT
 
 
 def test_no_key(url: str) -> None:

@@ -251,8 +251,9 @@ def test_a_newcomer_right_after_the_server_was_killed(state: Path, home: Home) -
     """A new command gets a server that answers, even in the moment of its return."""
     with User(state) as user:
         assert count(user.url) == 1
-        os.kill(processes(home)["server"], signal.SIGKILL)
-        wait_until(lambda: not is_running(processes(home)["server"]), TIMEOUT, "the server is dead")
+        killed = processes(home)["server"]
+        os.kill(killed, signal.SIGKILL)
+        wait_until(lambda: not is_running(killed), TIMEOUT, "the server is dead")
         with embedded_server(state) as url:
             assert count(url) == 2
         user.leave()

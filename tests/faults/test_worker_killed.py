@@ -34,6 +34,11 @@ def assert_all_landed(index: Index, data: Dataset, url: str) -> None:
         assert values == {data.ids[row]: data.matrix[row].tobytes() for row in rows}
 
 
+def await_records(index: Index, count: int) -> None:
+    """Wait until the index has taken so many records, repeated ones counted again."""
+    wait_until(lambda: index.counters["records"] >= count, 60, f"{count:,} records in the index")
+
+
 def test_a_worker_killed_twenty_times_loses_nothing(redis_url: str, tmp_path: Path) -> None:
     """SIGKILL in mid-drain, 20 times in a row, each time in the middle of requests; the 21st worker finishes."""
     data = Dataset.make(12_000, 32)
@@ -41,11 +46,11 @@ def test_a_worker_killed_twenty_times_loses_nothing(redis_url: str, tmp_path: Pa
     rng = random.Random(1)
     with emulated("--faults", "seed=1,latency=uniform:0.02:0.2") as index:
         work = ("work", "--queue", "q", "--index-host", index.url, "--batch-size", "20", "--concurrency", "8", *QUICK)
-        for life in range(20):
+        for _ in range(20):
             before = index.counters["records"]
             worker = start(*work, url=redis_url, log=tmp_path / "worker.log")
             some = rng.randrange(40, 400)
-            wait_until(lambda b=before, s=some: index.counters["records"] >= b + s, 30, f"life {life} to work")
+            await_records(index, before + some)
             kill(worker)
         assert books(redis_url, "q")["pending"] > 0, "the kills came too late to mean anything"
         call(*work, "--until-empty", url=redis_url)
@@ -62,7 +67,7 @@ def test_a_killed_server_comes_back_and_all_go_on(make_server: Callable[..., Rea
         worker = start(*work, url=server.url, log=tmp_path / "worker.log")
         load = start("load", source, "--queue", "q", "--run", "r", url=server.url, log=tmp_path / "load.log")
         for share in (2_000, 8_000):
-            wait_until(lambda s=share: index.counters["records"] >= s, 60, f"{share} records in the index")
+            await_records(index, share)
             server.kill()
             server.restart()
         assert load.wait(60) == 0, (tmp_path / "load.log").read_text()

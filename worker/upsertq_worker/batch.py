@@ -78,7 +78,9 @@ class Batcher:
         while self._full:
             lane = self._full.popleft()
             lane.full = False
-            if not admits(lane.namespace):
+            if not self._fills(lane):
+                self._watch(lane)  # its turn came as a lingering lane meanwhile: what is left may wait for company
+            elif not admits(lane.namespace):
                 self._parked[lane.namespace] = lane
             elif batch := self._form(lane, now):
                 return batch
@@ -102,7 +104,7 @@ class Batcher:
         """See to it that a lane with something to send is looked at again when it is due."""
         if not lane.line or lane.full or lane.namespace in self._parked:
             return
-        if len(lane.line) >= self.limits.records or lane.estimate >= self.limits.bytes:
+        if self._fills(lane):
             lane.full = True
             self._full.append(lane)
             return
@@ -111,6 +113,9 @@ class Batcher:
             lane.due = due
             self._ticket += 1
             heapq.heappush(self._lingering, (due, self._ticket, lane))
+
+    def _fills(self, lane: Lane) -> bool:
+        return len(lane.line) >= self.limits.records or lane.estimate >= self.limits.bytes
 
     def _form(self, lane: Lane, now: float) -> Batch | None:
         versions: list[Version] = []

@@ -91,6 +91,8 @@ class Desk:
         """Entries given out for settling whose settling is not confirmed."""
         self.failure: Exception | None = None
         self.stopping = asyncio.Event()
+        self.done = asyncio.Event()
+        """Set when the last settling is over: nothing needs the leases any more."""
         self.sendable = asyncio.Event()
         self.settleable = asyncio.Event()
         self.readable = asyncio.Event()

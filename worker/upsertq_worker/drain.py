@@ -68,7 +68,7 @@ class Drain:
             WorldError: the service or the server refuses. The records stay in the queue.
         """
         desk = self.desk
-        tasks = [
+        keeping, *working = [
             asyncio.create_task(self._guarded(work()))
             for work in (self._keeper.run, self._reader.run, self._sender.run, self._settler.run, self._watch)
         ]
@@ -78,9 +78,11 @@ class Drain:
             desk.stop()
             started = desk.clock()
             finished = await self._sender.finish(desk.settings.grace)
-            await asyncio.gather(*tasks)
+            await asyncio.gather(*working)
             left = max(1.0, desk.settings.grace - (desk.clock() - started))
             await self._settler.flush(left)
+            desk.done.set()
+            await keeping
             await self._keeper.end(finished)
         if desk.failure is not None:
             raise desk.failure

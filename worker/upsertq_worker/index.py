@@ -3,9 +3,13 @@
 The API key is kept in the session's headers alone and appears in no message, log or repr.
 """
 
+import ipaddress
+import os
+import ssl
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -55,7 +59,8 @@ class HttpIndex:
             headers=headers,
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=None, sock_connect=CONNECT_SECONDS),
-            trust_env=True,
+            # the proxies that the environment names, but none between a worker and this machine itself
+            trust_env=not is_loopback(urlsplit(self._address.url).hostname or ""),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
@@ -116,6 +121,22 @@ def _kind(error: Exception) -> TransportKind:
 
 def _shown(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        if isinstance(error.os_error, ssl.SSLError):  # its number is OpenSSL's, not the system's
+            why = getattr(error.os_error, "verify_message", "") or error.os_error.reason or error.os_error
+            return f"cannot connect to {error.host}:{error.port}: TLS: {why}"
+        number = error.os_error.errno or 0
+        # asyncio puts the address where the reason belongs; a failed name look-up has a negative number of its own
+        reason = os.strerror(number) if number > 0 else error.os_error.strerror or error.os_error
+        return f"cannot connect to {error.host}:{error.port}: {reason}"
     text = " ".join(str(error).split())
     return text or ("timed out" if isinstance(error, TimeoutError) else type(error).__name__)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether the host is this machine, by name or address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

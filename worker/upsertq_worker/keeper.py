@@ -31,34 +31,48 @@ class Keeper:
         self._every = desk.settings.lease / ROUNDS
         self._started_at = desk.wall()
         self._standing_by = False
+        self._silent = False
         self._troubles = Troubles("take leases", desk)
 
     async def run(self) -> None:
-        """Keep the leases until the worker stops."""
-        while not self._desk.stopping.is_set():
+        """Keep the leases until the worker is done: what is still in flight when it stops needs them."""
+        while not self._desk.done.is_set():
             if await self._round():
-                await signalled(self._desk.stopping, self._every)
+                await signalled(self._desk.done, self._every)
 
     async def _round(self) -> bool:
-        """Ask once for every shard, and say that we live; returns whether the server answered."""
+        """Ask once for every shard (when stopping, for ours alone), and say that we live; returns whether it worked."""
         desk = self._desk
         asked_at = desk.clock()
         try:
-            grants = await self._queue.lease(desk.leases.wanted(), take=True)
+            grants = await self._queue.lease(desk.leases.wanted(), take=not desk.stopping.is_set())
             change = desk.leases.granted(grants, asked_at)
             for shard in change.lost:
                 log.warning("shard %d: the lease ran out; it starts anew from what is pending", shard)
-                desk.hold.drop(shard)
+            for shard in (*change.lost, *change.gained):
+                desk.alarms.pop(f"shard {shard}", None)
+                desk.hold.drop(shard)  # a read that was under way when the lease was lost may have left something
             self._lost((*change.lost, *change.gained))
             self._say_role()
-            await self._queue.beat(desk.report(self._started_at, self._every))
             self._troubles.over()
         except ServerUnavailable as error:
             await self._troubles.wait(error)
             return False
         desk.readable.set()
         desk.sendable.set()
+        desk.settleable.set()
+        await self._beat()
         return True
+
+    async def _beat(self) -> None:
+        """Say that we live; a server out of memory cannot note it, and is to be drained all the same."""
+        try:
+            await self._queue.beat(self._desk.report(self._started_at, self._every))
+            self._silent = False
+        except ServerUnavailable as error:
+            if not self._silent:
+                log.warning("%s; `upsertq status` may take this worker for gone, it works on", error)
+            self._silent = True
 
     async def end(self, sent_last: bool) -> None:  # noqa: FBT001 - said at one place
         """Give the leases up: at once, or where an answer may still take effect, when its quarantine ends."""

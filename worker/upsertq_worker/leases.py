@@ -25,7 +25,8 @@ class Leases:
     def __init__(self, shards: int, seconds: float) -> None:
         self._shards = shards
         self._seconds = seconds
-        self._valid_until = float("-inf")
+        self.valid_until = float("-inf")
+        """Until then the leases held are ours for certain."""
         self.epochs: dict[int, int] = {}
         self.holders: dict[int, str] = {}
         """Who holds the shards that are not ours."""
@@ -48,7 +49,7 @@ class Leases:
                 gained.append(grant.shard)
                 self.epochs[grant.shard] = grant.epoch
         self.holders = {grant.shard: grant.holder for grant in grants if not grant.epoch and grant.holder}
-        self._valid_until = asked_at + self._seconds
+        self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 
     def fenced(self, shard: int) -> None:
@@ -57,4 +58,4 @@ class Leases:
 
     def safe(self, now: float) -> bool:
         """Whether the leases held are still ours for certain: nothing may be sent otherwise."""
-        return bool(self.epochs) and now < self._valid_until
+        return bool(self.epochs) and now < self.valid_until

@@ -4,7 +4,7 @@ It reads ahead up to a budget of bytes, and never decides what to send.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,9 +87,12 @@ class Reader:
         cursors = {shard: place.cursor for shard, place in places.items()}
         waits = all(cursor == NEW for cursor in cursors.values())
         deliveries = await self._queue.read(cursors, count, READ_WAIT)
-        brought: set[int] = set()
+        idle = waits and not deliveries
+        brought = await self._go_back_to_skipped(places, deliveries)
+        deliveries = [delivery for delivery in deliveries if delivery.shard not in brought]
         for delivery in deliveries:
-            if self._places.get(delivery.shard) is places[delivery.shard]:
+            held = delivery.shard in self._desk.leases.epochs
+            if held and self._places.get(delivery.shard) is places[delivery.shard]:
                 brought.add(delivery.shard)
                 self._admit(places[delivery.shard], delivery)
         for shard, place in places.items():
@@ -97,8 +100,25 @@ class Reader:
                 place.cursor, place.recovering = NEW, False
         if self._desk.hold.stirred:
             self._desk.sendable.set()
-        if waits and not deliveries:
+        if idle:
             await self._look_for_strays()
+
+    async def _go_back_to_skipped(self, places: Mapping[int, _Place], deliveries: Sequence[Delivery]) -> set[int]:
+        """Find the shards of which a read that nobody answers for took older entries than these new ones.
+
+        Such a read was ours and was carried out after we gave it up, or a former holder's. What it took is pending,
+        behind the last entry that we saw, and must come first: a newer version may not overtake an older one unseen.
+        Nothing older can be taken once these are delivered, so looking afterwards is in time.
+        """
+        new = [delivery for delivery in reversed(deliveries) if places[delivery.shard].cursor == NEW]
+        first = {delivery.shard: delivery.stream_id for delivery in new}
+        if not first:
+            return set()
+        oldest = await self._queue.oldest_pending({shard: places[shard].seen for shard in first})
+        skipped = {shard for shard, stream_id in first.items() if oldest.get(shard) != stream_id}
+        for shard in skipped:
+            places[shard].cursor = places[shard].seen
+        return skipped
 
     def _admit(self, place: _Place, delivery: Delivery) -> None:
         desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
@@ -131,12 +151,12 @@ class Reader:
                 place.cursor = place.seen
 
     async def _look_for_strays(self) -> None:
-        """Find entries that a holder with a lost lease took after we had looked for what was pending."""
+        """Find entries that a read took which nobody answers for: they are behind all that we saw."""
         backlog = await self._queue.backlog(list(self._places))
         for shard, place in self._places.items():
             place.strays = place.strays + 1 if backlog[shard] > self._desk.hold.count(shard) else 0
             if place.strays > 1 and not self._desk.unsettled:
-                place.cursor, place.recovering, place.strays = START, True, 0
+                place.cursor, place.recovering, place.strays = place.seen, True, 0
 
 
 def _later(stream_id: str, other: str) -> bool:

@@ -45,6 +45,9 @@ class QueueSeam(Protocol):
     async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
         """Read up to `count` entries a shard after each cursor; wait up to `wait` seconds for new ones."""
 
+    async def oldest_pending(self, after: Mapping[int, str]) -> dict[int, str]:
+        """The oldest entry behind each id that was read and is not settled; shards without one are left out."""
+
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""
 

@@ -62,16 +62,19 @@ class Sender:
             desk.sendable.clear()
             now = desk.clock()
             next_quarantine = desk.hold.wake(now)
+            if not desk.leases.safe(now):
+                self._give_up()
             self._launch()
             await signalled(desk.sendable, self._idle_time(now, next_quarantine))
 
     async def finish(self, seconds: float) -> bool:
         """Let what is in flight finish, for at most `seconds`, then give it up; returns whether all of it finished."""
-        if self._flights:
-            await asyncio.wait(self._flights, timeout=seconds)
+        desk = self._desk
+        until = desk.clock() + seconds
+        while self._flights and (ahead := min(until, desk.leases.valid_until) - desk.clock()) > 0:
+            await asyncio.wait(self._flights, timeout=ahead)
         left = list(self._flights)
-        for task in left:
-            task.cancel()
+        self._give_up()
         await asyncio.gather(*left, return_exceptions=True)
         return not left and not self._retries
 
@@ -79,6 +82,12 @@ class Sender:
         """Give up requests that carry records of these shards: another worker may be sending newer ones already."""
         for task, batch in self._flights.items():
             if any(version.held.dropped and version.held.shard in shards for version in batch.versions):
+                task.cancel()
+
+    def _give_up(self) -> None:
+        """Give up all requests. Once our leases may be over none may travel: the next holder waits one quarantine."""
+        for task in self._flights:
+            if not task.cancelling():
                 task.cancel()
 
     def _launch(self) -> None:
@@ -140,9 +149,18 @@ class Sender:
             desk.settleable.set()
         desk.sendable.set()
 
+    def _put_back(self, batch: Batch) -> None:
+        now = self._desk.clock()
+        for version in batch.live:
+            self._desk.hold.put_back(version, now)
+
     async def _carry(self, batch: Batch) -> None:
         desk = self._desk
         batch.versions = batch.live
+        if not batch.versions or not desk.leases.safe(desk.clock()):
+            # the process may have been stopped since the batch was launched: this is the last look before it leaves
+            self._put_back(batch)
+            return
         sent = Sent(tuple(version.id for version in batch.versions), batch.namespace)
         body = batch.body()
         batch.attempts += 1
@@ -199,6 +217,6 @@ class Sender:
     def _idle_time(self, now: float, next_quarantine: float | None) -> float:
         """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""
         times = [next_quarantine, self._desk.batcher.due(), *(due for due, _, _ in self._retries)]
-        times += [gate.opens_at for gate in self._gates.values()]
+        times += [self._desk.leases.valid_until, *(gate.opens_at for gate in self._gates.values())]
         ahead = [time - now for time in times if time is not None and time > now]
         return min(MAX_IDLE, *ahead) if ahead else MAX_IDLE

@@ -31,23 +31,30 @@ class Settler:
 
     async def flush(self, seconds: float) -> None:
         """Settle all that is left, for at most `seconds`."""
-        until = self._desk.clock() + seconds
-        while (self._taken or self._desk.hold.settlements) and self._desk.clock() < until:
-            await self.settle()
+        desk = self._desk
+        until = desk.clock() + seconds
+        while (self._taken or desk.hold.settlements) and desk.clock() < until:
+            desk.settleable.clear()
+            if not await self.settle():
+                await signalled(desk.settleable, min(0.5, until - desk.clock()))
 
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost, or gained anew: what was given out under the old lease is void."""
         self._taken = [one for one in self._taken if one.shard not in shards]
 
     async def settle(self) -> bool:
-        """Carry out what there is; returns whether there was anything."""
+        """Carry out what there is; returns whether there was anything that may be settled now.
+
+        The lease must outlive the quarantine: of a version that is settled, a copy whose answer was lost may travel so
+        long, and the next holder of the shard, who finds nothing pending of it, must not send a newer one before.
+        """
         desk = self._desk
         self._taken += desk.hold.settlements
         desk.hold.settlements.clear()
         held = dict(desk.leases.epochs)
         taken = self._taken = [one for one in self._taken if one.shard in held]
         desk.unsettled = len(taken)
-        if not taken:
+        if not taken or not desk.leases.safe(desk.clock() + desk.settings.quarantine):
             return False
         try:
             foreign = await self._queue.settle(held, taken)

@@ -21,6 +21,8 @@ from upsertq_worker.seams import Delivery, Grant
 LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")
 SETTLE = Script.load("upsertq_worker", "settle")
+GROUP_GONE = ("NOGROUP", "UNBLOCKED")
+"""How the server says that a stream is gone with its group: it lost its data. The next round of leases makes both."""
 SETTLE_ENTRIES = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
 
@@ -68,6 +70,17 @@ class RedisQueue:
             for stream, entries in reply or []
             for stream_id, fields in entries
         ]
+
+    async def oldest_pending(self, after: Mapping[int, str]) -> dict[int, str]:
+        """As `QueueSeam.oldest_pending`."""
+        ask = ask_all(
+            [
+                ["XPENDING", self._keys.shard(shard).stream, GROUP, _behind(seen), "+", 1]
+                for shard, seen in after.items()
+            ]
+        )
+        replies = await self._sure(ask(), "look for what is pending")
+        return {shard: reply[0]["message_id"].decode() for shard, reply in zip(after, replies, strict=True) if reply}
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """As `QueueSeam.settle`."""
@@ -121,9 +134,16 @@ class RedisQueue:
         failure = worst(replies)
         if failure is None:
             return replies
-        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+        refuses = failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}
+        if refuses and not failure.message.startswith(GROUP_GONE):
             raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
         raise ServerUnavailable(f"cannot {what}: {failure.message}")
+
+
+def _behind(stream_id: str) -> str:
+    """The first id that can follow `stream_id`."""
+    milliseconds, _, number = stream_id.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"
 
 
 def _shard(settlement: Settlement) -> int:

@@ -40,8 +40,8 @@ class Troubles:
         self._delay = None
 
     async def wait(self, error: Exception) -> None:
-        """Let some time pass before the next attempt; ends early when the worker stops."""
+        """Let some time pass before the next attempt; ends early when the worker stops, or has done its last."""
         if self._delay is None:
             log.warning("%s; trying again until it is back", error)
         self._delay = _BACKOFF.next(self._delay, self._desk.rng)
-        await signalled(self._desk.stopping, self._delay)
+        await signalled(self._desk.done if self._desk.stopping.is_set() else self._desk.stopping, self._delay)

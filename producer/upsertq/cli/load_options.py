@@ -43,7 +43,10 @@ _OPTIONS = (
     click.option("--namespace-column", metavar="NAME", help="Column of namespaces.  [default: namespace]"),
     click.option("--ids", multiple=True, metavar="FILE", help="Ids of an NPY file (.npy, or text with one a line)."),
     click.option(
-        "--format", "format_name", type=click.Choice(list(Format)), help="What the sources hold, whatever their names."
+        "--format",
+        "format_name",
+        type=click.Choice([kind.value for kind in Format]),
+        help="What the sources hold, whatever their names.",
     ),
     click.option(
         "--rejects",

@@ -149,6 +149,8 @@ def _workers(workers: Iterable[Worker]) -> list[str]:
         )
         place = f" ({worker.host}, process {worker.pid})" if worker.pid else ""
         lines.append(f"worker {worker.name}{place}: {f'gone, {beat}' if worker.gone else doing}")
+        if not worker.gone:
+            lines += [f"alarm of {worker.name}: {name}: {alarm}" for name, alarm in sorted(worker.alarms.items())]
     return lines
 
 

@@ -3,13 +3,16 @@
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from upsertq.errors import SourceError
 from upsertq.sources.arrays import batch_chunk
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk
-from upsertq.sources.columns import Columns, resolve
+from upsertq.sources.columns import Columns, Layout, resolve
 
 PAGE_BUFFER: Final = 2**20
 """Bytes read ahead of each Parquet column; without it a whole column of a row group would be read at once."""
@@ -55,17 +58,29 @@ def arrow_chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk
         mapped = _mapped(path, shown_name)
         names, batches = _batches(pa, mapped, shown_name)
         layout = resolve(columns, names, shown_name)
-        begin, since_drop = 0, 0
-        for batch, read in batches:
-            step = _step(batch.nbytes, len(batch))
-            for at in range(0, len(batch), step):
-                piece = batch.slice(at, step)
-                yield batch_chunk(pa, piece, layout, begin, done=read)
-                begin += len(piece)
-                since_drop += piece.nbytes
-                if since_drop >= DROP_BYTES and hasattr(mmap, "MADV_DONTNEED"):
-                    mapped.madvise(mmap.MADV_DONTNEED)
-                    since_drop = 0
+        begin = 0
+        # no name may keep a batch while the next one is read
+        while (found := next(batches, None)) is not None:
+            for chunk in _pieces(pa, found, layout, begin, mapped):
+                begin += len(chunk)
+                yield chunk
+            found = None
+
+
+def _pieces(pa: Any, found: tuple[Any, int], layout: Layout, begin: int, mapped: mmap.mmap) -> Iterator[Chunk]:
+    """The chunks of one record batch; what has been read of the mapped file is given back now and then."""
+    batch, read = found
+    step = _step(batch.nbytes, len(batch))
+    since_drop = DROP_BYTES
+    for at in range(0, len(batch), step):
+        piece = batch.slice(at, step)
+        chunk = batch_chunk(pa, piece, layout, begin + at, done=read)
+        # a chunk that outlives its batch must not keep it
+        yield replace(chunk, values=chunk.values.copy()) if isinstance(chunk.values, np.ndarray) else chunk
+        since_drop += piece.nbytes
+        if since_drop >= DROP_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+            since_drop = 0
 
 
 def _step(size: int, rows: int) -> int:

@@ -7,7 +7,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from upsertq.errors import SourceError
+from upsertq.errors import SourceError, shown
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Fault
 from upsertq.sources.columns import Columns, resolve
 from upsertq.sources.rows import RowReader
@@ -17,7 +17,7 @@ from upsertq.sources.text import MAX_LINE, Bytes, decoded, opened
 def check(path: str, shown_name: str, columns: Columns) -> None:
     """Raise `SourceError` unless the header has the columns."""
     with opened(path, shown_name) as content:
-        resolve(columns, _header(_Rows(content, shown_name)), shown_name)
+        resolve(columns, _header(_rows(content, shown_name), shown_name), shown_name)
 
 
 def chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
@@ -27,8 +27,8 @@ def chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
     positions: list[int] = []
     size = 0
     with opened(path, shown_name) as content:
-        table = _Rows(content, shown_name)
-        header = _header(table)
+        table = _rows(content, shown_name)
+        header = _header(table, shown_name)
         resolve(columns, header, shown_name)
         for line, cells in table:
             if not cells:
@@ -43,42 +43,38 @@ def chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
             yield reader.chunk(rows, positions, content.consumed)
 
 
-class _Rows:
+def _rows(content: Bytes, shown_name: str) -> Iterator[tuple[int, list[str]]]:
     """The rows of a CSV stream, each with the line on which it begins."""
-
-    def __init__(self, content: Bytes, shown_name: str) -> None:
-        self._content = content
-        self._name = shown_name
-        csv.field_size_limit(MAX_LINE)
-
-    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
-        reader = csv.reader(self._lines(), strict=True)
-        while True:
-            begins = reader.line_num + 1
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise SourceError(
-                    f"{self._name} line {begins} is no CSV: {error}; is a quotation mark missing or not doubled?"
-                ) from None
-            yield begins, cells
-
-    def _lines(self) -> Iterator[str]:
-        for number, line in enumerate(self._content.lines(), start=1):
-            if line is None:
-                raise SourceError(f"{self._name} line {number} is longer than {MAX_LINE:,} bytes; no record is")
-            text = decoded(line, number, self._name)
-            yield (text.removeprefix("\ufeff") if number == 1 else text) + "\n"
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.reader(_lines(content, shown_name), strict=True)
+    while True:
+        begins = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise SourceError(
+                f"{shown_name} line {begins} is no CSV: {error}; is a quotation mark missing or not doubled?"
+            ) from None
+        yield begins, cells
 
 
-def _header(table: _Rows) -> Sequence[str]:
-    _, header = next(iter(table), (0, []))
-    twice = next((name for name in header if header.count(name) > 1), None) if len(set(header)) < len(header) else None
-    if not header or twice is not None:
-        what = "is empty; its first line must name the columns" if not header else f"names the column '{twice}' twice"
-        raise SourceError(f"{table._name} {what}")  # noqa: SLF001 - two halves of one thing
+def _lines(content: Bytes, shown_name: str) -> Iterator[str]:
+    for number, line in enumerate(content.lines(), start=1):
+        if line is None:
+            raise SourceError(f"{shown_name} line {number} is longer than {MAX_LINE:,} bytes; no record is")
+        text = decoded(line, number, shown_name)
+        yield (text.removeprefix("\ufeff") if number == 1 else text) + "\n"
+
+
+def _header(rows: Iterator[tuple[int, list[str]]], shown_name: str) -> Sequence[str]:
+    _, header = next(rows, (0, []))
+    if not header:
+        raise SourceError(f"{shown_name} has no header; its first line must name the columns")
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise SourceError(f"{shown_name} names the column {shown(twice)} twice; each needs a name of its own")
     return header
 
 

@@ -5,6 +5,9 @@ Compression is told by the first bytes, not by the name.
 
 import gzip
 import io
+import os
+import select
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -19,6 +22,8 @@ STDIN: Final = "-"
 MAX_LINE: Final = 16 * 2**20
 """Bytes of the longest line: ten times what the largest record that the rules allow takes as JSON."""
 BLOCK: Final = 2**18
+LISTEN_SECONDS: Final = 0.2
+"""How long a signal may go unnoticed while a stream is silent."""
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -33,9 +38,11 @@ class Readable(Protocol):
 class Bytes:
     """The bytes of one file, decompressed; `consumed` counts those read from the file itself."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: Readable) -> None:
         self._raw = raw
         self._head = raw.read(len(_ZSTD))
+        while 0 < len(self._head) < len(_ZSTD) and (more := raw.read(len(_ZSTD) - len(self._head))):
+            self._head += more
         self.consumed = 0
         if self._head.startswith(_GZIP):
             self._content: Readable = gzip.GzipFile(fileobj=cast("BinaryIO", _Counted(self)))
@@ -98,12 +105,29 @@ def opened(path: str, shown_name: str) -> Iterator[Bytes]:
 
 
 @contextmanager
-def _raw(path: str) -> Iterator[BinaryIO]:
+def _raw(path: str) -> Iterator[Readable]:
     if path == STDIN:
-        yield sys.stdin.buffer
+        if sys.stdin is None:
+            raise SourceError("stdin is closed: pipe something in, or name a file")
+        yield _Stream(sys.stdin.buffer)
         return
     with Path(path).open("rb") as file:
-        yield file
+        yield file if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else _Stream(file)
+
+
+class _Stream:
+    """A pipe or terminal that may be silent for ever.
+
+    It is read only when it has something: a signal that comes just before a blocking read would not be acted on.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._number = stream.fileno()
+
+    def read(self, size: int = -1, /) -> bytes:
+        while not select.select([self._number], [], [], LISTEN_SECONDS)[0]:
+            pass
+        return os.read(self._number, size if size >= 0 else BLOCK)
 
 
 def _one_line(error: Exception) -> str:

@@ -5,8 +5,8 @@ from typing import Any, Final
 
 from upsertq.errors import SourceError
 
-FEED: Final = 1024
-"""Compressed bytes given at once: a block of 4 bytes may unfold to 128 KiB, so this bounds what comes out to 32 MiB."""
+FEED: Final = 512
+"""Compressed bytes given at once: a block of 4 bytes may unfold to 128 KiB, so this bounds what comes out to 16 MiB."""
 
 
 class DamagedError(Exception):

@@ -3,18 +3,23 @@
 -- ARGV: 1 consumer group, 2 worker's name, 3 epoch we believe to hold (0: none), 4 life in ms, 5 '1' to take it if free
 -- Returns: {epoch or 0 when it is not ours, holder's name or ''}
 -- An epoch is handed out again only to a worker that held it when nobody came between (its lease ran out unnoticed).
+-- With the lease the stream and its group are there, also after someone deleted them.
 -- XACK of nothing comes before the other writes: after it they work even when the server is out of memory.
+local function ensure_group()
+  redis.call('XACK', KEYS[3], ARGV[1], '0-1')
+  local groups = redis.call('EXISTS', KEYS[3]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[3]) or {}
+  if #groups == 0 then redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0', 'MKSTREAM') end
+end
 local current = redis.call('GET', KEYS[1])
 local mine = ARGV[3] .. ':' .. ARGV[2]
 if current == mine then
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  ensure_group()
   return {tonumber(ARGV[3]), ARGV[2]}
 end
 if current then return {0, string.sub(current, string.find(current, ':', 1, true) + 1)} end
 if ARGV[5] ~= '1' then return {0, ''} end
-redis.call('XACK', KEYS[3], ARGV[1], '0-1')
-local groups = redis.call('EXISTS', KEYS[3]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[3]) or {}
-if #groups == 0 then redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0', 'MKSTREAM') end
+ensure_group()
 local epoch = tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0)
 if ARGV[3] == '0' or epoch ~= tonumber(ARGV[3]) then epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1) end
 redis.call('SET', KEYS[1], epoch .. ':' .. ARGV[2], 'PX', ARGV[4])

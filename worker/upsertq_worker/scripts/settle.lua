@@ -15,8 +15,9 @@ for _ = 1, tonumber(ARGV[3]) do
     settled = settled + 1
     local books = run > 0 and {KEYS[2], KEYS[run]} or {KEYS[2]}
     for _, key in ipairs(books) do
-      redis.call('HINCRBY', key, 'pending', -ARGV[at + 2])
-      redis.call('HINCRBY', key, 'bytes', -ARGV[at + 3])
+      -- (minus nought is '-0' in Lua, which the server takes for no integer)
+      if ARGV[at + 2] ~= '0' then redis.call('HINCRBY', key, 'pending', -ARGV[at + 2]) end
+      if ARGV[at + 3] ~= '0' then redis.call('HINCRBY', key, 'bytes', -ARGV[at + 3]) end
       if ARGV[at + 4] ~= '0' then redis.call('HINCRBY', key, 'acked', ARGV[at + 4]) end
       if ARGV[at + 5] ~= '0' then redis.call('HINCRBY', key, 'superseded', ARGV[at + 5]) end
       if ARGV[at + 6] ~= '0' then redis.call('HINCRBY', key, 'dead', ARGV[at + 6]) end

@@ -1,0 +1,114 @@
+"""Owns the format of a dead letter: one record in the form of an entry, with why it was given up. No I/O.
+
+A letter stands in its shard's `dead` stream. The hash `dead:ids` marks its (namespace, id), so that a newer version
+that is acknowledged supersedes it, and a replayed letter can be told to be stale.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from upsertq.wire import Entry, decode, encode
+
+Argument = str | bytes | int
+
+
+class Reason(StrEnum):
+    """Why a record is dead."""
+
+    REFUSED = "refused"
+    """The service refuses this very record."""
+    TOO_LARGE = "too_large"
+    """The service calls a request with this record alone too large."""
+    SHORT_ACK = "short_ack"
+    """The service answered that it took nothing, twice."""
+    MAX_ATTEMPTS = "max_attempts"
+    """It kept failing while others succeeded."""
+    CRASH_LOOP = "crash_loop"
+    """Workers died again and again while they had it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a record was given up, and what is known of it.
+
+    Attributes:
+        reason: one of `Reason`.
+        status: the HTTP status, 0 where there was no answer.
+        code: the service's code.
+        message: what it said, or what was seen.
+        details: its details as JSON text.
+        request_id: the service's id of the last request.
+        path: how the record was isolated: the sizes of the groups it was refused in, the last being 1.
+        attempts: requests that carried it.
+        first_ms: time in milliseconds of the first failure.
+        last_ms: time in milliseconds of the last failure.
+        worker: who gave it up.
+    """
+
+    reason: Reason
+    status: int = 0
+    code: str = ""
+    message: str = ""
+    details: str = ""
+    request_id: str = ""
+    path: str = ""
+    attempts: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+    worker: str = ""
+
+
+_VERDICT_FIELDS = ("reason", "status", "code", "message", "details", "request_id", "path", "attempts")
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it stands in the stream: `dead_id` is `shard:stream id`, `seq` the version's place in order."""
+
+    shard: int
+    stream_id: str
+    entry: Entry
+    verdict: Verdict
+
+    @property
+    def dead_id(self) -> str:
+        """By which commands name it."""
+        return f"{self.shard}:{self.stream_id}"
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+        return self.entry.ids[0]
+
+
+def encode_letter(entry: Entry, verdict: Verdict) -> list[Argument]:
+    """The flat field-value list of a letter's stream entry; `entry` holds the one record, with its `seq`."""
+    fields: list[Argument] = list(encode(entry))
+    for name in _VERDICT_FIELDS:
+        value = getattr(verdict, name)
+        if value:
+            fields += [name, str(value)]
+    return [*fields, "first", verdict.first_ms, "last", verdict.last_ms, "worker", verdict.worker]
+
+
+def decode_letter(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Letter:
+    """The letter of a stream entry's fields; `UnknownEntry` when it is of another version."""
+    text = {name.decode(): fields.get(name, b"").decode("utf-8", "replace") for name in _TEXT_FIELDS}
+    verdict = Verdict(
+        reason=Reason(text["reason"]),
+        status=int(text["status"] or 0),
+        code=text["code"],
+        message=text["message"],
+        details=text["details"],
+        request_id=text["request_id"],
+        path=text["path"],
+        attempts=int(text["attempts"] or 0),
+        first_ms=int(text["first"] or 0),
+        last_ms=int(text["last"] or 0),
+        worker=text["worker"],
+    )
+    return Letter(shard, stream_id, decode(fields), verdict)
+
+
+_TEXT_FIELDS = tuple(name.encode() for name in (*_VERDICT_FIELDS, "first", "last", "worker"))

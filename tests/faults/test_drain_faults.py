@@ -1,0 +1,338 @@
+"""A whole worker against a real server and the emulator, while either is killed, full, slow or strange."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from servers import available_kinds
+from upsertq.audit import audit
+from upsertq.books import Books
+from upsertq.client import AsyncProducer
+from upsertq.errors import WorldError
+from upsertq.exchange import Patience
+from upsertq.keys import QueueKeys
+from upsertq.queue import QueueShape
+from upsertq.server import AsyncServer
+from upsertq_emulator.app import Emulator
+from upsertq_worker.batch import BatchLimits
+from upsertq_worker.desk import Settings
+from upsertq_worker.drain import Drain
+from upsertq_worker.index import HttpIndex, IndexAddress
+from upsertq_worker.stream import RedisQueue
+from waiting import wait_until_async
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from servers import RealServer, ServerKind
+    from upsertq_worker.desk import Tally
+
+SHARDS = 4
+DEADLINE = 30.0
+KEYS = QueueKeys("q")
+SHAPE = QueueShape("q", SHARDS, None)
+
+
+def settings(**options: Any) -> Settings:
+    """Settings that are quick."""
+    quick: dict[str, Any] = {
+        "batch": BatchLimits(linger=0.01, records=20),
+        "lease": 1.0,
+        "quarantine": 0.3,
+        "grace": 5.0,
+        "concurrency": 4,
+        **options,
+    }
+    return Settings(**quick)
+
+
+async def put(url: str, count: int, version: int = 0) -> None:
+    """Enqueue `count` records."""
+    async with AsyncProducer("q", url=url, shards=SHARDS, timeout=DEADLINE) as producer:
+        matrix = np.full((count, 2), version + 1, np.float32)
+        metadata = [{"version": version}] * count
+        await producer.put_many([f"id{n}" for n in range(count)], matrix, metadata=metadata, run=f"r{version}")
+
+
+class Worker:
+    """A running worker."""
+
+    def __init__(self, drain: Drain) -> None:
+        self.drain = drain
+        self.task: asyncio.Task[Tally] = asyncio.create_task(drain.run())
+
+    @property
+    def shards(self) -> int:
+        """How many shards it holds."""
+        return len(self.drain.desk.leases.epochs)
+
+    async def end(self) -> Tally:
+        """Its tally, once it ended by itself."""
+        async with asyncio.timeout(DEADLINE):
+            return await self.task
+
+    async def stop(self) -> Tally:
+        """Stop it in good order."""
+        self.drain.stop()
+        return await self.end()
+
+
+@contextlib.asynccontextmanager
+async def working(
+    server: RealServer, emulator: Emulator, name: str = "w", request_timeout: float = 5.0, **options: Any
+) -> AsyncIterator[Worker]:
+    """Run a worker; it is ended when the block is left."""
+    connection = AsyncServer.at(server.url)
+    set_to = settings(**options)
+    async with HttpIndex(IndexAddress(emulator.url, "2025-10"), timeout=request_timeout, connections=8) as index:
+        queue = RedisQueue(connection, SHAPE, name, set_to.lease)
+        worker = Worker(Drain(name, SHARDS, queue, index, set_to))
+        try:
+            yield worker
+        finally:
+            worker.drain.stop()
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError, WorldError):
+                await worker.end()
+            await connection.close()
+
+
+async def books(server: RealServer) -> Books:
+    """The books of the queue, which the audit finds in order."""
+    connection = AsyncServer.at(server.url)
+    patience = Patience(DEADLINE, time.monotonic, random.Random(1))
+    try:
+        report = await connection.hold(audit(KEYS, SHAPE, patience))
+        found = await RedisQueue(connection, SHAPE, "reader", 1.0).books()
+    finally:
+        await connection.close()
+    assert report.drifts == ()
+    assert found.drift == 0
+    return found
+
+
+def all_landed(emulator: Emulator, count: int, version: int = 0) -> bool:
+    """Whether the index holds that version of every record."""
+    found = [emulator.plane.vector(f"id{n}") for n in range(count)]
+    return all(vector is not None and vector.metadata == {"version": version} for vector in found)
+
+
+async def test_it_drains_to_empty(redis_server: RealServer) -> None:
+    """The plain case: everything once, in few requests."""
+    await put(redis_server.url, 500)
+    async with Emulator() as emulator, working(redis_server, emulator, until_empty=True) as worker:
+        tally = await worker.end()
+        assert all_landed(emulator, 500)
+    assert tally.acked == 500
+    assert await books(redis_server) == Books(enqueued=500, acked=500)
+
+
+@pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
+async def test_a_killed_server_comes_back_and_nothing_is_lost(
+    kind: ServerKind, make_server: Callable[..., RealServer]
+) -> None:
+    """Killed twice in mid-drain and restarted on its append-only file: the worker carries on by itself."""
+    server = make_server(kind, appendonly="always")
+    await put(server.url, 1500)
+    async with (
+        Emulator(faults="latency=constant:0.01", journal=True) as emulator,
+        working(server, emulator, until_empty=True, read_ahead=200_000) as worker,
+    ):
+        for part in (200, 700):
+            await wait_until_async(lambda part=part: emulator.plane.count() >= part, DEADLINE, f"{part} have landed")  # type: ignore[misc]
+            await asyncio.to_thread(server.kill)
+            await wait_until_async(lambda: worker.drain.desk.in_flight == 0, DEADLINE, "the worker is out of work")
+            await asyncio.to_thread(server.start)
+        await worker.end()
+        assert all_landed(emulator, 1500)
+        assert emulator.counters.overlaps == 0
+    assert await books(server) == Books(enqueued=1500, acked=1500)
+
+
+async def test_a_standby_takes_over_when_the_first_stops(redis_server: RealServer) -> None:
+    """At once, not only when the lease runs out."""
+    async with Emulator() as emulator, working(redis_server, emulator, "first", lease=20.0) as first:
+        await wait_until_async(lambda: first.shards == SHARDS, DEADLINE, "the first holds every shard")
+        async with working(redis_server, emulator, "second", lease=1.0, until_empty=False) as second:
+            await wait_until_async(lambda: second.drain.desk.leases.holders, DEADLINE, "the second stands by")
+            assert second.shards == 0
+            await put(redis_server.url, 100)
+            await wait_until_async(lambda: emulator.plane.count() == 100, DEADLINE, "the first works")
+            tally = await first.stop()
+            assert tally.acked == 100
+            await wait_until_async(lambda: second.shards == SHARDS, 10, "the second took over")
+            await put(redis_server.url, 100, version=1)
+            await wait_until_async(lambda: all_landed(emulator, 100, 1), DEADLINE, "the second works")
+            assert (await second.stop()).acked == 100
+    assert await books(redis_server) == Books(enqueued=200, acked=200)
+
+
+async def test_a_standby_takes_over_what_a_dead_worker_had_read(redis_server: RealServer) -> None:
+    """A worker that vanishes with requests in flight: after its lease and the quarantine all is sent by the other."""
+    await put(redis_server.url, 300)
+    async with Emulator(faults="stall", journal=True) as emulator:
+        async with working(redis_server, emulator, "dead", grace=0.0) as dead:
+            await wait_until_async(lambda: emulator.counters.in_flight >= 4, DEADLINE, "requests are stalled")
+            await vanish(dead)
+            emulator.set_faults(None)
+            started = time.monotonic()
+            async with working(redis_server, emulator, "heir", until_empty=True) as heir:
+                tally = await heir.end()
+            assert time.monotonic() - started < 10
+        assert tally.acked == 300
+        assert all_landed(emulator, 300)
+    assert await books(redis_server) == Books(enqueued=300, acked=300)
+
+
+async def vanish(worker: Worker) -> None:
+    """End a worker's tasks as SIGKILL would: without a word to anyone."""
+    own = asyncio.current_task()
+    queue: Any = worker.drain._queue
+
+    async def silent(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    queue.release = queue.leave = queue.settle = queue.lease = queue.read = queue.beat = silent
+    gone = [task for task in asyncio.all_tasks() if task is not own and "Drain" in task.get_coro().__qualname__]  # type: ignore[union-attr]
+    gone += list(worker.drain._sender._flights)
+    for _ in range(3):
+        for task in gone:
+            task.cancel()
+        await asyncio.wait(gone, timeout=0.2)
+
+
+async def test_stopping_gives_up_stalled_requests_within_the_grace(redis_server: RealServer) -> None:
+    """The worker ends in time, its leases are kept for the quarantine, and a successor sends everything."""
+    await put(redis_server.url, 200)
+    async with Emulator(faults="stall") as emulator:
+        async with working(
+            redis_server, emulator, "first", request_timeout=60.0, grace=0.5, lease=5.0, quarantine=0.8
+        ) as first:
+            await wait_until_async(lambda: emulator.counters.in_flight == 4, DEADLINE, "requests are stalled")
+            started = time.monotonic()
+            tally = await first.stop()
+            assert 0.4 < time.monotonic() - started < 4
+            assert tally.acked == 0
+            with redis_server.client() as client:
+                lives: Any = [client.pttl(KEYS.shard(k).lease) for k in range(SHARDS)]
+            assert all(0 < life <= 800 for life in lives), lives
+        assert (await books(redis_server)).pending == 200
+        emulator.set_faults(None)
+        async with working(redis_server, emulator, "second", until_empty=True) as second:
+            await second.end()
+        assert all_landed(emulator, 200)
+    assert await books(redis_server) == Books(enqueued=200, acked=200)
+
+
+async def test_stopping_lets_what_is_in_flight_finish(redis_server: RealServer) -> None:
+    """Answers that come within the grace count, also when they take longer than a lease; the leases are given up."""
+    await put(redis_server.url, 40)
+    async with (
+        Emulator(faults="latency=constant:2") as emulator,
+        working(redis_server, emulator, "first", request_timeout=20.0, grace=15.0, lease=1.0) as first,
+    ):
+        await wait_until_async(lambda: emulator.counters.in_flight >= 2, DEADLINE, "requests are in flight")
+        sent = emulator.counters.upserts
+        tally = await first.stop()
+        assert tally.acked == emulator.plane.count() > 0
+        assert emulator.counters.upserts == sent
+    with redis_server.client() as client:
+        assert [client.exists(KEYS.shard(k).lease) for k in range(SHARDS)] == [0] * SHARDS
+    assert (await books(redis_server)).acked == tally.acked
+
+
+async def test_a_strange_entry_halts_its_shard_alone(redis_server: RealServer) -> None:
+    """A newer version's entry is never misread: alarm, and the other shards go on; what came before it is settled."""
+    await put(redis_server.url, 200)
+    strange = {"v": "99", "op": "upsert", "n": "1", "ns": "", "ids": '["x"]', "dim": "1", "values": b"\0\0\x80?"}
+    with redis_server.client() as client:
+        client.xadd(KEYS.shard(2).stream, strange)
+    await put(redis_server.url, 200, version=1)
+    async with Emulator() as emulator, working(redis_server, emulator) as worker:
+        desk = worker.drain.desk
+        await wait_until_async(lambda: "shard 2" in desk.alarms, DEADLINE, "the alarm is raised")
+        assert "99" in desk.alarms["shard 2"]
+
+        def others_empty() -> bool:
+            with redis_server.client() as client:
+                lengths: Any = [client.xlen(KEYS.shard(k).stream) for k in range(SHARDS)]
+            return [k for k, length in enumerate(lengths) if length] == [2]
+
+        await wait_until_async(others_empty, DEADLINE, "the other shards are empty")
+        await put(redis_server.url, 400, version=2)
+        await wait_until_async(others_empty, DEADLINE, "the other shards go on")
+        assert [name for name in desk.alarms if name.startswith("shard")] == ["shard 2"]
+    with redis_server.client() as client:
+        first: Any = client.xrange(KEYS.shard(2).stream, count=1)
+        assert first[0][1][b"v"] == b"99"
+
+
+async def test_draining_to_empty_says_why_it_cannot(redis_server: RealServer) -> None:
+    """With nothing left but a shard that stopped it ends with an error that names the shard."""
+    await put(redis_server.url, 50)
+    with redis_server.client() as client:
+        client.xadd(KEYS.shard(1).stream, {"v": "99", "op": "upsert"})
+        client.hincrby(KEYS.shard(1).books, "enqueued", 1)
+        client.hincrby(KEYS.shard(1).books, "pending", 1)
+    async with Emulator() as emulator, working(redis_server, emulator, until_empty=True) as worker:
+        with pytest.raises(WorldError, match=r"shard 1 .*99"):
+            await worker.end()
+        assert emulator.plane.count() == 50
+
+
+@pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
+async def test_a_full_server_drains_to_empty(kind: ServerKind, make_server: Callable[..., RealServer]) -> None:
+    """Out of memory from before the worker's start to the end: everything lands, and the books balance."""
+    server = make_server(kind)
+    await put(server.url, 500)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+    started = time.monotonic()
+    async with Emulator() as emulator, working(server, emulator, until_empty=True) as worker:
+        tally = await worker.end()
+        assert all_landed(emulator, 500)
+    assert tally.acked == 500
+    assert time.monotonic() - started < 5, "a heartbeat that cannot be written must not slow it down"
+    assert await books(server) == Books(enqueued=500, acked=500)
+
+
+async def test_a_server_that_lost_its_data_does_not_end_a_worker(make_server: Callable[..., RealServer]) -> None:
+    """Restarted without a file, it has no stream and no lease: the worker begins anew with what comes."""
+    server = make_server(appendonly="no")
+    async with Emulator() as emulator, working(server, emulator) as worker:
+        await put(server.url, 50)
+        await wait_until_async(lambda: emulator.plane.count() == 50, DEADLINE, "the first ones landed")
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        await put(server.url, 50, version=1)
+        await wait_until_async(lambda: worker.task.done() or all_landed(emulator, 50, 1), DEADLINE, "it works again")
+        assert not worker.task.done()
+    assert (await books(server)).pending == 0
+
+
+async def test_answers_that_break_off_are_sent_again_in_order(redis_server: RealServer) -> None:
+    """Resets, truncated answers and 503s in one tenth of the requests each; three versions of every id."""
+    for version in range(3):
+        await put(redis_server.url, 300, version)
+    faults = "seed=3,reset=after;rate=0.1,truncate;rate=0.1,error=503:0.1"
+    async with (
+        Emulator(faults=faults, journal=True) as emulator,
+        working(redis_server, emulator, until_empty=True, quarantine=0.2) as worker,
+    ):
+        tally = await worker.end()
+        assert all_landed(emulator, 300, version=2)
+        assert emulator.counters.overlaps == 0
+        journal = emulator.plane.journal
+        assert journal is not None
+        for n in range(300):
+            versions = [entry.version for entry in journal.versions("", f"id{n}")]
+            assert versions == sorted(versions)
+    assert tally.acked + tally.superseded == 900
+    found = await books(redis_server)
+    assert (found.enqueued, found.pending, found.dead) == (900, 0, 0)

@@ -1,0 +1,131 @@
+"""A row that cannot be read is one fault with its place; its neighbours are read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from upsertq.loading import outcomes
+from upsertq.rejects import line_of
+from upsertq.sources import Columns, Fault, open_sources
+from upsertq.sources.text import MAX_LINE
+from upsertq.wire import Record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GOOD = '{"id": "good", "values": [1, 2]}'
+
+
+def read(path: Path, content: str | bytes) -> list[tuple[int, Record | Fault]]:
+    """The outcomes of a JSONL file with their lines."""
+    (path / "a.jsonl").write_bytes(content.encode() if isinstance(content, str) else content)
+    (source,) = open_sources([str(path / "a.jsonl")], Columns())
+    return [pair for chunk in source.chunks() for pair in zip(chunk.positions, outcomes(chunk, 2), strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "reason"),
+    [
+        ('{"id": "x", "values": [1, 2]', "line", "is no JSON: "),
+        ("[1, 2]", "line", "every line must be one JSON object"),
+        ("7", "line", "every line must be one JSON object"),
+        ("[" * 5_000, "line", "is no JSON: "),
+        ('{"values": [1, 2]}', "id", "is missing: the record has 'values'"),
+        ('{"id": null, "values": [1, 2]}', "id", "is missing"),
+        ('{"id": "", "values": [1, 2]}', "id", "is empty"),
+        ('{"id": 5, "values": [1, 2]}', "id", "give a string"),
+        (json.dumps({"id": "x" * 513, "values": [1, 2]}), "id", "513 characters long"),
+        (json.dumps({"id": "é", "values": [1, 2]}), "id", "non-ASCII character"),
+        ('{"id": "x"}', "values", "is missing"),
+        ('{"id": "x", "values": [1, NaN]}', "values", "item 1 is nan"),
+        ('{"id": "x", "values": [-Infinity, 1]}', "values", "item 0 is -inf"),
+        ('{"id": "x", "values": [1e39, 1]}', "values", "item 0 is inf"),
+        ('{"id": "x", "values": [0, 0]}', "values", "are all zero"),
+        ('{"id": "x", "values": [1, true]}', "values", "item 1 is True"),
+        ('{"id": "x", "values": [1, "2"]}', "values", "item 1 is '2'"),
+        ('{"id": "x", "values": [1, null]}', "values", "item 1 is None"),
+        ('{"id": "x", "values": [1, 2, 3]}', "values", "has 3 dimensions, but the queue holds records of 2"),
+        ('{"id": "x", "values": [[1, 2]]}', "values", "flat list"),
+        ('{"id": "x", "values": 5}', "values", "give a list of numbers"),
+        ('{"id": "x", "values": "[1,"}', "values", "is no JSON list of numbers"),
+        ('{"id": "x", "values": [1, 2], "metadata": {"a": {"b": 1}}}', "metadata", "'a' is {'b': 1}, a dict"),
+        ('{"id": "x", "values": [1, 2], "metadata": [1]}', "metadata", "give a flat JSON object"),
+        ('{"id": "x", "values": [1, 2], "metadata": "{"}', "metadata", "is no JSON object"),
+        (json.dumps({"id": "x", "values": [1, 2], "metadata": {"t": "x" * 41_000}}), "metadata", "bytes as JSON"),
+        ('{"id": "x", "values": [1, 2], "sparse_values": [1]}', "sparse_values", "give a flat JSON object"),
+        ('{"id": "x", "values": [1, 2], "namespace": 3}', "namespace", "give a string"),
+    ],
+)
+def test_each_bad_line_is_one_fault_between_good_ones(tmp_path: Path, line: str, field: str, reason: str) -> None:
+    """The fault has the line's number, the field and the reason; both neighbours are records."""
+    before, (place, fault), after = read(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
+    assert isinstance(before[1], Record)
+    assert isinstance(after[1], Record)
+    assert (before[0], place, after[0]) == (1, 3, 4)
+    assert isinstance(fault, Fault), fault
+    assert fault.field == field
+    assert reason in fault.reason
+
+
+def test_bytes_that_are_no_text_are_a_fault(tmp_path: Path) -> None:
+    """A line that is not UTF-8 is set aside with what can be shown of it."""
+    (_, fault), (_, after) = read(tmp_path, b'{"id": "\xff", "values": [1, 2]}\n' + GOOD.encode())
+    assert isinstance(fault, Fault)
+    assert fault.text == '{"id": "�", "values": [1, 2]}'
+    assert isinstance(after, Record)
+
+
+def test_a_line_that_no_record_can_fill_is_a_fault(tmp_path: Path) -> None:
+    """A line above the limit is passed over without being held."""
+    (place, fault), (next_place, after) = read(tmp_path, b"x" * (MAX_LINE + 1) + b"\n" + GOOD.encode())
+    assert isinstance(fault, Fault)
+    assert "longer than" in fault.reason
+    assert (place, next_place) == (1, 2)
+    assert isinstance(after, Record)
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    """Files from Windows begin with one."""
+    ((_, record),) = read(tmp_path, b"\xef\xbb\xbf" + GOOD.encode() + b"\r\n\r\n")
+    assert isinstance(record, Record)
+
+
+def reject(path: Path, line: str) -> dict[str, Any]:
+    """The reject that a line becomes."""
+    (path / "a.jsonl").write_text(line)
+    (source,) = open_sources([str(path / "a.jsonl")], Columns())
+    (chunk,) = source.chunks()
+    (outcome,) = outcomes(chunk, None)
+    assert isinstance(outcome, Fault)
+    told: dict[str, Any] = json.loads(line_of(source, chunk, 0, outcome))
+    return told
+
+
+def test_a_reject_keeps_the_records_fields(tmp_path: Path) -> None:
+    """What JSON cannot say becomes null; the rest is as it was."""
+    told = reject(tmp_path, '{"id": "x", "values": [1, NaN], "metadata": {"a": [1]}, "namespace": "n"}')
+    why = told.pop("_reject")
+    assert told == {"id": "x", "values": [1.0, None], "metadata": {"a": [1]}, "namespace": "n"}
+    assert why["field"] == "values"
+    assert why["line"] == 1
+    assert why["source"].endswith("a.jsonl")
+    assert "must be finite" in why["reason"]
+
+
+def test_a_reject_of_a_broken_line_keeps_its_text(tmp_path: Path) -> None:
+    """There is no record to keep, so the line itself is kept."""
+    told = reject(tmp_path, '{"id": "x", values}')
+    assert told["_reject"]["text"] == '{"id": "x", values}'
+
+
+def test_reading_ignores_what_a_reject_adds(tmp_path: Path) -> None:
+    """A corrected reject is a record, and its reason never becomes metadata."""
+    line = json.dumps({"id": "x", "values": [1, 2], "t": "v", "_reject": {"reason": "old"}})
+    (tmp_path / "a.jsonl").write_text(line)
+    (source,) = open_sources([str(tmp_path / "a.jsonl")], Columns(metadata=("*",)))
+    (record,) = (outcome for chunk in source.chunks() for outcome in outcomes(chunk, None))
+    assert isinstance(record, Record)
+    assert record.metadata == b'{"t":"v"}'

@@ -1,0 +1,101 @@
+"""Owns what follows from a judged answer for the batch that it answers. Pure: it decides, `sender` carries it out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from upsertq.letter import Reason
+from upsertq_worker.answer import Refusal
+from upsertq_worker.isolate import Part, take_apart
+from upsertq_worker.judge import Accepted, Busy, LaneRefused, Outcome, RecordRefused, Scope, ShortAck, TooLarge
+from upsertq_worker.wording import Reason as LaneReason
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a batch: one item a record in `dims`, `sparse` and `fields` (its metadata's names)."""
+
+    dims: Sequence[int]
+    sparse: Sequence[bool]
+    short_acks: int
+    """Short acknowledgements it had before."""
+    failures: int
+    """Failures that count: those while others succeeded."""
+
+    @property
+    def size(self) -> int:
+        """Records in it."""
+        return len(self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Land:
+    """All of it is acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """It is sent again; `at_once` without waiting for a backoff."""
+
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """It is sent again in parts. `searching` when somebody in it is at fault."""
+
+    parts: tuple[Part, ...]
+    searching: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Convict:
+    """Its one record is given up."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """No record is at fault: the lane, or the whole queue, waits."""
+
+    scope: Scope
+    reason: LaneReason
+    refusal: Refusal
+
+
+Consequence = Land | Again | Split | Convict | Pause
+
+
+def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  # noqa: PLR0911 - one for each outcome
+    """What to do after `outcome`."""
+    match outcome:
+        case Accepted():
+            return Land()
+        case ShortAck():
+            return Again(at_once=True) if facts.short_acks == 0 else _narrow(facts, Reason.SHORT_ACK)
+        case TooLarge():
+            return Convict(Reason.TOO_LARGE) if facts.size == 1 else Split(take_apart(facts.size, ()), searching=False)
+        case Busy():
+            return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
+        case RecordRefused():
+            return _after_refusal(outcome, facts)
+        case LaneRefused(refusal=refusal, scope=scope, reason=reason):
+            if reason == "sparse_unsupported" and not all(facts.sparse):
+                suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
+                return _narrow(facts, Reason.REFUSED, suspects)
+            return Pause(scope, reason, refusal)
+
+
+def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:
+    suspects = list(outcome.suspects)
+    if outcome.dimension is not None:
+        suspects = [position for position, dim in enumerate(facts.dims) if dim == outcome.dimension[0]]
+        if len(suspects) == facts.size:
+            return Pause("queue", "dimension", outcome.refusal)
+    return _narrow(facts, Reason.REFUSED, suspects)
+
+
+def _narrow(facts: Facts, reason: Reason, suspects: Sequence[int] = ()) -> Consequence:
+    if facts.size == 1:
+        return Convict(reason)
+    return Split(take_apart(facts.size, suspects), searching=True)
