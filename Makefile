@@ -5,8 +5,9 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
+SEEDS ?= 10000
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check soak format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -21,6 +22,9 @@ check: $(VENV)/.ready ## lint, format and type checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
+	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
 
 format: $(VENV)/.ready ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -27,6 +27,11 @@ class Books:
         """Records by which the identity fails: 0 when the books balance."""
         return self.enqueued - (self.acked + self.superseded + self.discarded + self.dead + self.pending)
 
+    @property
+    def settled(self) -> int:
+        """Records that left the queue, in whatever way."""
+        return self.acked + self.superseded + self.discarded + self.dead
+
     def as_dict(self) -> dict[str, int]:
         """The counters by name."""
         return asdict(self)

@@ -11,7 +11,8 @@ UpsertqError
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
-    └── WaitTimeout            the time to wait is over and the work is not
+    ├── WaitTimeout            the time to wait is over and the work is not
+    └── LanePaused             what is waited for is stuck on a pause, by the service or by hand
 """
 
 
@@ -84,6 +85,10 @@ class LoadStopped(WorldError):  # noqa: N818
 
 class WaitTimeout(WorldError):  # noqa: N818
     """The work did not end within the time that the caller wanted to wait."""
+
+
+class LanePaused(WorldError):  # noqa: N818
+    """What is waited for is stuck on a pause; it stays in the queue and goes on when the pause ends."""
 
 
 def shown(value: object, limit: int = 80) -> str:

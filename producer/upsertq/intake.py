@@ -19,6 +19,7 @@ from upsertq.keys import QueueKeys, checked_name
 from upsertq.pack import Packer
 from upsertq.queue import Enqueuer, Limits, QueueShape
 from upsertq.record import Metadata, SparseValues, Values, make_record, make_records
+from upsertq.stall import Stall
 from upsertq.wire import Record
 
 SEND_RECORDS = 1_000
@@ -248,9 +249,16 @@ def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
     timeout: float | None,
     world: Circumstances,
     watch: Callable[[Books], None] = lambda _: None,
+    pause_timeout: float | None = None,
 ) -> Conversation[Books]:
-    """Poll the books until nothing is pending, telling `watch`; `WaitTimeout` after `timeout` s (`None`: never)."""
+    """Poll the books until nothing is pending, telling `watch`; returns them.
+
+    Raises:
+        WaitTimeout: `timeout` seconds are over (`None`: never).
+        LanePaused: the wait is stuck on a pause for `pause_timeout` seconds (`None`: never).
+    """
     until = None if timeout is None else world.clock() + timeout
+    stall = None if pause_timeout is None else Stall(keys, pause_timeout, world.wall())
     step = 0.05
     while True:
         left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
@@ -258,12 +266,17 @@ def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
         watch(found)
         if found.pending == 0:
             return found
+        if stall is not None:
+            yield from stall.check(found, _waited(keys, run, found), world.wall(), world.patience(PATIENCE_SECONDS))
         if until is not None and world.clock() >= until:
-            what = f"run '{run}'" if run else f"queue '{keys.queue}'"
             raise WaitTimeout(
-                f"{what} still has {found.pending:,} records pending after {timeout:g} s: "
-                "is a worker running? `upsertq status` shows it"
+                f"{_waited(keys, run, found)} after {timeout:g} s: is a worker running? `upsertq status` shows it"
             )
         left = MAX_POLL if until is None else max(0.0, until - world.clock())
         yield Pause(min(step, left))
         step = min(step * 1.5, MAX_POLL)
+
+
+def _waited(keys: QueueKeys, run: str, found: Books) -> str:
+    what = f"run '{run}'" if run else f"queue '{keys.queue}'"
+    return f"{what} still has {found.pending:,} records pending"

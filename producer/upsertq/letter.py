@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from upsertq.wire import Entry, decode, encode
+import orjson
+
+from upsertq.wire import FORMAT, OP_UPSERT, Entry, UnknownEntry, decode, encode
 
 Argument = str | bytes | int
 
@@ -82,6 +84,31 @@ class Letter:
         return self.entry.ids[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A dead letter without its vector, sparse values and metadata: what lists and choices need.
+
+    `seq` is the place of the version in order ('ms-n-row'), `at` the enqueue time in milliseconds, `depth` how often it
+    was replayed before.
+    """
+
+    shard: int
+    stream_id: str
+    namespace: str
+    id: str
+    run: str
+    seq: str
+    dim: int
+    at: int
+    depth: int
+    verdict: Verdict
+
+    @property
+    def dead_id(self) -> str:
+        """By which commands name it."""
+        return f"{self.shard}:{self.stream_id}"
+
+
 def encode_letter(entry: Entry, verdict: Verdict) -> list[Argument]:
     """The flat field-value list of a letter's stream entry; `entry` holds the one record, with its `seq`."""
     fields: list[Argument] = list(encode(entry))
@@ -93,22 +120,64 @@ def encode_letter(entry: Entry, verdict: Verdict) -> list[Argument]:
 
 
 def decode_letter(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Letter:
-    """The letter of a stream entry's fields; `UnknownEntry` when it is of another version."""
+    """The letter of a stream entry's fields; `UnknownEntry` when it is of another version or damaged."""
+    entry = decode(fields)
+    if len(entry.ids) != 1:
+        raise _damaged(shard, stream_id, f"holds {len(entry.ids)} records")
+    return Letter(shard, stream_id, entry, _verdict_of(shard, stream_id, fields))
+
+
+def decode_head(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Head:
+    """The head of a stream entry's fields, which may lack the payload; `UnknownEntry` as `decode_letter`."""
+    if fields.get(b"v") != b"%d" % FORMAT or fields.get(b"op") != OP_UPSERT.encode():
+        raise _damaged(shard, stream_id, "is of a version or operation that this program does not know")
+    try:
+        (record_id,) = orjson.loads(fields[b"ids"])
+        seq = fields[b"seq"].decode("ascii")
+        place(seq)
+        return Head(
+            shard=shard,
+            stream_id=stream_id,
+            namespace=fields[b"ns"].decode("ascii"),
+            id=record_id,
+            run=fields.get(b"run", b"").decode("ascii"),
+            seq=seq,
+            dim=int(fields[b"dim"]),
+            at=int(fields.get(b"at", b"0")),
+            depth=int(fields.get(b"depth", b"0")),
+            verdict=_verdict_of(shard, stream_id, fields),
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(shard, stream_id, f"is damaged ({error!r})") from error
+
+
+def place(seq: str) -> tuple[int, ...]:
+    """The place of a version in order, to compare: (milliseconds, number, row)."""
+    return tuple(map(int, seq.split("-")))
+
+
+def _verdict_of(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Verdict:
     text = {name.decode(): fields.get(name, b"").decode("utf-8", "replace") for name in _TEXT_FIELDS}
-    verdict = Verdict(
-        reason=Reason(text["reason"]),
-        status=int(text["status"] or 0),
-        code=text["code"],
-        message=text["message"],
-        details=text["details"],
-        request_id=text["request_id"],
-        path=text["path"],
-        attempts=int(text["attempts"] or 0),
-        first_ms=int(text["first"] or 0),
-        last_ms=int(text["last"] or 0),
-        worker=text["worker"],
-    )
-    return Letter(shard, stream_id, decode(fields), verdict)
+    try:
+        return Verdict(
+            reason=Reason(text["reason"]),
+            status=int(text["status"] or 0),
+            code=text["code"],
+            message=text["message"],
+            details=text["details"],
+            request_id=text["request_id"],
+            path=text["path"],
+            attempts=int(text["attempts"] or 0),
+            first_ms=int(text["first"] or 0),
+            last_ms=int(text["last"] or 0),
+            worker=text["worker"],
+        )
+    except ValueError as error:
+        raise _damaged(shard, stream_id, f"has a verdict that cannot be read ({error})") from error
+
+
+def _damaged(shard: int, stream_id: str, what: str) -> UnknownEntry:
+    return UnknownEntry(f"dead letter {shard}:{stream_id} {what}; it stays where it is")
 
 
 _TEXT_FIELDS = tuple(name.encode() for name in (*_VERDICT_FIELDS, "first", "last", "worker"))

@@ -1,4 +1,4 @@
-"""Owns what `status` reads: how a queue stands, its books, backlog, leases, workers, lanes and runs at one moment.
+"""Owns what `status` reads: how a queue stands, its books, backlog, leases, workers, pauses and runs at one moment.
 
 It reads alone, and bears with whatever a worker of another version has written about itself.
 """
@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq import books
+from upsertq import books, pauses
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
 from upsertq.keys import QueueKeys
+from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
 
 GLANCE: Final = Script.load("upsertq", "glance")
@@ -53,19 +54,6 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
-    """A paused lane, `name` as the workers wrote it, and what they say about it."""
-
-    name: str
-    said: Mapping[str, Any]
-
-    @property
-    def reason(self) -> str:
-        """Why it is paused, as one line."""
-        return str(self.said.get("reason") or self.said.get("message") or "paused")
-
-
-@dataclass(frozen=True, slots=True)
 class RunStanding:
     """A run: `since` is when a producer first used it, in seconds since 1970."""
 
@@ -86,7 +74,7 @@ class Standing:
     oldest_age: float | None
     leases: tuple[Lease, ...]
     workers: tuple[Worker, ...]
-    lanes: tuple[Lane, ...]
+    paused: Mapping[str, Paused]
     runs: tuple[RunStanding, ...]
     runs_known: int
 
@@ -105,7 +93,7 @@ class Standing:
             "oldest_age": self.oldest_age,
             "leases": [asdict(lease) for lease in self.leases],
             "workers": [asdict(worker) for worker in self.workers],
-            "lanes": [{"lane": lane.name, "reason": lane.reason, **lane.said} for lane in self.lanes],
+            "paused": [pauses.as_dict(scope, paused) for scope, paused in self.paused.items()],
             "runs": [{"run": run.run, "since": run.since, **run.books.as_dict()} for run in self.runs],
             "runs_known": self.runs_known,
         }
@@ -161,7 +149,7 @@ def look(
         oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
         leases=leases_of(of_shards[n : 2 * n], of_shards[2 * n :]),
         workers=workers_of(_pairs(beats), now),
-        lanes=lanes_of(_pairs(lanes)),
+        paused=pauses.of_reply(lanes),
         runs=shown_runs,
         runs_known=len(_pairs(runs)),
     )
@@ -205,18 +193,6 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return Worker(name=name, age=0.0, gone=True)
-
-
-def lanes_of(entries: Mapping[str, bytes]) -> tuple[Lane, ...]:
-    """The paused lanes by name; a value that is no JSON object is taken as the reason."""
-    lanes = []
-    for name in sorted(entries):
-        try:
-            said = orjson.loads(entries[name])
-        except ValueError:
-            said = entries[name].decode("utf-8", "backslashreplace")
-        lanes.append(Lane(name, said if isinstance(said, dict) else {"reason": str(said)}))
-    return tuple(lanes)
 
 
 def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[tuple[int, float | None]]:

@@ -4,7 +4,7 @@ An entry of a format or operation that this version does not know is never misre
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import orjson
@@ -155,6 +155,25 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
 
 def _text(value: bytes | None) -> str:
     return "none" if value is None else repr(value.decode("ascii", "backslashreplace"))
+
+
+def one_record(entry: Entry, row: int, seq: str) -> Entry:
+    """The record at `row` as an entry of its own, with its place in order."""
+    width = entry.dim * FLOAT32
+    return replace(
+        entry,
+        ids=(entry.ids[row],),
+        values=entry.values[row * width : (row + 1) * width],
+        sparse=_only(entry.sparse, row),
+        metadata=_only(entry.metadata, row),
+        seq=seq,
+    )
+
+
+def _only(array: bytes, row: int) -> bytes:
+    """A JSON array of the item at `row` alone; empty when that is null."""
+    item = orjson.loads(array)[row] if array else None
+    return b"" if item is None else orjson.dumps([item])
 
 
 def default_namespace(namespace: str) -> str:

@@ -7,9 +7,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from upsertq.letter import Reason, Verdict
 from upsertq.wire import Entry
-from upsertq_worker.hold import RECORD_WEIGHT, Fate, Hold, Settlement, Version
+from upsertq_worker.hold import RECORD_WEIGHT, Fate, Hold, Version
 
+VERDICT = Verdict(Reason.REFUSED)
 QUARANTINE = 5.0
 SPACES = ("", "n")
 Key = tuple[str, str]
@@ -215,7 +217,7 @@ class HoldLaws(RuleBasedStateMachine):
                 if order <= version.order:
                     read.fates[row] = read.fates[row] or Fate.SUPERSEDED
         self.read[shard, version.held.stream_id].fates[version.row] = fate
-        self.hold.finish(version, fate, self.now)
+        self.hold.finish(version, fate, self.now, VERDICT if fate is Fate.DEAD else None)
         self._collect()
 
     def _collect(self) -> None:
@@ -226,7 +228,8 @@ class HoldLaws(RuleBasedStateMachine):
             counts = [read.fates.count(fate) for fate in (Fate.ACKED, Fate.SUPERSEDED, Fate.DEAD)]
             entry = read.entry
             size, records = entry.size, len(entry.ids)
-            assert one == Settlement(one.shard, one.stream_id, entry.run, records, size, *counts)
+            assert (one.run, one.records, one.size) == (entry.run, records, size)
+            assert [one.acked, one.superseded, one.dead] == counts
             assert one.acked + one.superseded + one.dead == one.records
             keys = {key for _, key, _ in read.rows()}
             for other in self.read.values():
@@ -287,7 +290,7 @@ def test_the_next_newest_is_sent_when_the_newest_is_refused() -> None:
         version = hold.take(hold.lanes[""], 0.0)
         assert version is not None
         assert version.order[0] == expected
-        hold.finish(version, fate, 0.0)
+        hold.finish(version, fate, 0.0, VERDICT if fate is Fate.DEAD else None)
     assert [(one.stream_id, one.acked, one.superseded, one.dead) for one in hold.settlements] == [
         ("1-0", 0, 1, 0),
         ("2-0", 1, 0, 0),

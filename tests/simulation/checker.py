@@ -58,17 +58,15 @@ class Checker:
 
     Args:
         now: seconds of virtual time.
-        quarantine: seconds for which an id whose answer was lost must be held.
         traced: keep the history as lines of text too.
     """
 
-    def __init__(self, now: Callable[[], float], quarantine: float, *, traced: bool) -> None:
+    def __init__(self, now: Callable[[], float], *, traced: bool) -> None:
         self.violations: list[str] = []
         self.history: list[str] = []
         self.seen: dict[str, int] = {}
         """How often each kind of event was seen: shows that a history was worth its time."""
         self._now = now
-        self._quarantine = quarantine
         self._traced = traced
         self._lines: dict[Key, Line] = {}
         self._filed: dict[tuple[int, str], Filed] = {}
@@ -115,15 +113,14 @@ class Checker:
             held = before.held_until if before is not None else 0.0
             flights[key] = Flight(version, held_until=held)
 
-    def answered(self, worker: str, records: Sequence[tuple[Key, int]], what: str, *, lost: bool) -> None:
-        """`worker` got its answer, or learnt that there is none (`lost`: the request may be applied even so)."""
+    def answered(self, worker: str, records: Sequence[tuple[Key, int]], what: str, *, held_until: float) -> None:
+        """`worker` got its answer, or learnt that there is none: the request may be applied until `held_until`."""
         self.note("answer", f"{worker}: {what}: {_shown(records)}")
         for key, version in records:
             flight = self._flights[worker].get(key)
             if flight is not None and flight.version == version:
                 flight.flying = False
-                if lost:
-                    flight.held_until = self._now() + self._quarantine
+                flight.held_until = max(flight.held_until, held_until)
 
     def applied(self, worker: str, key: Key, version: int) -> None:
         """A version reaches the index."""

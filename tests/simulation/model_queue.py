@@ -1,19 +1,18 @@
-"""Owns the queue's server as a model: streams, pending lists, leases and books with the semantics of the worker's
-scripts (`upsertq_worker/scripts`), in memory and in virtual time. It never decides what a worker does.
+"""Owns the queue's server as a model: streams, pending lists, leases and books as the worker's scripts treat them.
+
+It lives in memory and in virtual time, answers at once, and never decides what a worker does.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from checker import Filed
 from upsertq import wire
 from upsertq.books import COUNTERS, Books, total
-from upsertq.errors import ServerUnavailable
 from upsertq_worker.seams import NEW, Delivery, Grant
-from weather import Mishap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.wire import Entry
     from upsertq_worker.hold import Settlement
-    from virtual_time import Process, VirtualLoop
-    from weather import Weather
+    from virtual_time import VirtualLoop
 
 T = TypeVar("T")
 Place = tuple[int, int]
@@ -128,6 +126,11 @@ class ModelQueue:
                 found.append(Delivery(shard, stream_id, model.stream[stream_id][0]))
         return found
 
+    def oldest_pending(self, shard: int, after: str) -> str:
+        """XPENDING behind an id, for one entry; `""` when there is none."""
+        pending = self.shards[shard].pending
+        return next((stream_id for stream_id in pending if place_of(stream_id) > place_of(after)), "")
+
     def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Settlement]) -> bool:
         """`settle.lua`; returns whether the lease was the caller's."""
         model = self.shards[shard]
@@ -170,8 +173,6 @@ class ModelQueue:
 
     def add(self, shard: int, entry: Entry, keys: Sequence[tuple[Key, int]]) -> None:
         """Enqueue an entry whose records are these versions of these keys, and tell the checker."""
-        from checker import Filed  # noqa: PLC0415 - avoids importing it where only types are needed
-
         stream_id = self.enqueue(shard, entry)
         self.checker.enqueued(shard, stream_id, Filed(entry.run, entry.size, tuple(keys)))
         self.check_books(shard)
@@ -196,136 +197,6 @@ class ModelQueue:
 
     def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:
         return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]
-
-
-class QueueLink:
-    """One worker's way to the queue (a `QueueSeam`): every call takes time, and may go wrong in every way."""
-
-    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, process: Process) -> None:
-        self._loop = loop
-        self._queue = queue
-        self._weather = weather
-        self._process = process
-
-    @property
-    def _name(self) -> str:
-        return self._process.name
-
-    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
-        """As `QueueSeam.lease`."""
-        queue, name = self._queue, self._name
-        return await self._call(
-            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
-        )
-
-    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
-        """As `QueueSeam.release`."""
-        queue, name = self._queue, self._name
-        await self._call(
-            "release", [_bind(queue.release, shard, epoch, name, keep.get(shard, 0.0)) for shard, epoch in held.items()]
-        )
-
-    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
-        """As `QueueSeam.read`."""
-        cursors = dict(cursors)
-        arrived: asyncio.Future[list[Delivery]] = self._loop.create_future()
-        blocks = all(cursor == NEW for cursor in cursors.values())
-
-        def look() -> bool:
-            if self._process.dead and self._weather.rng.random() < 0.5:
-                return True
-            if not arrived.done() and (found := self._queue.read(cursors, count)):
-                arrived.set_result(found)
-            return arrived.done()
-
-        def arrive() -> asyncio.Future[list[Delivery]]:
-            if not look():
-                if blocks and wait > 0:
-                    self._queue.block(look)
-                    self._loop.later(wait, lambda: arrived.done() or arrived.set_result([]))
-                else:
-                    arrived.set_result([])
-            return arrived
-
-        ((found),) = await self._call("read", [arrive])
-        deliveries = await found
-        await self._pass(self._weather.delay())
-        return deliveries
-
-    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
-        """As `QueueSeam.settle`."""
-        queue, name = self._queue, self._name
-        by_shard: dict[int, list[Settlement]] = {}
-        for one in settlements:
-            by_shard.setdefault(one.shard, []).append(one)
-        replies = await self._call(
-            "settle", [_bind(queue.settle, shard, held[shard], name, ones) for shard, ones in by_shard.items()]
-        )
-        return frozenset(shard for shard, ours in zip(by_shard, replies, strict=True) if not ours)
-
-    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
-        """As `QueueSeam.backlog`."""
-        replies = await self._call("backlog", [_bind(self._queue.backlog, shard) for shard in shards])
-        return dict(zip(shards, replies, strict=True))
-
-    async def books(self) -> Books:
-        """As `QueueSeam.books`."""
-        return (await self._call("books", [self._queue.books]))[0]
-
-    async def beat(self, report: Mapping[str, Any]) -> None:
-        """As `QueueSeam.beat`."""
-        await self._call("beat", [lambda: None])
-
-    async def leave(self) -> None:
-        """As `QueueSeam.leave`."""
-        await self._call("leave", [lambda: None])
-
-    async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
-        """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""
-        if self._process.buried:
-            raise asyncio.CancelledError
-        weather, loop = self._weather, self._loop
-        answer: asyncio.Future[list[T]] = loop.create_future()
-        replies: list[T] = []
-        way = weather.delay()
-        mishap = weather.mishap(self._name)
-
-        def arrive(steps: Sequence[Callable[[], T]]) -> None:
-            replies.extend(step() for step in steps)
-
-        def succeed() -> None:
-            arrive(steps)
-            loop.later(weather.delay(), lambda: answer.done() or answer.set_result(replies))
-
-        def fail() -> None:
-            if not answer.done():
-                answer.set_exception(ServerUnavailable(f"cannot {what}: simulated ({mishap})"))
-
-        match mishap:
-            case None:
-                loop.later(way, succeed)
-            case Mishap.UNSENT:
-                loop.later(way, fail)
-            case Mishap.LOST | Mishap.PARTLY:
-                whole = mishap is Mishap.LOST
-                loop.later(way, arrive, steps if whole else steps[: weather.rng.randrange(len(steps) + 1)])
-                loop.later(way + weather.delay(), fail)
-            case Mishap.LATE:
-                loop.later(way, fail)
-                loop.later(way + weather.rng.random() * 2 * weather.lease, arrive, steps)
-        if mishap is not None:
-            self._queue.checker.note("mishap", f"{self._name}: {what} {mishap.value}")
-        return await answer
-
-    async def _pass(self, seconds: float) -> None:
-        """Let the reply travel: the world's time, not the worker's."""
-        passed: asyncio.Future[None] = self._loop.create_future()
-        self._loop.later(seconds, lambda: passed.done() or passed.set_result(None))
-        await passed
-
-
-def _bind(call: Callable[..., T], *arguments: Any, **named: Any) -> Callable[[], T]:
-    return lambda: call(*arguments, **named)
 
 
 def _books(counter: Counter[str]) -> Books:

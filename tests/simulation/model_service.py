@@ -1,10 +1,12 @@
-"""Owns the service as a model: it applies upserts in the order in which they arrive, loses answers and is late, but
-never later than the bound that the contract names (design §1, promise 7). It never looks into a worker.
+"""Owns the service as a model: it applies upserts in the order in which they arrive, loses answers and is late.
+
+It is never later than the bound that the contract names (design §1, promise 7), and never looks into a worker.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -15,16 +17,14 @@ from upsertq_worker.answer import Answer, TransportFailure, TransportKind
 from weather import Trouble
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from checker import Checker, Key
     from model_queue import ModelQueue
     from virtual_time import Process, VirtualLoop
     from weather import Weather
 
 Reply = Answer | TransportFailure
+_OK: Final = 200
 _GATEWAY: Final = (500, 502, 503, 504)
-_DONE: Final = TransportFailure(TransportKind.RESET, "given up")
 
 
 @dataclass(eq=False, slots=True)
@@ -38,6 +38,10 @@ class Request:
     """What is still to be applied, and the timer that will do so."""
     over: bool = False
     """The worker has its answer, or gave up."""
+    lost: bool = False
+    """A part of it will never be applied."""
+    latest: float = math.inf
+    """Nothing of it is applied later: the end of its quarantine, once somebody gave it up."""
 
 
 class ModelService:
@@ -72,8 +76,8 @@ class ModelService:
         if not request.over:
             request.over = True
             del self._open[request]
-            self._checker.answered(request.worker, request.records, "given up", lost=True)
             self._hurry(request)
+            self._checker.answered(request.worker, request.records, "given up", held_until=request.latest)
 
     def cut(self, worker: str, *, dead: bool) -> None:
         """The worker was killed, or stopped for a while: its requests arrive within the quarantine, or never."""
@@ -110,13 +114,15 @@ class ModelService:
                 self._arrive(request, request.records, rng.random() * 4 * weather.lease)
                 self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.records)))
                 return
-            case Trouble.LOST | Trouble.GARBLED | Trouble.GATEWAY:
+            case Trouble.LOST:
                 self._apply_perhaps(request, way)
-                reply = {
-                    Trouble.LOST: TransportFailure(TransportKind.RESET, "connection reset"),
-                    Trouble.GARBLED: TransportFailure(TransportKind.PROTOCOL, "not HTTP"),
-                    Trouble.GATEWAY: _error(rng.choice(_GATEWAY), "Service unavailable", ""),
-                }[trouble]
+                reply = TransportFailure(TransportKind.RESET, "connection reset")
+            case Trouble.GARBLED:
+                self._apply_perhaps(request, way)
+                reply = TransportFailure(TransportKind.PROTOCOL, "not HTTP")
+            case Trouble.GATEWAY:
+                self._apply_perhaps(request, way)
+                reply = _error(rng.choice(_GATEWAY), "Service unavailable", "")
         self._loop.later(way, self._reply, request, reply)
 
     def _apply_perhaps(self, request: Request, way: float) -> None:
@@ -144,23 +150,27 @@ class ModelService:
             return
         request.over = True
         del self._open[request]
+        if isinstance(reply, Answer) and reply.status == _OK and (request.travelling or request.lost):
+            reply = TransportFailure(TransportKind.RESET, "connection reset")  # it was not carried out in time
         lost = isinstance(reply, TransportFailure) and reply.answer_lost
         lost = lost or (isinstance(reply, Answer) and reply.status in _GATEWAY)
         what = reply.kind.value if isinstance(reply, TransportFailure) else str(reply.status)
-        self._checker.answered(request.worker, request.records, what, lost=lost)
         self._hurry(request)
+        self._checker.answered(request.worker, request.records, what, held_until=request.latest if lost else 0.0)
         if not request.answer.done():
             request.answer.set_result(reply)
 
     def _hurry(self, request: Request) -> None:
         """From now on what travels has the quarantine at most: nothing that would be later is applied any more."""
-        rng, end = self._weather.rng, self._loop.now + self._weather.quarantine * 0.99
-        late = [item for item in request.travelling if item[0].when() > end]
+        request.latest = min(request.latest, self._loop.now + self._weather.quarantine)
+        late = [item for item in request.travelling if item[0].when() > request.latest]
         for item in late:
             item[0].cancel()
             request.travelling.remove(item)
-            if rng.random() < 0.8:
+            if self._weather.rng.random() < 0.8:
                 self._arrive(request, item[1], self._weather.straggle())
+            else:
+                request.lost = True
 
 
 class IndexLink:
@@ -191,7 +201,7 @@ def records_of(body: bytes) -> tuple[tuple[Key, int], ...]:
 
 
 def _accepted(count: int) -> Answer:
-    return Answer(200, {"content-type": "application/json"}, orjson.dumps({"upsertedCount": count}))
+    return Answer(_OK, {"content-type": "application/json"}, orjson.dumps({"upsertedCount": count}))
 
 
 def _error(status: int, message: str, retry_after: str) -> Answer:

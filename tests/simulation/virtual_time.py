@@ -1,5 +1,6 @@
-"""Owns time and processes in the simulation: an event loop whose clock jumps to the next timer, and processes that can
-be stopped, continued and lost. It never waits for real and never touches a socket that matters.
+"""Owns time and processes in the simulation: a clock that jumps to the next timer, processes that stop and die.
+
+It never waits for real, and nothing in it depends on the order of a hash.
 """
 
 from __future__ import annotations
@@ -7,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import selectors
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _SPINS: Final = 50_000
 """Rounds of the loop in one instant after which it counts as a busy loop: a healthy shell needs a few dozen."""
 
@@ -32,8 +35,10 @@ class Process:
         self.stopped = False
         self.dead = False
         self.buried = False
+        self.fuse: tuple[int, Callable[[], None]] | None = None
+        """After so many more callbacks, do this first: something befalls the process between two of its lines."""
         self._loop = loop
-        self._stalled: list[tuple[Callable[..., object], tuple[Any, ...], contextvars.Context]] = []
+        self._stalled: list[_Step] = []
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run `work` as a part of this process."""
@@ -51,19 +56,43 @@ class Process:
             return
         self.stopped = False
         stalled, self._stalled = self._stalled, []
-        for callback, arguments, context in stalled:
-            self._loop.call_soon(callback, *arguments, context=context)
+        for step in stalled:
+            self._loop.call_soon(step.again, context=step.context)
 
     def kill(self) -> None:
         """Do as SIGKILL does: no line of it runs any more, no cleaning up either."""
         self.stopped = self.dead = True
 
-    def step(self, callback: Callable[..., object], arguments: tuple[Any, ...], context: contextvars.Context) -> None:
+    def run(self, step: _Step) -> None:
         """Run a callback of this process, or keep it for later."""
+        if self.fuse is not None and not self.stopped:
+            left, befall = self.fuse
+            self.fuse = (left - 1, befall) if left else None
+            if not left:
+                befall()
         if self.stopped:
-            self._stalled.append((callback, arguments, context))
+            self._stalled.append(step)
         else:
-            callback(*arguments)
+            step.callback(*step.arguments)
+
+
+@dataclass(eq=False, slots=True)
+class _Step:
+    """A callback of a process, which may have to wait until the process runs again, and may be cancelled until then."""
+
+    process: Process
+    callback: Callable[..., object]
+    arguments: tuple[Any, ...]
+    context: contextvars.Context
+    handle: asyncio.Handle | None = None
+
+    def __call__(self) -> None:
+        self.process.run(self)
+
+    def again(self) -> None:
+        """Run after a pause, unless it was cancelled since."""
+        if self.handle is None or not self.handle.cancelled():
+            self.process.run(self)
 
 
 class _Jump(selectors.SelectSelector):
@@ -72,7 +101,7 @@ class _Jump(selectors.SelectSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
         self._loop = loop
-        self._spins = 0
+        self.spins = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Let `timeout` seconds pass at once."""
@@ -81,10 +110,10 @@ class _Jump(selectors.SelectSelector):
             raise TimeStandsStill(f"a deadlock: nothing is due and nothing will be; tasks: {'; '.join(names)}")
         if timeout > 0:
             self._loop.now += timeout
-            self._spins = 0
+            self.spins = 0
         else:
-            self._spins += 1
-            if self._spins > _SPINS:
+            self.spins += 1
+            if self.spins > _SPINS:
                 raise TimeStandsStill(f"a busy loop at {self._loop.now:.3f} s: no task lets time pass")
         return []
 
@@ -95,7 +124,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now = 0.0
         self._world = contextvars.Context()
-        super().__init__(_Jump(self))
+        self._jump = _Jump(self)
+        super().__init__(self._jump)
         self.set_debug(enabled=False)
 
     def time(self) -> float:
@@ -107,24 +137,28 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return super().call_at(self.now + delay, callback, *arguments, context=self._world)
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """As the base class, but a callback of a process runs only while the process does."""
         context = contextvars.copy_context() if context is None else context
         process = context.get(_PROCESS)
         if process is None:
             return super().call_soon(callback, *args, context=context)
-        return super().call_soon(process.step, callback, args, context, context=context)
+        step = _Step(process, callback, args, context)
+        step.handle = super().call_soon(step, context=context)
+        return step.handle
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
         """As the base class, but a callback of a process runs only while the process does."""
         context = contextvars.copy_context() if context is None else context
         process = context.get(_PROCESS)
         if process is None:
             return super().call_at(when, callback, *args, context=context)
-        return super().call_at(when, process.step, callback, args, context, context=context)
+        step = _Step(process, callback, args, context)
+        handle = step.handle = super().call_at(when, step, context=context)
+        return handle
 
     def bury(self, processes: list[Process]) -> None:
         """End every task that is left, the dead processes' included, so that none is destroyed while pending."""
@@ -133,6 +167,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             process.buried = True
             process.resume()
         while left := asyncio.all_tasks(self):
+            self._jump.spins = 0
             for task in left:
                 task.cancel()
             self.run_until_complete(asyncio.sleep(0))

@@ -5,6 +5,7 @@ It decides only what happens to one call; the models carry it out.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -42,7 +43,10 @@ class Trouble(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """From `start` to `end` nothing passes to `target` (`queue` or `service`) from `worker` (`""`: from any)."""
+    """From `start` to `end` nothing passes to `target` from `worker` (`""`: from any).
+
+    A target is `queue`, `service`, or one kind of call to the queue, such as `lease`.
+    """
 
     target: str
     start: float
@@ -61,8 +65,11 @@ class Weather:
         quarantine: the longest that a request travels on after its sender gave up, seconds.
         latency: typical seconds of one way.
         mishaps: share of calls to the queue that go wrong.
+        sick: share of one kind of call (`lease`, `read`, `settle`...) that goes wrong besides.
         troubles: share of requests to the service that go wrong.
         kinds: the kinds of trouble with the service, with their weights.
+        outages: see there.
+        mishap_kinds: the kinds of what goes wrong with the queue, equally often.
     """
 
     rng: random.Random
@@ -71,9 +78,11 @@ class Weather:
     quarantine: float
     latency: float
     mishaps: float
+    sick: dict[str, float]
     troubles: float
     kinds: dict[Trouble, float]
     outages: list[Outage] = field(default_factory=list)
+    mishap_kinds: tuple[Mishap, ...] = tuple(Mishap)
     calm: bool = False
     """Nothing goes wrong any more."""
 
@@ -89,13 +98,13 @@ class Weather:
             one.target == target and one.worker in {"", worker} and one.start <= now < one.end for one in self.outages
         )
 
-    def mishap(self, worker: str) -> Mishap | None:
-        """What goes wrong with a call to the queue that starts now; `None`: nothing."""
-        if self.cut_off("queue", worker):
+    def mishap(self, worker: str, what: str) -> Mishap | None:
+        """What goes wrong with the call `what` to the queue that starts now; `None`: nothing."""
+        if self.cut_off("queue", worker) or self.cut_off(what, worker):
             return Mishap.UNSENT
-        if self.calm or self.rng.random() >= self.mishaps:
+        if self.calm or self.rng.random() >= self.mishaps + self.sick.get(what, 0.0):
             return None
-        return self.rng.choice(list(Mishap))
+        return self.rng.choice(self.mishap_kinds)
 
     def trouble(self, worker: str) -> Trouble | None:
         """What goes wrong with a request to the service that starts now; `None`: nothing."""
@@ -107,4 +116,4 @@ class Weather:
 
     def straggle(self) -> float:
         """Seconds that a request still travels after its sender gave up: always less than the quarantine."""
-        return self.rng.random() ** 0.5 * self.quarantine * 0.99
+        return math.sqrt(self.rng.random()) * self.quarantine * 0.99

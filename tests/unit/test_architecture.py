@@ -27,10 +27,22 @@ ROOTS: Final = {
 
 PURE: Final = frozenset(
     [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing")]
+    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall")]
     + [
         f"upsertq_worker.{name}"
-        for name in ("judge", "answer", "wording", "backoff", "hold", "batch", "encode", "pace")
+        for name in (
+            "judge",
+            "answer",
+            "wording",
+            "backoff",
+            "hold",
+            "batch",
+            "encode",
+            "pace",
+            "isolate",
+            "consequence",
+            "lanes",
+        )
     ]
 )
 """These decide: time and randomness are arguments, and the server is spoken to by what they yield or return."""

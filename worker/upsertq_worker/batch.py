@@ -7,9 +7,14 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from upsertq.letter import Verdict
 from upsertq_worker.encode import join, overhead
 from upsertq_worker.hold import Hold, Lane, Version
+
+if TYPE_CHECKING:
+    from upsertq_worker.isolate import Search
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,14 @@ class BatchLimits:
     linger: float = 0.2
 
 
+@dataclass(frozen=True, slots=True)
+class Convicted:
+    """A record that stands alone and is refused, with why."""
+
+    version: Version
+    verdict: Verdict
+
+
 @dataclass(eq=False, slots=True)
 class Batch:
     """What one request carries: versions of one namespace, each id once."""
@@ -30,6 +43,35 @@ class Batch:
     attempts: int = 0
     delay: float | None = None
     """Seconds that its last retry waited."""
+    probe: str = ""
+    """The paused scope that it probes."""
+    short_acks: int = 0
+    failures: int = 0
+    """Failures while others succeeded."""
+    landed_before: int = 0
+    """Batches of the worker that had landed when it failed last."""
+    first_failed: float = 0.0
+    """When it, or what it is a part of, failed first; seconds since 1970."""
+    search: "Search[Convicted] | None" = None
+    """The search for culprits that it is part of."""
+    parent: "Batch | None" = None
+    narrowed: bool = False
+    """A part of it was refused."""
+    path: tuple[int, ...] = ()
+    """The sizes of the groups that it was a part of, the largest first."""
+
+    def part(self, versions: list[Version], search: "Search[Convicted] | None") -> "Batch":
+        """A batch of some of its versions, to be sent instead of it."""
+        return Batch(
+            self.namespace,
+            versions,
+            attempts=self.attempts,
+            landed_before=self.landed_before,
+            first_failed=self.first_failed,
+            search=search,
+            parent=self,
+            path=(*self.path, len(self.versions)),
+        )
 
     @property
     def live(self) -> list[Version]:

@@ -14,7 +14,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from upsertq.wire import FLOAT32, Entry
+from upsertq.letter import Verdict
+from upsertq.wire import FLOAT32, Entry, one_record
 from upsertq_worker.encode import Encoder
 
 Order = tuple[int, int, int]
@@ -45,7 +46,8 @@ class Held:
     """Records without a fate."""
     acked: int = 0
     superseded: int = 0
-    dead: int = 0
+    graves: list["Grave"] = field(default_factory=list)
+    """Its dead records."""
     dropped: bool = False
     """The shard's lease is gone: whatever comes of the records in flight no longer counts."""
     versions: list["Version"] = field(default_factory=list)
@@ -59,6 +61,15 @@ class Held:
     def weight(self) -> int:
         """Bytes of memory it takes here, about: its payload and what is kept for each of its records."""
         return self.size + RECORD_WEIGHT * len(self.entry.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Grave:
+    """A record that is given up: its row, itself as an entry of one record, and why."""
+
+    row: int
+    entry: Entry
+    verdict: Verdict
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +87,11 @@ class Version:
     def id(self) -> str:
         """The record's id."""
         return self.held.entry.ids[self.row]
+
+    @property
+    def sequence(self) -> str:
+        """Its place among all versions of its id, as it is written down."""
+        return "-".join(map(str, self.order))
 
     def encode(self) -> bytes:
         """The record's JSON; made once."""
@@ -144,7 +160,14 @@ class Settlement:
     size: int
     acked: int
     superseded: int
-    dead: int
+    sequence: str = ""
+    """The entry's place in order: its stream id, or of a replayed one its original sequence."""
+    graves: tuple[Grave, ...] = ()
+
+    @property
+    def dead(self) -> int:
+        """Records given up."""
+        return len(self.graves)
 
 
 class Hold:
@@ -181,10 +204,21 @@ class Hold:
         """Whether this entry is held."""
         return stream_id in self._held.get(shard, ())
 
-    def admit(self, shard: int, stream_id: str, entry: Entry, now: float, *, recovered: bool = False) -> None:
-        """Take an entry that was read; `recovered` when an earlier holder may have sent parts of it."""
-        milliseconds, _, number = (entry.seq or stream_id).partition("-")
-        place = int(milliseconds), int(number)
+    def admit(
+        self, shard: int, stream_id: str, entry: Entry, now: float, *, recovered: bool = False, stale: bool = False
+    ) -> None:
+        """Take an entry that was read.
+
+        Args:
+            shard: where it was read.
+            stream_id: its place there.
+            entry: itself.
+            now: the time in seconds.
+            recovered: an earlier holder may have sent parts of it.
+            stale: it was replayed, and a newer version of its record was acknowledged since: it is superseded.
+        """
+        milliseconds, number, *replayed_row = map(int, (entry.seq or stream_id).split("-"))
+        first_row = replayed_row[0] if replayed_row else 0
         held = Held(shard, stream_id, entry, entry.size, len(entry.ids))
         self.weight += held.weight
         chains = self._chains.setdefault(shard, {})
@@ -194,13 +228,16 @@ class Hold:
             chain = chains.get(key)
             if chain is None:
                 chain = chains[key] = Chain(shard, key, since=now)
-            version = Version(held, row, (*place, row), chain)
+            version = Version(held, row, (milliseconds, number, first_row + row), chain)
             held.versions.append(version)
             self._link(chain, held)
             if recovered:
                 self._suspect(chain, version, now)
         for version in held.versions:
-            self._enter(version, now)
+            if stale:
+                self._end(version, Fate.SUPERSEDED)
+            else:
+                self._enter(version, now)
 
     def take(self, lane: Lane, now: float) -> Version | None:
         """Take the next version to send in this lane: the newest of the key that waits longest; it flies from here."""
@@ -215,24 +252,30 @@ class Hold:
                 return version
         return None
 
-    def put_back(self, version: Version, now: float) -> None:
-        """Let a version that was taken wait again, at the head of its lane's line."""
+    def put_back(self, version: Version, now: float, *, last: bool = False) -> None:
+        """Let a version that was taken wait again, at the head of its lane's line, or with `last` at its end."""
         if version.held.dropped:
             return
         version.chain.flying = None
         version.chain.waiting.append(version)
-        self._offer(version.chain, now, first=True)
+        self._offer(version.chain, now, first=not last)
 
     def lost(self, version: Version, now: float) -> None:
         """The answer for a version in flight was lost: it may take effect during the quarantine."""
         self._suspect(version.chain, version, now)
 
-    def finish(self, version: Version, fate: Fate, now: float) -> None:
-        """A version in flight has its fate. When acknowledged, every older one that waits is superseded by it."""
+    def finish(self, version: Version, fate: Fate, now: float, verdict: Verdict | None = None) -> None:
+        """A version in flight has its fate. When acknowledged, every older one that waits is superseded by it.
+
+        A dead one has a verdict.
+        """
         if version.held.dropped:
             return
         chain = version.chain
         chain.flying = None
+        if verdict is not None:
+            single = one_record(version.held.entry, version.row, version.sequence)
+            version.held.graves.append(Grave(version.row, single, verdict))
         self._end(version, fate)
         if fate is Fate.ACKED:
             chain.acked = version.order
@@ -338,7 +381,7 @@ class Hold:
             case Fate.SUPERSEDED:
                 held.superseded += 1
             case Fate.DEAD:
-                held.dead += 1
+                pass  # its grave is dug
         version.body = b""
         if held.open == 0 and held.older == 0:
             self._give_out(held)
@@ -382,7 +425,8 @@ def _settlement(held: Held) -> Settlement:
         held.size,
         held.acked,
         held.superseded,
-        held.dead,
+        held.entry.seq or held.stream_id,
+        tuple(held.graves),
     )
 
 

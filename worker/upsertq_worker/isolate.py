@@ -45,7 +45,7 @@ class Search(Generic[T]):
         """A group was refused. Where it is its parent's first refused part, the parent's culprit is only narrowed."""
         if not first_of_parent:
             self._groups += 1
-        if self._groups > min(self.most, max(1, self.size - 1)) or self.requests > request_budget(self.size, self.most):
+        if self._groups > self.most or self.requests > request_budget(self.size, self.most):
             self.systemic = True
 
     @property

@@ -132,7 +132,7 @@ class Reader:
             log.error(
                 "shard %d: entry %s is gone without being settled; `upsertq audit` will show it", shard, stream_id
             )
-            desk.hold.settlements.append(Settlement(shard, stream_id, "", 0, 0, 0, 0, 0))
+            desk.hold.settlements.append(Settlement(shard, stream_id, "", 0, 0, 0, 0))
             desk.settleable.set()
             return
         try:

@@ -13,6 +13,7 @@ from upsertq.books import COUNTERS, Books, of_reply, total
 from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
 from upsertq.keys import CONSUMER, GROUP, QueueKeys
+from upsertq.letter import encode_letter
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq_worker.hold import Settlement
@@ -119,14 +120,18 @@ class RedisQueue:
 
     def _settle_call(self, epoch: int, settlements: Sequence[Settlement]) -> tuple[list[str], list[Argument]]:
         shard = self._keys.shard(settlements[0].shard)
-        keys = [shard.stream, shard.books, shard.lease]
+        keys = [shard.stream, shard.books, shard.lease, shard.dead, shard.dead_ids]
         place: dict[str, int] = {"": 0}
         arguments: list[Argument] = [GROUP, self._mark(epoch), len(settlements)]
         for one in settlements:
             if one.run not in place:
                 keys.append(shard.run(one.run))
                 place[one.run] = len(keys)
-            arguments += [one.stream_id, place[one.run], one.records, one.size, one.acked, one.superseded, one.dead]
+            arguments += [one.stream_id, place[one.run], one.run, one.records, one.size, one.acked, one.superseded]
+            arguments += [one.sequence or one.stream_id, len(one.graves)]
+            for grave in one.graves:
+                fields = encode_letter(grave.entry, grave.verdict)
+                arguments += [grave.row, grave.entry.seq, grave.verdict.reason, len(fields), *fields]
         return keys, arguments
 
     async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:

@@ -6,7 +6,8 @@ import click
 
 from upsertq.cli.audit import audit
 from upsertq.cli.load import load
+from upsertq.cli.pause import pause, resume
 from upsertq.cli.status import status
 from upsertq.cli.wait import wait
 
-ALL: Final[tuple[click.Command, ...]] = (load, status, wait, audit)
+ALL: Final[tuple[click.Command, ...]] = (load, status, wait, audit, pause, resume)

@@ -14,7 +14,7 @@ from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.cli.reach import print_json
 from upsertq.cli.wait import one_line
 from upsertq.cli.watching import Shown, watching
-from upsertq.errors import WaitTimeout
+from upsertq.errors import LanePaused, WaitTimeout
 from upsertq.intake import Circumstances, wait_until_settled
 from upsertq.keys import QueueKeys
 from upsertq.load import Interrupted, Loaded, Plan
@@ -33,6 +33,7 @@ SIGNALLED = 128
 @click.option(
     "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
 )
+@options.pause_timeout
 def load(
     *,
     load_options: LoadOptions,
@@ -41,6 +42,7 @@ def load(
     as_json: bool,
     wait_too: bool,
     wait_timeout: float | None,
+    pause_timeout: float,
 ) -> int:
     """Enqueue the records of SOURCE: JSONL (also .gz, .zst), Parquet, Arrow, CSV, NPY; - is JSONL on stdin.
 
@@ -52,7 +54,9 @@ def load(
     with options.server_url(redis_url) as url:
         server = Server.at(url)
         try:
-            return load_and_report(plan, server, wait_timeout, wait_too=wait_too, as_json=as_json)
+            return load_and_report(
+                plan, server, wait_timeout, wait_too=wait_too, as_json=as_json, pause_timeout=pause_timeout
+            )
         finally:
             server.close()
 
@@ -65,8 +69,12 @@ def load_and_report(
     wait_too: bool,
     as_json: bool,
     guard: Callable[[], None] = lambda: None,
+    pause_timeout: float = options.PAUSE_TIMEOUT,
 ) -> int:
-    """Load, wait where asked (for `timeout` seconds at most), report; a signal or `guard` ends either."""
+    """Load, wait where asked (for `timeout` seconds, or on a pause for `pause_timeout` at most), and report.
+
+    A signal or `guard` ends either.
+    """
     with watching(guard) as watch:
         try:
             loaded = load_plan(plan, server, watch)
@@ -74,13 +82,14 @@ def load_and_report(
             click.echo(f"upsertq: {str(interrupted) or 'interrupted; nothing was enqueued'}", err=True)
             return SIGNALLED + watch.signal
         try:
-            found = _settled(plan, server, loaded, timeout, watch) if wait_too else _books(plan, server, loaded)
+            limits = timeout, pause_timeout
+            found = _settled(plan, server, loaded, limits, watch) if wait_too else _books(plan, server, loaded)
         except Interrupted:
             click.echo(
                 f"upsertq: interrupted; everything is loaded: wait on with {_wait_command(plan, loaded)}", err=True
             )
             return SIGNALLED + watch.signal
-        except WaitTimeout:
+        except (WaitTimeout, LanePaused):
             _report(plan, loaded, _books(plan, server, loaded), as_json=as_json)
             raise
     _report(plan, loaded, found, as_json=as_json, waited=wait_too)
@@ -93,16 +102,17 @@ def _books(plan: Plan, server: Server, loaded: Loaded) -> Books:
     return server.hold(books.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
 
 
-def _settled(plan: Plan, server: Server, loaded: Loaded, timeout: float | None, watch: Shown) -> Books:
+def _settled(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None, float], watch: Shown) -> Books:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
     shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
     settled = wait_until_settled(
         keys,
         shape.shards,
         loaded.run,
-        timeout,
+        limits[0],
         world,
         lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending"),
+        limits[1],
     )
     return server.hold(settled, sleep=watch.sleep)
 

@@ -9,7 +9,7 @@ import click
 from upsertq import __version__
 from upsertq.cli import commands
 from upsertq.cli.exit_code import ExitCode
-from upsertq.errors import InvalidRecord, QueueMismatch, UpsertqError, UsageError, WaitTimeout
+from upsertq.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
 
@@ -66,7 +66,7 @@ def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Exit codes: 0 done · 1 failed · 2 usage · 3 done, but records were rejected or are dead · "
-    "4 timed out waiting · 5 paused: the service refuses.",
+    "4 timed out waiting · 5 paused: by the service or by hand.",
 )
 @click.version_option(__version__, prog_name="upsertq")
 def upsertq() -> None:
@@ -109,6 +109,8 @@ def _code_of(error: UpsertqError) -> ExitCode:
     match error:
         case WaitTimeout():
             return ExitCode.TIMED_OUT
+        case LanePaused():
+            return ExitCode.PAUSED
         case InvalidRecord() | QueueMismatch():
             return ExitCode.FAILED
         case UsageError():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,9 +15,17 @@ from upsertq.keys import checked_name
 F = TypeVar("F", bound=Callable[..., Any])
 
 URL_VARIABLES = ("UPSERTQ_REDIS_URL", "REDIS_URL")
+PAUSE_TIMEOUT = 300.0
+"""Seconds that a wait bears with a pause."""
 
 
-class Name(click.ParamType[str]):
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType  # older versions of click know no type argument
+
+
+class Name(_TextType):
     """A queue's or run's name."""
 
     name = "name"
@@ -46,6 +54,15 @@ queue = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr.")
 run = click.option("--run", "run_name", type=Name("run"), default=None, help="The run (one ingestion, by its name).")
+
+pause_timeout = click.option(
+    "--pause-timeout",
+    type=click.FloatRange(min=0),
+    default=PAUSE_TIMEOUT,
+    show_default=True,
+    metavar="S",
+    help="Give up waiting when a pause has held it up for so many seconds (exit code 5).",
+)
 
 
 def common(function: F) -> F:

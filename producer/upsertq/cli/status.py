@@ -9,6 +9,7 @@ from itertools import groupby
 
 import click
 
+from upsertq import pauses
 from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
@@ -86,6 +87,7 @@ def line(now: Standing, rates: Rates | None) -> str:
     """One look as one line of `name=value`, for logs and pipes."""
     parts = [f"{name}={count}" for name, count in now.books.as_dict().items()]
     parts.append(f"oldest={'-' if now.oldest_age is None else f'{now.oldest_age:.1f}s'}")
+    parts += [f"paused={len(now.paused)}"] if now.paused else []
     if rates:
         parts += [f"enqueued/s={rates.enqueued}", f"acked/s={rates.acked}", f"settled/s={rates.settled}"]
     return f"{_time(now.at)} {' '.join(parts)}"
@@ -105,7 +107,7 @@ def picture(now: Standing, rates: Rates | None) -> str:
         )
     lines += _leases(now)
     lines += _workers(now.workers)
-    lines += [f"paused: {lane.name or '(default)'}: {lane.reason}" for lane in now.lanes]
+    lines += [f"paused: {pauses.describe(scope, paused)}" for scope, paused in now.paused.items()]
     if now.runs:
         lines += ["", f"runs (the newest {len(now.runs)} of {now.runs_known:,}):"]
         lines += [

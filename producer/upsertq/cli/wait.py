@@ -19,18 +19,27 @@ from upsertq.intake import wait_until_settled
 @click.option(
     "--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds (exit code 4)."
 )
-def wait(*, redis_url: str | None, queue_name: str, as_json: bool, run_name: str | None, timeout: float | None) -> int:
+@options.pause_timeout
+def wait(
+    *,
+    redis_url: str | None,
+    queue_name: str,
+    as_json: bool,
+    run_name: str | None,
+    timeout: float | None,
+    pause_timeout: float,
+) -> int:
     """Wait until every record is settled, then print the books.
 
     Waits for the run's records, or without --run for the queue's. Exit code 3 says that some of them are dead: see
-    `upsertq dead list`.
+    `upsertq dead list`; 5 that it is stuck on a pause.
     """
     run = run_name or ""
     with existing_queue(redis_url, queue_name) as queue:
         queue.check_run(run_name)
         with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
             found = queue.server.hold(
-                wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show)
+                wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show, pause_timeout)
             )
     if as_json:
         print_json({"queue": queue_name, **({"run": run} if run else {}), **found.as_dict()})

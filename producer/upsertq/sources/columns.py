@@ -8,6 +8,9 @@ from upsertq.errors import SourceError, shown
 
 REJECT = "_reject"
 """The field that a file of rejects adds to each record; reading ignores it."""
+DEAD = "_dead"
+"""The field that `upsertq dead export` adds to each record; reading ignores it."""
+NOTES = (REJECT, DEAD)
 EVERY = "*"
 SPARSE_NAMES = ("sparse_values", "sparseValues")
 
@@ -80,7 +83,7 @@ def resolve(columns: Columns, names: Sequence[str], source: str) -> Layout:
         values=values,
         spread=spread,
         sparse=sparse,
-        metadata=_metadata(columns.metadata, names, {record_id, *values, sparse, space, REJECT}, source),
+        metadata=_metadata(columns.metadata, names, {record_id, *values, sparse, space, *NOTES}, source),
         namespace=space,
         default_namespace=columns.namespace or "",
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from upsertq.errors import shown
 from upsertq.sources.cells import Misread, as_metadata, as_number, as_object, as_values
 from upsertq.sources.chunk import Chunk, Fault
-from upsertq.sources.columns import EVERY, REJECT, SPARSE_NAMES, Columns, is_pattern, listed, numbered
+from upsertq.sources.columns import EVERY, NOTES, SPARSE_NAMES, Columns, is_pattern, listed, numbered
 
 
 class RowReader:
@@ -86,7 +86,7 @@ class RowReader:
     def _cells_of(self, row: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
         record_id = row.get(self._id)
         if record_id is None:
-            raise Misread("id", f"is missing: the record has {listed([n for n in row if n != REJECT])}")
+            raise Misread("id", f"is missing: the record has {listed([n for n in row if n not in NOTES])}")
         sparse = next((row[name] for name in self._sparse if row.get(name) is not None), None)
         return record_id, self._values_of(row), as_object("sparse_values", sparse), self._metadata_of(row)
 
@@ -105,7 +105,7 @@ class RowReader:
             return as_object("metadata", row.get("metadata"))
         names = self._metadata
         if names == (EVERY,):
-            taken = {self._id, *self._values, *self._sparse, self._space, REJECT}
+            taken = {self._id, *self._values, *self._sparse, self._space, *NOTES}
             names = tuple(name for name in row if name not in taken)
         return as_metadata([(name, row.get(name)) for name in names], sole=len(names) == 1)
 

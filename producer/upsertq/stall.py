@@ -1,0 +1,70 @@
+"""Owns when a wait is stuck on a pause. It decides from the notes, the books and the times that it is given alone."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from upsertq import pauses
+from upsertq.books import Books
+from upsertq.errors import LanePaused
+from upsertq.exchange import Conversation, Patience
+from upsertq.keys import QueueKeys
+from upsertq.pauses import QUEUE, Paused
+
+PROBED_SECONDS: Final = 30.0
+"""Within this time a worker has probed a lane that the service refuses at least twice."""
+
+
+def stuck_on(
+    paused: Mapping[str, Paused], *, now: float, begun: float, settled: float | None, limit: float
+) -> tuple[str, Paused] | None:
+    """The pause that a wait is stuck on: it stands for `limit` seconds, in which nothing was settled.
+
+    Only a pause of the whole queue can be told from its note. One by the service must stand while a worker, which may
+    have been started with this wait, had time to probe it; one of a namespace must stand for all of `limit` under our
+    eyes, for what is waited for may lie in other namespaces.
+
+    Args:
+        paused: the pauses by scope.
+        now: seconds since 1970, as all times here.
+        begun: when the wait began.
+        settled: when it last saw a record settled, `None` where it saw none.
+        limit: seconds to bear with a pause.
+    """
+    for scope, pause in sorted(paused.items(), key=lambda item: item[0] != QUEUE):
+        stands = now - max(pause.since, pause.since if settled is None else settled)
+        watched = now - max(pause.since, begun)
+        if scope != QUEUE:
+            must_watch = limit
+        else:
+            must_watch = 0.0 if pause.by_hand else min(limit, PROBED_SECONDS)
+        if stands >= limit and watched >= must_watch:
+            return scope, pause
+    return None
+
+
+class Stall:
+    """What one wait has seen of progress.
+
+    Args:
+        keys: the queue's.
+        limit: seconds to bear with a pause.
+        begun: when the wait began, in seconds since 1970.
+    """
+
+    def __init__(self, keys: QueueKeys, limit: float, begun: float) -> None:
+        self._keys = keys
+        self._limit = limit
+        self._begun = begun
+        self._settled: float | None = None
+        self._before: int | None = None
+
+    def check(self, found: Books, what: str, now: float, patience: Patience) -> Conversation[None]:
+        """Raise `LanePaused`, beginning with `what`, when the books, which have something pending, are stuck."""
+        if self._before is not None and found.settled != self._before:
+            self._settled = now
+        self._before = found.settled
+        paused = yield from pauses.read_pauses(self._keys, patience)
+        stuck = stuck_on(paused, now=now, begun=self._begun, settled=self._settled, limit=self._limit)
+        if stuck is not None:
+            cure = "`upsertq resume` ends it" if stuck[1].by_hand else "it ends by itself once the service accepts"
+            raise LanePaused(f"{what}: paused: {pauses.describe(*stuck)}; {cure}")

@@ -1,0 +1,110 @@
+"""Owns what a seed draws before its history begins: who takes part, with which settings, and which faults there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from upsertq.keys import shard_of
+from upsertq_worker.batch import BatchLimits
+from upsertq_worker.desk import Settings
+from weather import Mishap, Outage, Trouble, Weather
+
+if TYPE_CHECKING:
+    import random
+
+    from virtual_time import VirtualLoop
+
+NAMESPACES: Final = ("", "docs", "images")
+BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
+CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops")
+CALLS: Final = ("lease", "read", "settle", "oldest_pending", "backlog")
+
+
+@dataclass(slots=True)
+class Cast:
+    """What a seed draws before its history begins. Times are seconds of virtual time."""
+
+    rng: random.Random
+    climate: str = ""
+    """Most histories know all faults; some dwell on one chain of accidents that is too rare otherwise. `""`: drawn."""
+    lease: float = field(init=False)
+    quarantine: float = field(init=False)
+    shards: int = field(init=False)
+    workers: int = field(init=False)
+    duration: float = field(init=False)
+    entries: int = field(init=False)
+    incidents: int = field(init=False)
+    befalls: tuple[str, ...] = BEFALLS
+    """What may befall a worker."""
+    pools: dict[tuple[int, str], list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = self.rng
+        self.lease = rng.choice((2.0, 4.0, 10.0))
+        self.quarantine = self.lease * rng.choice((0.25, 0.5, 0.5, 0.75))
+        self.shards = rng.choice((1, 1, 2, 4))
+        self.workers = rng.choice((1, 2, 2, 3))
+        self.duration = self.lease * rng.uniform(3, 6)
+        self.entries = rng.randrange(10, 120)
+        self.incidents = rng.randrange(8)
+        drawn = rng.choice(("mixed",) * 10 + CLIMATES)
+        self.climate = self.climate or drawn
+        if self.climate == "starved":  # leases end by themselves, and the next holder follows at once
+            self.lease, self.quarantine, self.workers, self.incidents = 4.0, 3.0, 3, 0
+            self.shards, self.entries, self.duration = 1, 100, 30.0
+        elif self.climate in {"kills", "pauses", "stops"}:
+            self.workers, self.incidents, self.befalls = 3, 20, (self.climate[:-1],)
+        self.pools = {}
+        names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)]
+        for number in range(rng.randrange(2, 60)):
+            namespace, record_id = rng.choice(names), f"r{number}"
+            self.pools.setdefault((shard_of(namespace, record_id, self.shards), namespace), []).append(record_id)
+
+    def weather(self, loop: VirtualLoop) -> Weather:
+        """Draw the faults."""
+        rng = self.rng
+        kinds = {trouble: rng.choice((0.0, 1.0, 3.0)) for trouble in Trouble}
+        kinds[Trouble.SHORT] *= rng.choice((0.0, 0.0, 0.2))
+        kinds[Trouble.LOST] += 0.1
+        weather = Weather(
+            rng=rng,
+            now=loop.time,
+            lease=self.lease,
+            quarantine=self.quarantine,
+            latency=self.lease * rng.choice((0.0005, 0.003, 0.01)),
+            mishaps=rng.choice((0.0, 0.02, 0.1, 0.3)),
+            sick={rng.choice(CALLS): rng.choice((0.0, 0.0, 0.5, 0.8))},
+            troubles=rng.choice((0.0, 0.05, 0.2, 0.5)),
+            kinds=kinds,
+        )
+        match self.climate:
+            case "starved":
+                weather.mishaps, weather.sick, weather.latency = 0.0, {}, 0.001 * self.lease
+                weather.troubles, weather.kinds = 0.3, {Trouble.LOST: 4.0, Trouble.SLOW: 1.0}
+                for start in range(2, int(self.duration), 7):
+                    weather.outages.append(Outage("lease", start, start + self.lease * rng.uniform(0.9, 1.2)))
+            case "stops":
+                weather.mishaps, weather.sick, weather.latency = 0.0, {}, 0.001 * self.lease
+                weather.troubles, weather.kinds = 0.3, {Trouble.LOST: 1.0}
+            case "late":
+                weather.sick = {rng.choice(CALLS): 0.5}
+                weather.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
+            case _:
+                pass
+        return weather
+
+    def settings(self) -> Settings:
+        """Draw the settings of one worker: those of a fleet agree on lease and quarantine alone."""
+        rng = self.rng
+        limits = BatchLimits(
+            rng.choice((1, 3, 20, 100)), rng.choice((150, 1_000, 2_000_000)), rng.choice((0.0, 0.05, 0.2, 0.7))
+        )
+        return Settings(
+            batch=limits,
+            concurrency=rng.choice((1, 2, 8)),
+            read_ahead=rng.choice((1, 20_000, 200_000, 96_000_000)),
+            lease=self.lease,
+            quarantine=self.quarantine,
+            grace=self.lease * rng.choice((0.0, 0.2, 2.0)),
+        )

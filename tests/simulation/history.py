@@ -1,0 +1,262 @@
+"""Owns one history: what is enqueued, what befalls the workers, and how it comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from cast import Cast
+from checker import Checker
+from model_queue import ModelQueue
+from model_service import IndexLink, ModelService
+from queue_link import QueueLink
+from upsertq import wire
+from upsertq.errors import WorldError
+from upsertq_worker.desk import Settings
+from upsertq_worker.drain import Drain
+from virtual_time import Process, TimeStandsStill, VirtualLoop
+from weather import Outage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from checker import Key
+
+RUNS: Final = ("", "monday", "tuesday")
+WALL: Final = 1_750_000_000.0
+"""Seconds since 1970 at the start of every history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of one history."""
+
+    seed: int
+    violations: tuple[str, ...]
+    history: tuple[str, ...]
+    seen: dict[str, int]
+    seconds: float
+    """Of virtual time."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process of a history."""
+
+    process: Process
+    drain: Drain
+    task: asyncio.Task[object]
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs, or would if it were not stopped."""
+        return not self.process.dead and not self.task.done()
+
+
+class History:
+    """One history: many workers, one queue, one service, and whatever the seed lets happen."""
+
+    def __init__(self, seed: int, climate: str, *, traced: bool) -> None:
+        self.loop = VirtualLoop()
+        self.rng = random.Random(f"upsertq history {seed}")
+        self.cast = Cast(self.rng, climate)
+        self.weather = self.cast.weather(self.loop)
+        self.checker = Checker(self.loop.time, traced=traced)
+        self.queue = ModelQueue(self.loop, self.cast.shards, self.cast.lease, self.checker)
+        self.service = ModelService(self.loop, self.queue, self.weather, self.checker)
+        self.workers: list[Worker] = []
+        self._versions: dict[Key, int] = {}
+
+    def live(self) -> None:
+        """Live through all of it."""
+        self.loop.set_exception_handler(lambda _loop, context: self.checker.violated(f"the loop reports {context}"))
+        try:
+            self.loop.run_until_complete(self._all())
+        except TimeStandsStill as error:
+            self.checker.violated(str(error))
+        finally:
+            self.loop.bury([worker.process for worker in self.workers])
+            self.loop.close()
+
+    async def _all(self) -> None:
+        cast = self.cast
+        self._plan_outages()
+        producing = self.loop.create_task(self._produce())
+        staffing = self.loop.create_task(self._keep_staffed())
+        for at in sorted(self.rng.uniform(0, cast.duration) for _ in range(cast.incidents)):
+            await asyncio.sleep(max(0.0, at - self.loop.now))
+            self._incident()
+        await asyncio.sleep(max(0.0, cast.duration - self.loop.now))
+        staffing.cancel()
+        await producing
+        await self._end()
+
+    # the producer
+
+    async def _produce(self) -> None:
+        """Enqueue: some ids over and over, most of them now and then."""
+        rng, cast = self.rng, self.cast
+        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.entries)):
+            await asyncio.sleep(max(0.0, at - self.loop.now))
+            (shard, namespace), pool = rng.choice(list(cast.pools.items()))
+            hot = pool[: 1 + len(pool) // 10]
+            count = rng.choice((1, 1, 2, 5, 25))
+            ids = [rng.choice(hot if rng.random() < 0.5 else pool) for _ in range(count)]
+            keys = [((namespace, record_id), self._next_version(namespace, record_id)) for record_id in ids]
+            records = [
+                wire.Record(record_id, namespace, b"\0\0\x80?", b"", orjson.dumps({"version": version}))
+                for (_, record_id), version in keys
+            ]
+            entry = wire.pack(records, run=rng.choice(RUNS), at=int(self.loop.now * 1000))
+            self.queue.add(shard, entry, keys)
+
+    def _next_version(self, namespace: str, record_id: str) -> int:
+        key = namespace, record_id
+        self._versions[key] = self._versions.get(key, 0) + 1
+        return self._versions[key]
+
+    # the workers
+
+    def hire(self, settings: Settings) -> Worker:
+        """Start a worker."""
+        process = Process(self.loop, f"w{len(self.workers) + 1}")
+        drain = Drain(
+            process.name,
+            self.cast.shards,
+            QueueLink(self.loop, self.queue, self.weather, process),
+            IndexLink(self.service, process, self.cast.lease * self.rng.choice((0.2, 0.8, 3.0))),
+            settings,
+            clock=self.loop.time,
+            wall=lambda: WALL + self.loop.now,
+            rng=random.Random(self.rng.random()),
+        )
+        worker = Worker(process, drain, process.start(drain.run()))
+        worker.task.add_done_callback(lambda _task: self._check_end(worker))
+        self.workers.append(worker)
+        self.checker.note("start", f"{process.name}: {settings}")
+        return worker
+
+    async def _keep_staffed(self) -> None:
+        """Start workers until enough are alive, as an operator's supervisor does."""
+        while True:
+            if sum(worker.alive for worker in self.workers) < self.cast.workers:
+                self.hire(self.cast.settings())
+            await asyncio.sleep(self.cast.lease * self.rng.uniform(0.01, 0.3))
+
+    def _check_end(self, worker: Worker) -> None:
+        """A worker may end because it was told to, or because the service refused; nothing else may end it."""
+        if worker.process.dead or worker.task.cancelled():
+            return
+        error = worker.task.exception()
+        self.checker.note("end", f"{worker.process.name}: {error!r}")
+        if error is not None and not isinstance(error, WorldError):
+            self.checker.violated(f"{worker.process.name} ends with {error!r}")
+
+    # what happens to them
+
+    def _plan_outages(self) -> None:
+        rng, cast = self.rng, self.cast
+        if cast.climate == "starved":
+            return
+        for _ in range(rng.choice((0, 0, 1, 3))):
+            start = rng.uniform(0, cast.duration)
+            who = rng.choice(("", f"w{rng.randrange(1, 5)}"))
+            length = cast.lease * rng.uniform(0.1, 1.5)
+            self.weather.outages.append(Outage(rng.choice(("queue", "service", "lease")), start, start + length, who))
+
+    def _incident(self) -> None:
+        """Something happens to one of the workers."""
+        rng = self.rng
+        alive = [worker for worker in self.workers if worker.alive and not worker.process.stopped]
+        if not alive:
+            return
+        worker = rng.choice(alive)
+        fuse = rng.choice((0, rng.randrange(100)))
+        match rng.choice(self.cast.befalls):
+            case "kill":
+                worker.process.fuse = fuse, lambda: self._kill(worker)
+            case "pause":
+                length = self.cast.lease * rng.choice((0.3, 1.1, 1.5, 2.5)) * rng.uniform(0.8, 1.2)
+                worker.process.fuse = fuse, lambda: self._pause(worker, length)
+            case _:
+                self.checker.note("stop", worker.process.name)
+                worker.drain.stop()
+
+    def _kill(self, worker: Worker) -> None:
+        self.checker.note("kill", worker.process.name)
+        worker.process.kill()
+        self.service.cut(worker.process.name, dead=True)
+
+    def _pause(self, worker: Worker, seconds: float) -> None:
+        self.checker.note("pause", f"{worker.process.name} for {seconds:.3f} s")
+        worker.process.pause()
+        self.service.cut(worker.process.name, dead=False)
+        self.loop.later(seconds, self._resume, worker)
+
+    def _resume(self, worker: Worker) -> None:
+        if not worker.process.dead:
+            self.checker.note("resume", worker.process.name)
+            worker.process.resume()
+
+    # the end
+
+    async def _end(self) -> None:
+        """Faults cease; whoever is left is killed, stopped or kept; a healthy worker drains what there is."""
+        rng, cast = self.rng, self.cast
+        self.weather.calm = True
+        self.checker.note("calm", "")
+        for worker in [worker for worker in self.workers if worker.alive]:
+            worker.process.fuse = None
+            self._resume(worker)
+            match rng.choice(("kill", "stop", "keep")):
+                case "kill":
+                    self._kill(worker)
+                case "stop":
+                    worker.drain.stop()
+                case _:
+                    pass
+        last = self.hire(
+            Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease),
+        )
+        backlog = sum(self.queue.backlog(shard) for shard in range(cast.shards))
+        bound = 60 + 10 * cast.lease + backlog * (cast.quarantine + 200 * self.weather.latency)
+        await asyncio.wait([last.task], timeout=bound)
+        if not last.task.done():
+            left = sum(self.queue.backlog(shard) for shard in range(cast.shards))
+            self.checker.violated(f"{left} entries are left {bound:.0f} s after the faults ceased")
+            return
+        for worker in self.workers:
+            if worker.alive:
+                worker.drain.stop()
+        await asyncio.sleep(2 * cast.lease + cast.quarantine)  # whatever still travels arrives
+        left = sum(self.queue.backlog(shard) for shard in range(cast.shards))
+        self.checker.finished(left, self.queue.books())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the workers' logs out of the way: a history is full of warnings that are meant to be."""
+    log = logging.getLogger("upsertq.worker")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def live(seed: int, *, climate: str = "", traced: bool = False) -> Report:
+    """Live through the history of `seed` (in another climate than its own, where one is given).
+
+    The same seed gives the same history, in every process.
+    """
+    with _quiet():
+        history = History(seed, climate, traced=traced)
+        history.live()
+    checker = history.checker
+    return Report(seed, tuple(checker.violations), tuple(checker.history), dict(checker.seen), history.loop.now)

@@ -1,0 +1,177 @@
+"""Owns a worker's way to the modelled queue: every call takes time, and may go wrong in every way that a network knows.
+
+It carries calls and replies, and never changes what they say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.seams import NEW
+from weather import Mishap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from model_queue import ModelQueue
+    from upsertq.books import Books
+    from upsertq_worker.hold import Settlement
+    from upsertq_worker.seams import Delivery, Grant
+    from virtual_time import Process, VirtualLoop
+    from weather import Weather
+
+T = TypeVar("T")
+
+
+class QueueLink:
+    """One worker's way to the queue (a `QueueSeam`): every call takes time, and may go wrong in every way."""
+
+    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, process: Process) -> None:
+        self._loop = loop
+        self._queue = queue
+        self._weather = weather
+        self._process = process
+
+    @property
+    def _name(self) -> str:
+        return self._process.name
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """As `QueueSeam.lease`."""
+        queue, name = self._queue, self._name
+        return await self._call(
+            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
+        )
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """As `QueueSeam.release`."""
+        queue, name = self._queue, self._name
+        await self._call(
+            "release", [_bind(queue.release, shard, epoch, name, keep.get(shard, 0.0)) for shard, epoch in held.items()]
+        )
+
+    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
+        """As `QueueSeam.read`."""
+        cursors = dict(cursors)
+        arrived: asyncio.Future[list[Delivery]] = self._loop.create_future()
+        blocks = all(cursor == NEW for cursor in cursors.values())
+
+        def look() -> bool:
+            if self._process.dead and self._weather.rng.random() < 0.5:
+                return True
+            if not arrived.done() and (found := self._queue.read(cursors, count)):
+                arrived.set_result(found)
+                ids = " ".join(f"{one.shard}:{one.stream_id}" for one in found)
+                self._queue.checker.note("read", f"{self._name} {cursors} x{count}: {ids}")
+            return arrived.done()
+
+        def arrive() -> asyncio.Future[list[Delivery]]:
+            if not look():
+                if blocks and wait > 0:
+                    self._queue.block(look)
+                    self._loop.later(wait, _answer, arrived, [])
+                else:
+                    arrived.set_result([])
+            return arrived
+
+        ((found),) = await self._call("read", [arrive])
+        deliveries = await found
+        await self._pass(self._weather.delay())
+        return deliveries
+
+    async def oldest_pending(self, after: Mapping[int, str]) -> dict[int, str]:
+        """As `QueueSeam.oldest_pending`."""
+        replies = await self._call(
+            "oldest_pending", [_bind(self._queue.oldest_pending, shard, seen) for shard, seen in after.items()]
+        )
+        return {shard: reply for shard, reply in zip(after, replies, strict=True) if reply}
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+        """As `QueueSeam.settle`."""
+        queue, name = self._queue, self._name
+        by_shard: dict[int, list[Settlement]] = {}
+        for one in settlements:
+            by_shard.setdefault(one.shard, []).append(one)
+        replies = await self._call(
+            "settle", [_bind(queue.settle, shard, held[shard], name, ones) for shard, ones in by_shard.items()]
+        )
+        return frozenset(shard for shard, ours in zip(by_shard, replies, strict=True) if not ours)
+
+    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
+        """As `QueueSeam.backlog`."""
+        replies = await self._call("backlog", [_bind(self._queue.backlog, shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
+
+    async def books(self) -> Books:
+        """As `QueueSeam.books`."""
+        return (await self._call("books", [self._queue.books]))[0]
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """As `QueueSeam.beat`."""
+        await self._call("beat", [lambda: None])
+
+    async def leave(self) -> None:
+        """As `QueueSeam.leave`."""
+        await self._call("leave", [lambda: None])
+
+    async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
+        """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""
+        if self._process.buried:
+            raise asyncio.CancelledError
+        weather, loop = self._weather, self._loop
+        answer: asyncio.Future[list[T]] = loop.create_future()
+        way, mishap = weather.delay(), weather.mishap(self._name, what)
+
+        def succeed() -> None:
+            replies = [step() for step in steps]
+            loop.later(weather.delay(), _answer, answer, replies)
+
+        if mishap is None:
+            loop.later(way, succeed)
+        else:
+            self._queue.checker.note("mishap", f"{self._name}: {what} {mishap.value}")
+            fails_after = self._go_wrong(mishap, steps, way)
+            loop.later(fails_after, _fail, answer, ServerUnavailable(f"cannot {what}: simulated, {mishap.value}"))
+        return await answer
+
+    def _go_wrong(self, mishap: Mishap, steps: Sequence[Callable[[], object]], way: float) -> float:
+        """Have the server do what it still does; returns the seconds after which the caller gives up."""
+        rng, loop = self._weather.rng, self._loop
+        match mishap:
+            case Mishap.UNSENT:
+                return way
+            case Mishap.LOST:
+                loop.later(way, _do, steps)
+            case Mishap.PARTLY:
+                loop.later(way, _do, steps[: rng.randrange(len(steps) + 1)])
+            case Mishap.LATE:
+                loop.later(way + rng.random() * 2 * self._weather.lease, _do, steps)
+                return way
+        return way + self._weather.delay()
+
+    async def _pass(self, seconds: float) -> None:
+        """Let the reply travel: the world's time, not the worker's."""
+        passed: asyncio.Future[None] = self._loop.create_future()
+        self._loop.later(seconds, _answer, passed, None)
+        await passed
+
+
+def _bind(call: Callable[..., T], *arguments: Any, **named: Any) -> Callable[[], T]:
+    return lambda: call(*arguments, **named)
+
+
+def _answer(waiting: asyncio.Future[T], reply: T) -> None:
+    if not waiting.done():
+        waiting.set_result(reply)
+
+
+def _fail(waiting: asyncio.Future[T], error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)
+
+
+def _do(steps: Sequence[Callable[[], object]]) -> None:
+    for step in steps:
+        step()

@@ -1,0 +1,174 @@
+"""The model of the queue's server answers as the real scripts do, on every server: otherwise it would prove nothing."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from checker import Checker
+from model_queue import ModelQueue, place_of
+from upsertq import wire
+from upsertq.books import COUNTERS
+from upsertq.keys import QueueKeys
+from upsertq.queue import QueueShape
+from upsertq.server import AsyncServer
+from upsertq_worker.hold import Settlement
+from upsertq_worker.seams import NEW
+from upsertq_worker.stream import RedisQueue
+from virtual_time import VirtualLoop
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from conftest import Backend
+    from upsertq_worker.seams import Delivery
+
+SHARDS = 2
+LEASE = 60.0
+KEYS = QueueKeys("q")
+STEPS = 250
+
+
+class Twins:
+    """The same queue twice: on a server and as a model. Entries are known by their number in the order enqueued."""
+
+    def __init__(self, backend: Backend, seed: int) -> None:
+        self.rng = random.Random(f"twins {seed}")
+        self.sync = backend.sync
+        shape = QueueShape("q", SHARDS, None)
+        self.real = {name: RedisQueue(AsyncServer(backend.make_async()), shape, name, LEASE) for name in ("ann", "bob")}
+        self.loop = VirtualLoop()
+        self.model = ModelQueue(self.loop, SHARDS, LEASE, Checker(self.loop.time, traced=False))
+        self.epochs = {name: dict.fromkeys(range(SHARDS), 0) for name in self.real}
+        self.ids: list[tuple[int, str, str]] = []
+        """Shard, real stream id and the model's, by number."""
+        self.entries: list[wire.Entry] = []
+
+    def enqueue(self) -> None:
+        """Append the same entry to both."""
+        rng, shard = self.rng, self.rng.randrange(SHARDS)
+        records = [wire.Record(f"r{rng.randrange(9)}", "", b"\0\0\x80?", b"", b"") for _ in range(rng.randrange(1, 4))]
+        entry = wire.pack(records, run=rng.choice(("", "monday")), at=1)
+        flat = wire.encode(entry)
+        keys = KEYS.shard(shard)
+        fields: dict[Any, Any] = dict(zip(flat[::2], flat[1::2], strict=True))
+        real: Any = self.sync.xadd(keys.stream, fields)
+        for books in [keys.books, *([keys.run(entry.run)] if entry.run else [])]:
+            for name, count in (("enqueued", len(records)), ("pending", len(records)), ("bytes", entry.size)):
+                self.sync.hincrby(books, name, count)
+        self.ids.append((shard, real.decode(), self.model.enqueue(shard, entry)))
+        self.entries.append(entry)
+
+    def number(self, shard: int, stream_id: str) -> int:
+        """Return the number of an entry by either of its ids."""
+        return next(n for n, (of, *ids) in enumerate(self.ids) if of == shard and stream_id in ids)
+
+    async def lease(self) -> None:
+        """Ask for both shards, now and then with an epoch that is not ours."""
+        name = self.rng.choice(list(self.real))
+        wanted = dict(self.epochs[name])
+        if self.rng.random() < 0.2:
+            wanted[self.rng.randrange(SHARDS)] = self.rng.randrange(4)
+        take = self.rng.random() < 0.8
+        grants = await self.real[name].lease(wanted, take=take)
+        assert grants == [self.model.lease(shard, epoch, name, take=take) for shard, epoch in wanted.items()]
+        for grant in grants:
+            self.epochs[name][grant.shard] = grant.epoch
+
+    def expire(self) -> None:
+        """Let a lease run out."""
+        shard = self.rng.randrange(SHARDS)
+        self.sync.delete(KEYS.shard(shard).lease)
+        self.model.shards[shard].holder = ""
+
+    async def release(self) -> None:
+        """Give both shards up, ours or not."""
+        name = self.rng.choice(list(self.real))
+        held = dict(self.epochs[name])
+        await self.real[name].release(held, {})
+        for shard, epoch in held.items():
+            self.model.release(shard, epoch, name, 0.0)
+
+    async def read(self) -> None:
+        """Read what is new or what is pending behind some entry."""
+        real: dict[int, str] = {}
+        model: dict[int, str] = {}
+        for shard in range(SHARDS):
+            real[shard], model[shard] = self._some_place(shard) if self.rng.random() < 0.5 else (NEW, NEW)
+        count = self.rng.randrange(1, 5)
+        found = await self.real["ann"].read(real, count, 0.001)
+        assert self._numbered(found) == self._numbered(self.model.read(model, count))
+
+    async def oldest_pending(self) -> None:
+        """Look for the oldest pending entry behind some entry."""
+        places = {shard: self._some_place(shard) for shard in range(SHARDS)}
+        found = await self.real["bob"].oldest_pending({shard: real for shard, (real, _) in places.items()})
+        for shard, (_, behind) in places.items():
+            theirs = self.model.oldest_pending(shard, behind)
+            assert (self.number(shard, found[shard]) if shard in found else None) == (
+                self.number(shard, theirs) if theirs else None
+            )
+
+    async def settle(self) -> None:
+        """Settle some entries, pending or not, settled before or not, under an epoch that is right or wrong."""
+        name = self.rng.choice(list(self.real))
+        held = dict(self.epochs[name])
+        if self.rng.random() < 0.2:
+            held[self.rng.randrange(SHARDS)] += 1
+        numbers = sorted(self.rng.sample(range(len(self.ids)), min(len(self.ids), self.rng.randrange(1, 5))))
+        real, model = ([self._settlement(number, twin) for number in numbers] for twin in (1, 2))
+        foreign = await self.real[name].settle(held, real)
+        for shard in sorted({one.shard for one in model}):
+            ours = self.model.settle(shard, held[shard], name, [one for one in model if one.shard == shard])
+            assert ours == (shard not in foreign)
+
+    async def compare(self) -> None:
+        """Compare the books, of the runs too, and the backlogs."""
+        assert await self.real["ann"].books() == self.model.books()
+        backlog = await self.real["ann"].backlog(range(SHARDS))
+        assert backlog == {shard: self.model.backlog(shard) for shard in range(SHARDS)}
+        for shard in range(SHARDS):
+            told: Any = self.sync.hgetall(KEYS.shard(shard).run("monday"))
+            real = {name: int(told.get(name.encode(), 0)) for name in COUNTERS}
+            model = self.model.shards[shard].runs.get("monday", Counter())
+            assert real == {name: model[name] for name in COUNTERS}
+
+    def _some_place(self, shard: int) -> tuple[str, str]:
+        places = [("0-0", "0-0"), *((real, model) for of, real, model in self.ids if of == shard)]
+        return self.rng.choice(places)
+
+    def _numbered(self, deliveries: Sequence[Delivery]) -> list[tuple[int, Mapping[bytes, bytes] | None]]:
+        deliveries = sorted(deliveries, key=lambda one: (one.shard, place_of(one.stream_id)))
+        return [(self.number(one.shard, one.stream_id), one.fields) for one in deliveries]
+
+    def _settlement(self, number: int, twin: int) -> Settlement:
+        shard, entry = self.ids[number][0], self.entries[number]
+        n = len(entry.ids)
+        return Settlement(shard, str(self.ids[number][twin]), entry.run, n, entry.size, n - 1, 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_model_answers_as_the_server_does(backend: Backend, seed: int) -> None:
+    """Both get the same random calls of two workers, and give the same answers all the way."""
+    twins = Twins(backend, seed)
+    try:
+        twins.enqueue()
+        await twins.lease()
+        for shard in range(SHARDS):  # the group must be there before anybody reads
+            grants = await twins.real["ann"].lease({shard: 0}, take=True)
+            assert grants == [twins.model.lease(shard, 0, "ann", take=True)]
+        for _ in range(STEPS):
+            step = twins.rng.choice(
+                (twins.lease, twins.release, twins.read, twins.read, twins.oldest_pending, twins.settle, twins.compare)
+            )
+            for _ in range(twins.rng.randrange(3)):
+                twins.enqueue()
+            if twins.rng.random() < 0.1:
+                twins.expire()
+            await step()
+        await twins.compare()
+    finally:
+        twins.loop.close()
