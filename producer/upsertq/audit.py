@@ -68,13 +68,20 @@ class _Count:
     bytes: int = 0
     last: str = ""
     runs: dict[str, tuple[int, int]] = field(default_factory=dict)
+    letters: int = 0
+    last_letter: str = ""
+    deaths: dict[str, int] = field(default_factory=dict)
     length: int = 0
     dead: int = 0
     books: Books = field(default_factory=Books)
     run_books: dict[str, Books] = field(default_factory=dict)
 
     def add(self, reply: Sequence[Any], asked: Sequence[str]) -> None:
-        read, last, records, size, by_run, self.length, self.dead, shard, *runs = reply
+        read, last, records, size, by_run, letters, last_letter, deaths, self.length, self.dead, shard, *runs = reply
+        self.letters, self.last_letter = self.letters + letters, last_letter.decode("ascii") or self.last_letter
+        for name, more in zip(deaths[::2], deaths[1::2], strict=True):
+            run = name.decode("ascii", "backslashreplace")
+            self.deaths[run] = self.deaths.get(run, 0) + more
         self.entries, self.records, self.bytes = self.entries + read, self.records + records, self.bytes + size
         self.last = last.decode("ascii") or self.last
         for name, more_records, more_bytes in zip(by_run[::3], by_run[1::3], by_run[2::3], strict=True):
@@ -120,6 +127,8 @@ def drifts_of(shard: int, count: _Count) -> list[Drift]:
         drifts.append(Drift(shard, "", "dead", count.dead, count.books.dead))
     for run in sorted(count.run_books):
         drifts += _compared(shard, run, count.run_books[run], count.runs.get(run, (0, 0)))
+        if count.run_books[run].dead != count.deaths.get(run, 0):
+            drifts.append(Drift(shard, run, "dead", count.deaths.get(run, 0), count.run_books[run].dead))
     return drifts
 
 
@@ -145,7 +154,7 @@ def _shard(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -> C
         suspected = drifts
     for _ in range(TRIES):
         count = yield from _at_once(keys, shard, runs, patience)
-        if count is None or set(count.runs) <= set(count.run_books):
+        if count is None or {*count.runs, *count.deaths} <= set(count.run_books):
             return count
     return None
 
@@ -154,14 +163,14 @@ def _by_pages(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -
     """Count page by page, then read the books of all runs; `None` when anything moved between first and last call."""
     count, seen = _Count(), set[tuple[Books, int, int]]()
     while True:
-        before = count.entries
+        before, letters = count.entries, count.letters
         yield from _call(count, keys, shard, (), PAGE_ENTRIES, patience)
         seen.add((count.books, count.dead, count.length))
         if len(seen) > 1:
             return None
-        if count.entries - before < PAGE_ENTRIES:
+        if max(count.entries - before, count.letters - letters) < PAGE_ENTRIES:
             break
-    runs.update(count.runs)
+    runs.update(count.runs, count.deaths)
     yield from _call(count, keys, shard, sorted(runs), 0, patience)
     seen.add((count.books, count.dead, count.length))
     return count if len(seen) == 1 else None
@@ -171,10 +180,10 @@ def _at_once(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) ->
     """Count the whole shard in one call; `None` when it is too long for that."""
     count = _Count()
     yield from _call(count, keys, shard, (), 0, patience)
-    if count.length > ATOMIC_ENTRIES or count.books.bytes > ATOMIC_BYTES:
+    if max(count.length, count.dead) > ATOMIC_ENTRIES or count.books.bytes > ATOMIC_BYTES:
         return None
     yield from _call(count, keys, shard, sorted(runs), 2 * ATOMIC_ENTRIES, patience)
-    runs.update(count.runs)
+    runs.update(count.runs, count.deaths)
     return count
 
 
@@ -184,9 +193,10 @@ def _call(  # noqa: PLR0917 - one call of the script
     own, asked = keys.shard(shard), list(runs)
     names = [own.stream, own.books, own.dead, *map(own.run, asked)]
     start = f"({count.last}" if count.last else "-"
+    start_letters = f"({count.last_letter}" if count.last_letter else "-"
 
     def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(RECOUNT, [(names, [start, most, *COUNTERS])]))
+        return (yield from run_scripts(RECOUNT, [(names, [start, most, start_letters, most, *COUNTERS])]))
 
     (reply,) = yield from persistently(ask, patience, f"recount shard {shard}")
     count.add(reply, asked)

@@ -1,38 +1,25 @@
-"""Owns what is done with dead letters: page through them, choose, plan, replay, discard, and watch replayed ones.
+"""Owns how dead letters are read: page through them, find them by their ids, choose some, and make a plan of these.
 
-Everything that talks to the server is a conversation. A plan names its letters once: what dies afterwards, even of
-the same records, is never part of it. A letter that is found gone is left out and counted.
+Everything that talks to the server is a conversation, and nothing here changes anything. A plan names its letters once:
+what dies afterwards, even of the same records, is never part of it. `upsertq.dead_moves` carries it out.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from heapq import merge
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from upsertq.errors import NotFound, shown
-from upsertq.exchange import (
-    Conversation,
-    Patience,
-    Script,
-    ask_all,
-    persistently,
-    run_scripts,
-)
+from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
 from upsertq.keys import QueueKeys
 from upsertq.letter import Head, Letter, Reason, decode_head, decode_letter, place
 from upsertq.wire import UnknownEntry
 
-T = TypeVar("T")
 HEADS: Final = Script.load("upsertq", "heads")
-REPLAY: Final = Script.load("upsertq", "replay")
-DISCARD: Final = Script.load("upsertq", "discard")
 PAGE_HEADS: Final = 500
 PAGE_LETTERS: Final = 50
 """Whole letters read at once: a vector may take 80 kB, its metadata another 40."""
-CALL_LETTERS: Final = 100
-"""Letters of one shard that one script call moves, while the server does nothing else."""
-POLL_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +75,6 @@ class Plan:
         return dict(Counter(pick.reason.value for pick in self.picks).most_common())
 
 
-@dataclass(slots=True)
-class Tally:
-    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone."""
-
-    moved: list[Pick] = field(default_factory=list)
-    gone: int = 0
-
-    @property
-    def done(self) -> int:
-        """Letters dealt with."""
-        return len(self.moved) + self.gone
-
-
 @dataclass(frozen=True, slots=True)
 class Page:
     """Consecutive letters of one shard; `last` is where the next page goes on, empty at the end."""
@@ -114,7 +88,7 @@ def read_page(
     keys: QueueKeys, shard: int, after: str, patience: Patience, most: int = PAGE_HEADS
 ) -> Conversation[Page]:
     """The letters of a shard that come after the stream id `after` (empty: from the oldest), `most` at once."""
-    arguments = [f"({after}" if after else "-", "+", most]
+    arguments: list[str | int] = [f"({after}" if after else "-", "+", most]
 
     def ask() -> Conversation[list[Any]]:
         return (yield from run_scripts(HEADS, [([keys.shard(shard).dead], arguments)]))
@@ -190,16 +164,13 @@ def plan_of(picks: Sequence[Pick], unreadable: int = 0) -> Plan:
 def find_picks(keys: QueueKeys, shards: int, dead_ids: Sequence[str], patience: Patience) -> Conversation[Plan]:
     """The plan of letters that are named; `NotFound` names those that are not there."""
     letters = yield from find_letters(keys, shards, dead_ids, patience)
-    return plan_of([
-        Pick(one.shard, one.stream_id, one.entry.seq, one.entry.run, f"{one.entry.namespace}\0{one.id}", one.verdict.reason)
-        for one in letters
-    ])  # fmt: skip
+    return plan_of([_pick(one) for one in letters])
 
 
 def find_letters(
-    keys: QueueKeys, shards: int, dead_ids: Sequence[str], patience: Patience
+    keys: QueueKeys, shards: int, dead_ids: Sequence[str], patience: Patience, *, missing_ok: bool = False
 ) -> Conversation[list[Letter]]:
-    """The letters by these ids, each once; `NotFound` names those that are not there."""
+    """The letters by these ids, each once; `NotFound` names those that are not there, unless that is `missing_ok`."""
     wanted = list(dict.fromkeys(dead_ids))
     where = [_where(dead_id, shards) for dead_id in wanted]
     found: list[Letter] = []
@@ -214,11 +185,11 @@ def find_letters(
                 found.append(decode_letter(shard, at, _fields(reply[0][1])))
             else:
                 missing.append(f"{shard}:{at}")
-    if missing:
+    if missing and not missing_ok:
         names = ", ".join(shown(name) for name in missing[:5]) + (", …" if len(missing) > 5 else "")  # noqa: PLR2004
         raise NotFound(
-            f"there is no dead letter {names} in queue '{keys.queue}': it was replayed, discarded or superseded, or the "
-            "id is mistyped; `upsertq dead list` shows those that are there"
+            f"there is no dead letter {names} in queue '{keys.queue}': it was replayed, discarded or superseded, or "
+            "the id is mistyped; `upsertq dead list` shows those that are there"
         )
     return found
 
@@ -239,29 +210,7 @@ def _fields(reply: Any) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
-def _pick(head: Head) -> Pick:
-    return Pick(
-        head.shard, head.stream_id, head.seq, head.run, f"{head.namespace}\0{head.id}", head.verdict.reason
-    )  # fmt: skip
-
-
-def replay(
-    keys: QueueKeys,
-    picks: Sequence[Pick],
-    tally: Tally,
-    patience: Callable[[], Patience],
-    watch: Callable[[Tally], None] = lambda _: None,
-) -> Conversation[None]:
-    """Move the letters to the tails of their streams, in order within each shard, and count in `tally`."""
-    yield from _move(REPLAY, "replay", keys, picks, tally, patience, watch)
-
-
-def discard(
-    keys: QueueKeys,
-    picks: Sequence[Pick],
-    tally: Tally,
-    patience: Callable[[], Patience],
-    watch: Callable[[Tally], None] = lambda _: None,
-) -> Conversation[None]:
-    """Remove the letters for good, and count in `tally`."""
-    yield from _move(DISCARD, "discard", keys, picks, tally, patience, watch)
+def _pick(letter: Head | Letter) -> Pick:
+    at = letter if isinstance(letter, Head) else letter.entry
+    mark = f"{at.namespace}\0{letter.id}"
+    return Pick(letter.shard, letter.stream_id, at.seq, at.run, mark, letter.verdict.reason)

@@ -181,3 +181,20 @@ def _damaged(shard: int, stream_id: str, what: str) -> UnknownEntry:
 
 
 _TEXT_FIELDS = tuple(name.encode() for name in (*_VERDICT_FIELDS, "first", "last", "worker"))
+
+
+def mark_field(entry: Entry) -> str:
+    """Under which name `dead:ids` marks the one record of an entry."""
+    return f"{entry.namespace}\0{entry.ids[0]}"
+
+
+def is_superseded(mark: bytes | None, seq: str) -> bool:
+    """Whether a mark says that a version newer than `seq` was acknowledged."""
+    acked = [token[2:] for token in (mark or b"").decode("ascii").split() if token.startswith("A,")]
+    return any(place_of(one) > place_of(seq) for one in acked)
+
+
+def place_of(seq: str) -> tuple[int, int, int]:
+    """A sequence as something to compare: milliseconds, number, row."""
+    milliseconds, number, *row = map(int, seq.split("-"))
+    return milliseconds, number, row[0] if row else 0

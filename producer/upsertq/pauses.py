@@ -75,7 +75,7 @@ def set_pause(
 ) -> Conversation[tuple[Paused | None, Paused]]:
     """Pause a scope by hand; returns its pause before and now.
 
-    One by the service becomes one by hand. One by hand keeps its beginning, and all of it where there is no new message.
+    One by the service becomes one by hand. One by hand keeps its beginning, and all of it where no message is new.
     """
     before = (yield from read_pauses(keys, patience)).get(scope)
     now = wanted

@@ -33,10 +33,7 @@ def stuck_on(
     for scope, pause in sorted(paused.items(), key=lambda item: item[0] != QUEUE):
         stands = now - max(pause.since, pause.since if settled is None else settled)
         watched = now - max(pause.since, begun)
-        if scope != QUEUE:
-            must_watch = limit
-        else:
-            must_watch = 0.0 if pause.by_hand else min(limit, PROBED_SECONDS)
+        must_watch = limit if scope != QUEUE else 0.0 if pause.by_hand else min(limit, PROBED_SECONDS)
         if stands >= limit and watched >= must_watch:
             return scope, pause
     return None

@@ -82,7 +82,7 @@ def settle(client: redis.Redis, *, dead: int = 0) -> None:
                 pipeline.hset(name, mapping=settled)  # type: ignore[arg-type]
             pipeline.delete(shard.stream)
         for _ in range(dead):
-            pipeline.xadd(KEYS.shard(0).dead, {"id": "x"})
+            pipeline.xadd(KEYS.shard(0).dead, {"id": "x", "run": "night"})
         pipeline.execute()
 
 

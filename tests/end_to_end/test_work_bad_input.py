@@ -103,16 +103,6 @@ def test_an_index_of_another_dimension(url: str) -> None:
         assert index.counters["upserts"] == 0
 
 
-def test_a_refusal_for_a_record_stops_the_worker(url: str) -> None:
-    """What the service refuses for a record's sake stays in the queue, and the worker says what was said."""
-    with emulated("--faults", "poison=id-0000007") as index:
-        line = complaint("work", "--queue", "q", "--index-host", index.url, "--until-empty", url=url, expect=1)
-        assert "id-0000007" in line
-    found = books(url, "q")
-    assert found["pending"] > 0
-    assert found["acked"] + found["pending"] == COUNT
-
-
 def test_no_key(url: str) -> None:
     """Beyond this machine a key is needed: exit 2, naming the variable."""
     assert "PINECONE_API_KEY" in drain(url, "https://index.example", expect=2)

@@ -50,7 +50,7 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
             tally, books = run_loop(done)
         except Refused as error:
             click.echo(f"upsertq: {error}", err=True)
-            return ExitCode.PAUSED if error.lane else ExitCode.FAILED
+            return ExitCode.PAUSED
     _report(queue_name, tally, books, as_json=as_json)
     return ExitCode.REJECTED_OR_DEAD if config.until_empty and books.dead else ExitCode.DONE
 

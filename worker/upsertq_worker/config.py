@@ -10,6 +10,7 @@ from upsertq.errors import UsageError, shown
 from upsertq_worker.batch import BatchLimits
 from upsertq_worker.desk import Settings
 from upsertq_worker.index import IndexAddress, is_loopback
+from upsertq_worker.isolate import MOST_CULPRITS
 
 MAX_BATCH_RECORDS: Final = 1_000
 """The service's own ceiling for one request."""
@@ -34,6 +35,9 @@ class WorkConfig:
     lease: float = 10.0
     quarantine: float = 5.0
     read_ahead: int = 96_000_000
+    max_attempts: int = 8
+    max_culprits: int = MOST_CULPRITS
+    pause_timeout: float = 300.0
     until_empty: bool = False
     seconds: float | None = None
 
@@ -52,6 +56,9 @@ class WorkConfig:
             lease=self.lease,
             quarantine=self.quarantine,
             grace=self.grace,
+            max_attempts=self.max_attempts,
+            max_culprits=self.max_culprits,
+            pause_timeout=self.pause_timeout,
             until_empty=self.until_empty,
             stop_after=self.seconds,
         )
@@ -70,6 +77,9 @@ class WorkConfig:
                 0 <= self.quarantine <= self.lease * 0.75,
                 f"--quarantine is {self.quarantine:g}: choose 0 to three quarters of --lease ({self.lease * 0.75:g})",
             ),
+            (self.max_attempts >= 1, f"--max-attempts is {self.max_attempts}: choose at least 1"),
+            (self.max_culprits >= 1, f"--max-culprits is {self.max_culprits}: choose at least 1"),
+            (0 <= self.pause_timeout < inf, f"--pause-timeout is {self.pause_timeout:g}: choose 0 or more seconds"),
             (self.read_ahead >= 1, f"--read-ahead is {self.read_ahead}: choose at least 1 byte"),
             (self.seconds is None or 0 < self.seconds < inf, f"--seconds is {self.seconds}: choose more than 0"),
         )

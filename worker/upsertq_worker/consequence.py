@@ -20,6 +20,8 @@ class Facts:
     """Short acknowledgements it had before."""
     failures: int
     """Failures that count: those while others succeeded."""
+    searching: bool = False
+    """It is a part of a refused batch, so that what is refused here need not be so for its neighbours."""
 
     @property
     def size(self) -> int:
@@ -80,8 +82,8 @@ def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  #
         case RecordRefused():
             return _after_refusal(outcome, facts)
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
-            if reason == "sparse_unsupported" and not all(facts.sparse):
-                suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
+            suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
+            if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
                 return _narrow(facts, Reason.REFUSED, suspects)
             return Pause(scope, reason, refusal)
 
@@ -90,7 +92,7 @@ def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:
     suspects = list(outcome.suspects)
     if outcome.dimension is not None:
         suspects = [position for position, dim in enumerate(facts.dims) if dim == outcome.dimension[0]]
-        if len(suspects) == facts.size:
+        if len(suspects) == facts.size and not facts.searching:
             return Pause("queue", "dimension", outcome.refusal)
     return _narrow(facts, Reason.REFUSED, suspects)
 

@@ -4,11 +4,17 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from upsertq.pauses import Paused
 from upsertq_worker.batch import Batcher, BatchLimits
 from upsertq_worker.hold import Hold
+from upsertq_worker.isolate import MOST_CULPRITS
+from upsertq_worker.lanes import Lanes
 from upsertq_worker.leases import Leases
+
+if TYPE_CHECKING:
+    from upsertq_worker.hold import Settlement
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,9 @@ class Settings:
         lease: how long a shard stays ours without a word from us.
         quarantine: how long an id whose answer was lost keeps its newer versions waiting.
         grace: how long requests in flight may take to finish after the signal to stop.
+        max_attempts: failures while others succeed after which a batch is taken apart, and a single record given up.
+        max_culprits: refused records of one batch, or in a row, beyond which the lane is paused instead.
+        pause_timeout: with `until_empty`, how long a pause may keep everything waiting.
         until_empty: stop when nothing is pending any more.
         stop_after: stop after so many seconds, `None` for never.
     """
@@ -32,6 +41,9 @@ class Settings:
     lease: float = 10.0
     quarantine: float = 5.0
     grace: float = 30.0
+    max_attempts: int = 8
+    max_culprits: int = MOST_CULPRITS
+    pause_timeout: float = 300.0
     until_empty: bool = False
     stop_after: float | None = None
 
@@ -89,6 +101,15 @@ class Desk:
         self.in_flight = 0
         self.unsettled = 0
         """Entries given out for settling whose settling is not confirmed."""
+        self.lanes = Lanes()
+        self.notes: dict[str, Paused | None] = {}
+        """Pauses that begun or ended here and are not yet noted on the server."""
+        self.progress_at = clock()
+        """When a batch landed last."""
+        self.settling: list[Settlement] = []
+        """What is being settled."""
+        self.settled_meanwhile: list[Settlement] | None = None
+        """What was settled while somebody looks at it; `None` when nobody does."""
         self.failure: Exception | None = None
         self.stopping = asyncio.Event()
         self.done = asyncio.Event()
@@ -96,11 +117,17 @@ class Desk:
         self.sendable = asyncio.Event()
         self.settleable = asyncio.Event()
         self.readable = asyncio.Event()
+        self.noteworthy = asyncio.Event()
 
     def fail(self, error: Exception) -> None:
         """Stop the worker because of `error`; the first one is the one reported."""
         self.failure = self.failure or error
         self.stop()
+
+    def note(self, scope: str, paused: Paused | None) -> None:
+        """Have a pause, or its end, noted on the server."""
+        self.notes[scope] = paused
+        self.noteworthy.set()
 
     def stop(self) -> None:
         """Stop the worker in good order."""
@@ -131,6 +158,6 @@ class Desk:
             "standby": not self.leases.epochs,
             "in_flight": self.in_flight,
             "posted": self.tally.acked,
-            "alarms": dict(self.alarms),
+            "alarms": self.alarms | {scope: paused.message for scope, paused in self.lanes.paused.items()},
             **self.tally.as_dict(),
         }

@@ -12,7 +12,7 @@ from upsertq_worker.desk import Desk, Settings, Tally
 from upsertq_worker.keeper import Keeper
 from upsertq_worker.reader import Reader
 from upsertq_worker.seams import IndexSeam, QueueSeam
-from upsertq_worker.sender import Sender
+from upsertq_worker.sender import Refused, Sender
 from upsertq_worker.settler import Settler
 from upsertq_worker.wait import Troubles, signalled
 
@@ -49,7 +49,7 @@ class Drain:
         self._queue = queue
         self._reader = Reader(self.desk, queue)
         self._sender = Sender(self.desk, index)
-        self._settler = Settler(self.desk, queue)
+        self._settler = Settler(self.desk, queue, self._begin_anew)
         self._keeper = Keeper(self.desk, queue, self._begin_anew)
 
     @property
@@ -82,6 +82,7 @@ class Drain:
             left = max(1.0, desk.settings.grace - (desk.clock() - started))
             await self._settler.flush(left)
             desk.done.set()
+            desk.noteworthy.set()
             await keeping
             await self._keeper.end(finished)
         if desk.failure is not None:
@@ -114,8 +115,21 @@ class Drain:
                     troubles.over()
                 except ServerUnavailable as error:
                     await troubles.wait(error)
+            elif settings.until_empty:
+                self._stop_if_stuck()
             wait = 0.2 if until is None else min(0.2, max(0.0, until - desk.clock()))
             await signalled(desk.stopping, wait)
+
+    def _stop_if_stuck(self) -> None:
+        """Stop where a pause has kept everything waiting for too long."""
+        desk = self.desk
+        paused = desk.lanes.paused
+        if not paused:
+            return
+        first = min(paused.values(), key=lambda one: one.since)
+        stuck = min(desk.wall() - first.since, desk.clock() - desk.progress_at)
+        if stuck >= desk.settings.pause_timeout:
+            desk.fail(Refused(f"paused for {stuck:.0f} s: {first.message}; the records wait in the queue"))
 
     async def _stop_if_empty(self) -> None:
         desk = self.desk

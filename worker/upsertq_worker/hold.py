@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
-from upsertq.letter import Verdict
+from upsertq.letter import Verdict, place_of
 from upsertq.wire import FLOAT32, Entry, one_record
 from upsertq_worker.encode import Encoder
 
@@ -163,6 +163,17 @@ class Settlement:
     sequence: str = ""
     """The entry's place in order: its stream id, or of a replayed one its original sequence."""
     graves: tuple[Grave, ...] = ()
+    entry: Entry | None = field(default=None, compare=False, repr=False)
+
+    def outdates(self, shard: int, replayed: Entry) -> bool:
+        """Whether it acknowledges, or supersedes, a newer version of the one record of a replayed entry."""
+        entry = self.entry
+        if entry is None or shard != self.shard or entry.namespace != replayed.namespace:
+            return False
+        milliseconds, number, first_row = place_of(self.sequence)
+        dead = {grave.row for grave in self.graves}
+        rows = [row for row, name in enumerate(entry.ids) if name == replayed.ids[0] and row not in dead]
+        return any((milliseconds, number, first_row + row) > place_of(replayed.seq) for row in rows)
 
     @property
     def dead(self) -> int:
@@ -427,6 +438,7 @@ def _settlement(held: Held) -> Settlement:
         held.superseded,
         held.entry.seq or held.stream_id,
         tuple(held.graves),
+        held.entry,
     )
 
 

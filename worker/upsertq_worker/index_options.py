@@ -9,6 +9,7 @@ import click
 
 from upsertq.errors import UsageError
 from upsertq_worker.config import DEFAULT_API_VERSION
+from upsertq_worker.isolate import MOST_CULPRITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -37,6 +38,27 @@ _INDEX_OPTIONS = (
         show_default=True,
         metavar="S",
         help="Hold newer versions of an id back for so long after an answer about it was lost.",
+    ),
+    click.option(
+        "--max-attempts",
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+    ),
+    click.option(
+        "--max-culprits",
+        default=MOST_CULPRITS,
+        show_default=True,
+        metavar="N",
+        help="Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+    ),
+    click.option(
+        "--pause-timeout",
+        default=300.0,
+        show_default=True,
+        metavar="S",
+        help="Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
     ),
     click.option(
         "--read-ahead", default=96_000_000, show_default=True, metavar="BYTES", help="Memory for records read ahead."

@@ -1,10 +1,11 @@
 """Owns the leases' upkeep and the heartbeat: takes what is free, prolongs what is ours, and gives it up at the end."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
+from upsertq.pauses import Paused
 from upsertq_worker.desk import Desk
 from upsertq_worker.seams import QueueSeam
 from upsertq_worker.wait import Troubles, signalled
@@ -37,8 +38,9 @@ class Keeper:
     async def run(self) -> None:
         """Keep the leases until the worker is done: what is still in flight when it stops needs them."""
         while not self._desk.done.is_set():
+            self._desk.noteworthy.clear()
             if await self._round():
-                await signalled(self._desk.done, self._every)
+                await signalled(self._desk.noteworthy, self._every)
 
     async def _round(self) -> bool:
         """Ask once for every shard (when stopping, for ours alone), and say that we live; returns whether it worked."""
@@ -61,8 +63,31 @@ class Keeper:
         desk.readable.set()
         desk.sendable.set()
         desk.settleable.set()
+        await self._follow_pauses()
         await self._beat()
         return True
+
+    async def _follow_pauses(self) -> None:
+        """Note the pauses that began or ended here, and follow what is paused and resumed by hand."""
+        desk = self._desk
+        changes = dict(desk.notes)
+        try:
+            if changes:
+                await self._queue.note(changes)
+            noted = await self._queue.pauses()
+        except ServerUnavailable as error:
+            log.warning("%s; pauses by hand are not seen meanwhile", error)
+            return
+        desk.notes = {
+            scope: why for scope, why in desk.notes.items() if scope not in changes or changes[scope] is not why
+        }
+        begun, ended = desk.lanes.adopt(_with_changes(noted, desk.notes), desk.clock())
+        for scope in sorted(begun):
+            log.warning("paused %s: %s", scope, noted[scope].message)
+        for scope in sorted(ended):
+            log.info("resumed %s by hand", scope)
+        if begun or ended:
+            desk.sendable.set()
 
     async def _beat(self) -> None:
         """Say that we live; a server out of memory cannot note it, and is to be drained all the same."""
@@ -96,3 +121,14 @@ class Keeper:
             holders = ", ".join(sorted(set(leases.holders.values())))
             log.info("standing by: every shard is held by %s; taking over when it ends", holders)
             self._standing_by = True
+
+
+def _with_changes(noted: Mapping[str, Paused], changes: Mapping[str, Paused | None]) -> dict[str, Paused]:
+    """What is noted on the server, with what is still to be noted there."""
+    whole = dict(noted)
+    for scope, why in changes.items():
+        if why is None:
+            whole.pop(scope, None)
+        else:
+            whole[scope] = why
+    return whole

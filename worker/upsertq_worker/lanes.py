@@ -83,6 +83,6 @@ class Lanes:
             if watch is None:
                 self._watches[scope] = _Watch(paused, now)
                 begun.add(scope)
-            elif watch.paused.by_hand != paused.by_hand:
+            else:
                 watch.paused = paused
         return begun, ended

@@ -40,9 +40,9 @@ async def check(index: StatsSeam, url: str, shape: QueueShape, now: float) -> No
     outcome = judge(reply, _NOTHING, now)
     match outcome:
         case LaneRefused():
-            raise Refused(f"the index at {url}: {describe(outcome)}", lane=True)
+            raise Refused(f"the index at {url}: {describe(outcome)}")
         case Accepted() | ShortAck():
-            raise Refused(f"what answers at {url} is not an index: check --index-host", lane=True)
+            raise Refused(f"what answers at {url} is not an index: check --index-host")
         case Busy() | RecordRefused() | TooLarge():
             return
 
@@ -65,5 +65,4 @@ def _check_dimension(dimension: object, url: str, shape: QueueShape) -> None:
         raise Refused(
             f"the index at {url} has {dimension} dimensions, but queue '{shape.name}' holds records of "
             f"{shape.dimension}: check --queue and --index-host",
-            lane=True,
         )

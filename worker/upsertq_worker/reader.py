@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
-from upsertq.wire import UnknownEntry, decode
+from upsertq.wire import Entry, UnknownEntry, decode
 from upsertq_worker.desk import Desk
 from upsertq_worker.hold import Settlement
 from upsertq_worker.seams import NEW, Delivery, QueueSeam
@@ -90,11 +90,12 @@ class Reader:
         idle = waits and not deliveries
         brought = await self._go_back_to_skipped(places, deliveries)
         deliveries = [delivery for delivery in deliveries if delivery.shard not in brought]
+        stale = await self._find_stale(deliveries)
         for delivery in deliveries:
             held = delivery.shard in self._desk.leases.epochs
             if held and self._places.get(delivery.shard) is places[delivery.shard]:
                 brought.add(delivery.shard)
-                self._admit(places[delivery.shard], delivery)
+                self._admit(places[delivery.shard], delivery, stale=(delivery.shard, delivery.stream_id) in stale)
         for shard, place in places.items():
             if shard not in brought and place.cursor != NEW:
                 place.cursor, place.recovering = NEW, False
@@ -102,6 +103,25 @@ class Reader:
             self._desk.sendable.set()
         if idle:
             await self._look_for_strays()
+
+    async def _find_stale(self, deliveries: Sequence[Delivery]) -> set[tuple[int, str]]:
+        """Find the replayed entries of which a newer version was acknowledged: here, or by whoever settled it."""
+        replayed = [(delivery, entry) for delivery in deliveries if (entry := _replayed(delivery)) is not None]
+        if not replayed:
+            return set()
+        desk = self._desk
+        desk.settled_meanwhile = []
+        try:
+            marked = await self._queue.superseded([(delivery.shard, entry) for delivery, entry in replayed])
+            # what is on its way to the server may not be marked there yet
+            settled = [*desk.settled_meanwhile, *desk.settling, *desk.hold.settlements]
+        finally:
+            desk.settled_meanwhile = None
+        return {
+            (delivery.shard, delivery.stream_id)
+            for (delivery, entry), known in zip(replayed, marked, strict=True)
+            if known or any(one.outdates(delivery.shard, entry) for one in settled)
+        }
 
     async def _go_back_to_skipped(self, places: Mapping[int, _Place], deliveries: Sequence[Delivery]) -> set[int]:
         """Find the shards of which a read that nobody answers for took older entries than these new ones.
@@ -120,7 +140,7 @@ class Reader:
             places[shard].cursor = places[shard].seen
         return skipped
 
-    def _admit(self, place: _Place, delivery: Delivery) -> None:
+    def _admit(self, place: _Place, delivery: Delivery, *, stale: bool) -> None:
         desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
         if place.cursor != NEW:
             place.cursor = stream_id
@@ -142,7 +162,7 @@ class Reader:
             desk.alarms[f"shard {shard}"] = str(error)
             self._places.pop(shard, None)
             return
-        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=place.recovering)
+        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=place.recovering, stale=stale)
 
     def _go_back(self) -> None:
         """After a failed read: what it delivered is pending under our name, behind the last entry that we saw."""
@@ -157,6 +177,15 @@ class Reader:
             place.strays = place.strays + 1 if backlog[shard] > self._desk.hold.count(shard) else 0
             if place.strays > 1 and not self._desk.unsettled:
                 place.cursor, place.recovering, place.strays = place.seen, True, 0
+
+
+def _replayed(delivery: Delivery) -> Entry | None:
+    if delivery.fields is None or b"seq" not in delivery.fields:
+        return None
+    try:
+        return decode(delivery.fields)
+    except UnknownEntry:
+        return None  # its turn to be complained of comes when it is admitted
 
 
 def _later(stream_id: str, other: str) -> bool:

@@ -63,7 +63,15 @@ def run(
                 raise WorkerEnded(code)
 
         try:
-            return load_and_report(plan, server, wait_timeout, wait_too=True, as_json=as_json, guard=guard)
+            return load_and_report(
+                plan,
+                server,
+                wait_timeout,
+                wait_too=True,
+                as_json=as_json,
+                guard=guard,
+                pause_timeout=given["pause_timeout"],
+            )
         except WorkerEnded as ended:
             return ended.code or ExitCode.FAILED  # it has said why
         except LoadStopped as error:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from upsertq.books import Books
+from upsertq.pauses import Paused
+from upsertq.wire import Entry
 from upsertq_worker.answer import Answer, TransportFailure
 from upsertq_worker.hold import Settlement
 
@@ -56,6 +58,15 @@ class QueueSeam(Protocol):
 
     async def books(self) -> Books:
         """The books of the queue."""
+
+    async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
+        """For each replayed entry (and its shard), whether a newer version of its record was acknowledged since."""
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
+
+    async def pauses(self) -> dict[str, Paused]:
+        """Every pause that is noted, by scope."""
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """Write this worker's heartbeat."""

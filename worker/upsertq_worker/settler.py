@@ -1,6 +1,6 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from upsertq.errors import ServerUnavailable
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 class Settler:
     """Settles what the hold gives out. While one call travels the next ones gather, and go together."""
 
-    def __init__(self, desk: Desk, queue: QueueSeam) -> None:
+    def __init__(self, desk: Desk, queue: QueueSeam, lost: Callable[[Sequence[int]], None]) -> None:
         self._desk = desk
         self._queue = queue
+        self._lost = lost
         self._troubles = Troubles("settle", desk)
         self._taken: list[Settlement] = []
 
@@ -53,6 +54,7 @@ class Settler:
         desk.hold.settlements.clear()
         held = dict(desk.leases.epochs)
         taken = self._taken = [one for one in self._taken if one.shard in held]
+        desk.settling = taken
         desk.unsettled = len(taken)
         if not taken or not desk.leases.safe(desk.clock() + desk.settings.quarantine):
             return False
@@ -64,12 +66,16 @@ class Settler:
         self._troubles.over()
         for shard in foreign:
             desk.lose(shard)
+        if foreign:
+            self._lost(tuple(foreign))
+        if desk.settled_meanwhile is not None:
+            desk.settled_meanwhile += taken
         for one in taken:
             if one.shard not in foreign:
                 desk.tally.acked += one.acked
                 desk.tally.superseded += one.superseded
                 desk.tally.dead += one.dead
-        self._taken = []
+        self._taken = desk.settling = []
         desk.unsettled = 0
         desk.readable.set()
         return True

@@ -13,9 +13,12 @@ from upsertq.books import COUNTERS, Books, of_reply, total
 from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
 from upsertq.keys import CONSUMER, GROUP, QueueKeys
-from upsertq.letter import encode_letter
+from upsertq.letter import encode_letter, is_superseded, mark_field
+from upsertq.pauses import Paused, note
+from upsertq.pauses import of_reply as of_pauses
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
+from upsertq.wire import Entry
 from upsertq_worker.hold import Settlement
 from upsertq_worker.seams import Delivery, Grant
 
@@ -105,6 +108,32 @@ class RedisQueue:
         """As `QueueSeam.books`."""
         ask = ask_all([["HMGET", self._keys.shard(k).books, *COUNTERS] for k in range(self._shape.shards)])
         return total(of_reply(reply) for reply in await self._sure(ask(), "read the books"))
+
+    async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
+        """As `QueueSeam.superseded`."""
+        commands: list[list[Argument]] = [
+            ["HGET", self._keys.shard(shard).dead_ids, mark_field(entry)] for shard, entry in replayed
+        ]
+        marks = await self._sure(ask_all(commands)(), "look for newer versions of what is replayed")
+        return [is_superseded(mark, entry.seq) for mark, (_, entry) in zip(marks, replayed, strict=True)]
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """As `QueueSeam.note`."""
+        lanes = self._keys.lanes
+        # what was paused by hand meanwhile ends by hand
+        by_hand = {scope for scope, paused in (await self.pauses()).items() if paused.by_hand}
+        commands: list[list[Argument]] = [
+            ["HDEL", lanes, scope] if why is None else ["HSETNX", lanes, scope, note(why)]
+            for scope, why in changes.items()
+            if scope not in by_hand
+        ]
+        if commands:
+            await self._sure(ask_all(commands)(), "note a pause")
+
+    async def pauses(self) -> dict[str, Paused]:
+        """As `QueueSeam.pauses`."""
+        (reply,) = await self._sure(ask_all([["HGETALL", self._keys.lanes]])(), "read the paused lanes")
+        return of_pauses(reply)
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `QueueSeam.beat`."""

@@ -5,9 +5,10 @@ from typing import Final
 import click
 
 from upsertq.cli.audit import audit
+from upsertq.cli.dead import dead
 from upsertq.cli.load import load
 from upsertq.cli.pause import pause, resume
 from upsertq.cli.status import status
 from upsertq.cli.wait import wait
 
-ALL: Final[tuple[click.Command, ...]] = (load, status, wait, audit, pause, resume)
+ALL: Final[tuple[click.Command, ...]] = (load, status, wait, audit, dead, pause, resume)

@@ -62,7 +62,7 @@ def resume(*, redis_url: str | None, queue_name: str, as_json: bool, namespace: 
         told = {name: [pauses.as_dict(*item) for item in found.items()] for name, found in lists.items()}
         print_json({"queue": queue_name, **told})
         return ExitCode.DONE
-    lines = [f"queue {queue_name} is resumed: {pauses.describe(*item)}" for item in ended.items()]
+    lines = [f"queue {queue_name}: resumed {pauses.describe(*item)}" for item in ended.items()]
     if not ended:
         what = "nothing was paused" if scope is None else f"{pauses.spoken(scope)} was not paused"
         lines.append(f"queue {queue_name}: {what}: nothing to do")

@@ -1,7 +1,10 @@
--- Recount a page of one shard's stream from the entries themselves, and read the books at the same instant.
+-- Recount a page of one shard's stream from the entries themselves, and one of its dead letters, and read the books at
+-- the same instant.
 -- KEYS: 1 stream, 2 books, 3 stream of dead letters, then any number of books of runs
--- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries (0: only the books), then names of counters
+-- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries (0: none), 3 and 4 the same of dead letters,
+--       then names of counters
 -- Returns: {entries read, last id or '', records, bytes, {run, its records, its bytes, run, ...},
+--           dead letters read, last id or '', {run, its dead letters, run, ...},
 --           entries in the stream, dead letters, {counters of the shard}, {counters of the first run asked for}, ...}
 -- Entries are read by few, since each may be a megabyte and the server copies them.
 local records, bytes, read, runs, order, last = 0, 0, 0, {}, {}, ''
@@ -36,9 +39,30 @@ for _, run in ipairs(order) do
   by_run[#by_run + 1] = runs[run][1]
   by_run[#by_run + 1] = runs[run][2]
 end
+local dead, deaths, last_dead = 0, {}, ''
+local tally = {}
+from, left = ARGV[3], tonumber(ARGV[4])
+while left > 0 do
+  local letters = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', math.min(left, 20))
+  if #letters == 0 then break end
+  for _, letter in ipairs(letters) do
+    last_dead = letter[1]
+    for i = 1, #letter[2], 2 do
+      if letter[2][i] == 'run' then tally[letter[2][i + 1]] = (tally[letter[2][i + 1]] or 0) + 1 end
+    end
+  end
+  dead, left = dead + #letters, left - #letters
+  from = '(' .. last_dead
+end
+for run, n in pairs(tally) do
+  deaths[#deaths + 1] = run
+  deaths[#deaths + 1] = n
+end
 local names = {}
-for i = 3, #ARGV do names[#names + 1] = ARGV[i] end
-local reply = {read, last, records, bytes, by_run, redis.call('XLEN', KEYS[1]), redis.call('XLEN', KEYS[3])}
+for i = 5, #ARGV do names[#names + 1] = ARGV[i] end
+local reply = {read, last, records, bytes, by_run, dead, last_dead, deaths}
+reply[#reply + 1] = redis.call('XLEN', KEYS[1])
+reply[#reply + 1] = redis.call('XLEN', KEYS[3])
 reply[#reply + 1] = redis.call('HMGET', KEYS[2], unpack(names))
 for i = 4, #KEYS do reply[#reply + 1] = redis.call('HMGET', KEYS[i], unpack(names)) end
 return reply

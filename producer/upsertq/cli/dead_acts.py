@@ -1,0 +1,182 @@
+"""Owns how `upsertq dead replay` and `discard` go: preview, ask, try a few first, go on, and say what became of it."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import click
+
+from upsertq.cli.dead_shown import counted
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.reach import Reached, print_json
+from upsertq.dead import Pick, Plan
+from upsertq.dead_moves import Tally, wait_until_replayed
+from upsertq.errors import UpsertqError
+from upsertq.exchange import Conversation, Patience
+from upsertq.keys import QueueKeys
+
+PATIENCE_SECONDS: Final = 30.0
+
+
+class Move(Protocol):
+    """`dead_moves.replay` or `discard`."""
+
+    def __call__(  # noqa: D102
+        self,
+        keys: QueueKeys,
+        picks: Sequence[Pick],
+        tally: Tally,
+        patience: Callable[[], Patience],
+        watch: Callable[[Tally], None] = ...,
+    ) -> Conversation[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What to do with a plan: `verb` names it for people, `done` is the name of its count in the result."""
+
+    verb: str
+    done: str
+    move: Move
+    as_json: bool
+    dry_run: bool
+    yes: bool
+
+    def check_terminal(self) -> None:
+        """Raise click's usage error where nobody can be asked."""
+        if not (self.yes or self.dry_run or _person()):
+            raise click.UsageError(
+                f"there is no terminal to confirm on: give --yes to {self.verb} without asking, or --dry-run to count"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Replay `first` letters before the others, and wait for them for `timeout` seconds at most."""
+
+    first: int
+    timeout: float
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """The result so far; of the canary: how many died again, and how many of these for the same reason."""
+
+    tally: Tally
+    again: int = 0
+    same: int = 0
+    waited: bool = False
+
+
+def carry_out(act: Act, queue: Reached, plan: Plan, canary: Canary | None, *, everything: bool) -> int:
+    """Preview, ask, do and report; `everything` says that nothing narrowed the choice. Returns the exit code."""
+    outcome = _Outcome(Tally())
+    if act.dry_run or not plan.picks:
+        _report(act, queue, plan, outcome)
+        return ExitCode.DONE
+    if not act.yes and not _agreed(act, queue, plan, everything=everything):
+        click.echo(f"nothing was {act.done}", err=True)
+        return ExitCode.FAILED
+    try:
+        go_on = canary is None or _try_first(act, queue, plan, canary, outcome)
+        if go_on:
+            _move(act, queue, plan.picks[outcome.tally.done :], outcome.tally)
+    except (UpsertqError, KeyboardInterrupt):
+        _report(act, queue, plan, outcome)
+        raise
+    _report(act, queue, plan, outcome)
+    return ExitCode.DONE if go_on else ExitCode.REJECTED_OR_DEAD
+
+
+def _person() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _agreed(act: Act, queue: Reached, plan: Plan, *, everything: bool) -> bool:
+    which = "ALL " if everything else ""
+    many = len(plan.picks)
+    letters = f"{which}{many:,} dead letter{'s' if many != 1 else ''} of queue '{queue.keys.queue}'"
+    for_good = " for good" if act.verb == "discard" else ""
+    return click.confirm(f"{act.verb} {letters} ({counted(plan.by_reason)}){for_good}?", err=True)
+
+
+def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _Outcome) -> bool:
+    """Replay the first few and wait for them; whether to go on with the others."""
+    _move(act, queue, plan.picks[: canary.first], outcome.tally)
+    replayed = tuple(outcome.tally.moved)
+    with _bar(f"the first {len(replayed):,} settle", len(replayed)) as set_to:
+        waiting = wait_until_replayed(queue.keys, replayed, canary.timeout, queue.world, set_to)
+        died = queue.server.hold(waiting)
+    outcome.waited = True
+    outcome.again = len(died)
+    outcome.same = sum(pick.reason is reason for pick, reason in died)
+    return outcome.same == 0
+
+
+def _move(act: Act, queue: Reached, picks: Sequence[Pick], tally: Tally) -> None:
+    before = tally.done
+    with _bar(act.verb, len(picks)) as set_to:
+        queue.server.hold(
+            act.move(
+                queue.keys,
+                picks,
+                tally,
+                lambda: queue.patience(PATIENCE_SECONDS),
+                lambda now: set_to(now.done - before),
+            )
+        )
+
+
+def _report(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> None:
+    if act.as_json:
+        print_json(_document(act, queue, plan, outcome))
+    else:
+        click.echo(_line(act, queue, plan, outcome))
+
+
+def _document(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "queue": queue.keys.queue,
+        "selected": len(plan.picks),
+        act.done: len(outcome.tally.moved),
+        "gone": outcome.tally.gone,
+        "left": len(plan.picks) - outcome.tally.done,
+        "by_reason": plan.by_reason,
+    }
+    if act.dry_run:
+        document["dry_run"] = True
+    if outcome.waited:
+        document["first"] = {"died_again": outcome.again, "same_reason": outcome.same}
+    return document
+
+
+def _line(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> str:
+    """The result as one line."""
+    total = len(plan.picks)
+    if not total:
+        return f"no dead letter of queue '{queue.keys.queue}' is chosen: nothing was {act.done}"
+    by_reason = f"({counted(plan.by_reason)})"
+    if act.dry_run:
+        return f"would {act.verb} {total:,} dead letters of queue '{queue.keys.queue}' {by_reason}; nothing was changed"
+    tally, left = outcome.tally, total - outcome.tally.done
+    parts = [f"{act.done} {len(tally.moved):,} of {total:,} dead letters of queue '{queue.keys.queue}' {by_reason}"]
+    if tally.gone:
+        parts.append(f"{tally.gone:,} were gone: superseded, discarded or replayed meanwhile")
+    if outcome.again:
+        parts.append(f"{outcome.again:,} of the first died again, {outcome.same:,} for the same reason")
+    if left:
+        parts.append(f"{left:,} were left as they are")
+    return "; ".join(parts)
+
+
+@contextmanager
+def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
+
+    with progress_bar(what) as set_to:
+        yield lambda done: set_to(done, total)

@@ -1,0 +1,217 @@
+"""Owns what is done with planned dead letters: replay them, discard them, and wait until replayed ones are settled.
+
+Everything that talks to the server is a conversation. A letter that is found gone is left out and counted.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from upsertq.dead import HEADS, Pick
+from upsertq.errors import ServerRefused, WaitTimeout
+from upsertq.exchange import (
+    Conversation,
+    Failed,
+    Patience,
+    Pause,
+    Script,
+    Trouble,
+    ask_all,
+    giving_up,
+    is_trouble,
+    persistently,
+    run_scripts,
+    worst,
+)
+from upsertq.intake import MAX_POLL, PATIENCE_SECONDS, Circumstances
+from upsertq.keys import QueueKeys
+from upsertq.letter import Reason, decode_head
+from upsertq.wire import UnknownEntry
+
+REPLAY: Final = Script.load("upsertq", "replay")
+DISCARD: Final = Script.load("upsertq", "discard")
+CALL_LETTERS: Final = 100
+"""Letters of one shard that one script call moves, while the server does nothing else."""
+CALL_SHARDS: Final = 16
+"""Shards that are spoken to in one round trip."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone."""
+
+    moved: list[Pick] = field(default_factory=list)
+    gone: int = 0
+
+    @property
+    def done(self) -> int:
+        """Letters dealt with."""
+        return len(self.moved) + self.gone
+
+
+def _ignore(_: Tally) -> None:
+    """Watch nothing."""
+
+
+def replay(
+    keys: QueueKeys,
+    picks: Sequence[Pick],
+    tally: Tally,
+    patience: Callable[[], Patience],
+    watch: Callable[[Tally], None] = _ignore,
+) -> Conversation[None]:
+    """Move letters to the tails of their streams, in order within each shard, and count them in `tally`.
+
+    Each letter is in one place at any instant. Each success renews the patience.
+
+    Raises:
+        QueueFull: the server stayed out of memory.
+        ServerUnavailable: the server stayed away.
+        ServerRefused: the server refused.
+    """
+    yield from _Move(REPLAY, "replay dead letters", keys, tally).all(picks, patience, watch)
+
+
+def discard(
+    keys: QueueKeys,
+    picks: Sequence[Pick],
+    tally: Tally,
+    patience: Callable[[], Patience],
+    watch: Callable[[Tally], None] = _ignore,
+) -> Conversation[None]:
+    """Remove letters for good, and count them in `tally`; raises as `replay`."""
+    yield from _Move(DISCARD, "discard dead letters", keys, tally).all(picks, patience, watch)
+
+
+@dataclass(slots=True)
+class _Move:
+    """One pass over a plan. `unsure` are calls without an answer: what is gone at their repetition, they moved."""
+
+    script: Script
+    what: str
+    keys: QueueKeys
+    tally: Tally
+    unsure: set[int] = field(default_factory=set)
+
+    def all(
+        self, picks: Sequence[Pick], patience: Callable[[], Patience], watch: Callable[[Tally], None]
+    ) -> Conversation[None]:
+        waiting = _by_shard(picks)
+        patient = patience()
+        while waiting:
+            shards = list(waiting)[:CALL_SHARDS]
+            calls = [waiting[shard][:CALL_LETTERS] for shard in shards]
+            replies = yield from run_scripts(self.script, [self._call(call) for call in calls])
+            before = self.tally.done
+            for shard, call, reply in zip(shards, calls, replies, strict=True):
+                if isinstance(reply, Failed):
+                    if is_trouble(reply, Trouble.AWAY):
+                        self.unsure.add(shard)
+                    continue
+                self._count(call, reply, sure=shard not in self.unsure)
+                self.unsure.discard(shard)
+                del waiting[shard][: len(call)]
+                if not waiting[shard]:
+                    del waiting[shard]
+            if self.tally.done > before:
+                patient = patience()
+                watch(self.tally)
+            yield from self._bear(worst(replies), patient)
+
+    def _bear(self, failure: Failed | None, patient: Patience) -> Conversation[None]:
+        """Pause after a failure that may pass, raise where it does not or the patience is over."""
+        if failure is None:
+            return
+        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+            raise ServerRefused(f"cannot {self.what}: the server refuses: {failure.message}")
+        pause = patient.pause()
+        if pause is None:
+            raise giving_up(failure, self.what, patient)
+        yield pause
+
+    def _count(self, call: Sequence[Pick], reply: Sequence[int], *, sure: bool) -> None:
+        for pick, moved in zip(call, reply, strict=True):
+            if moved or not sure:
+                self.tally.moved.append(pick)
+            else:
+                self.tally.gone += 1
+
+    def _call(self, picks: Sequence[Pick]) -> tuple[list[str], list[str | bytes | int]]:
+        shard = self.keys.shard(picks[0].shard)
+        names = [shard.stream, shard.books, shard.dead, shard.dead_ids]
+        runs = {run: place for place, run in enumerate(dict.fromkeys(p.run for p in picks if p.run), len(names) + 1)}
+        arguments: list[str | bytes | int] = []
+        for pick in picks:
+            arguments += [pick.stream_id, runs.get(pick.run, 0)]
+        return [*names, *map(shard.run, runs)], arguments
+
+
+def _by_shard(picks: Sequence[Pick]) -> dict[int, list[Pick]]:
+    shards = defaultdict(list)
+    for pick in picks:
+        shards[pick.shard].append(pick)
+    return dict(shards)
+
+
+def wait_until_replayed(
+    keys: QueueKeys,
+    picks: Sequence[Pick],
+    timeout: float,
+    world: Circumstances,
+    watch: Callable[[int], None] = lambda _: None,
+) -> Conversation[list[tuple[Pick, Reason]]]:
+    """Wait until none of these replayed letters is pending; returns those that died again, with their new reasons.
+
+    Tells `watch` how many are settled. `WaitTimeout` after `timeout` seconds.
+    """
+    until = world.clock() + timeout
+    left, died, step = list(picks), list[tuple[Pick, Reason]](), 0.05
+    while True:
+        patience = world.patience(min(PATIENCE_SECONDS, max(0.0, until - world.clock())))
+        left, buried = yield from _look(keys, left, patience)
+        for pick, stream_id in buried:
+            reason = yield from _reason(keys, pick.shard, stream_id, patience)
+            if reason is not None:
+                died.append((pick, reason))
+        watch(len(picks) - len(left))
+        if not left:
+            return died
+        remaining = until - world.clock()
+        if remaining <= 0:
+            raise WaitTimeout(
+                f"{len(left):,} of the first {len(picks):,} replayed records are still pending after {timeout:g} s: is "
+                "a worker running? `upsertq status` shows it; the rest of the dead letters were left as they are"
+            )
+        yield Pause(min(step, remaining))
+        step = min(step * 1.5, MAX_POLL)
+
+
+def _look(
+    keys: QueueKeys, picks: Sequence[Pick], patience: Patience
+) -> Conversation[tuple[list[Pick], list[tuple[Pick, str]]]]:
+    """Which letters are still pending, and which died again, with their new stream ids: their marks tell."""
+    pending: list[Pick] = []
+    buried: list[tuple[Pick, str]] = []
+    for shard, some in _by_shard(picks).items():
+        ask = ask_all([["HMGET", keys.shard(shard).dead_ids, *(pick.mark for pick in some)]])
+        (marks,) = yield from persistently(ask, patience, "read the marks of replayed records")
+        for pick, mark in zip(some, marks, strict=True):
+            tokens = [token.split(",", 3) for token in (mark or b"").decode("ascii").split()]
+            if ["R", pick.seq] in tokens:
+                pending.append(pick)
+            buried += [(pick, token[2]) for token in tokens if token[:2] == ["D", pick.seq]]
+    return pending, buried
+
+
+def _reason(keys: QueueKeys, shard: int, stream_id: str, patience: Patience) -> Conversation[Reason | None]:
+    """Why the letter died; `None` when it is gone meanwhile."""
+
+    def ask() -> Conversation[list[Any]]:
+        return (yield from run_scripts(HEADS, [([keys.shard(shard).dead], [stream_id, stream_id, 1])]))
+
+    (reply,) = yield from persistently(ask, patience, "read the dead letters")
+    try:
+        return decode_head(shard, stream_id, dict(zip(reply[0][1][::2], reply[0][1][1::2], strict=True))).verdict.reason
+    except (IndexError, UnknownEntry):
+        return None

@@ -1,0 +1,132 @@
+"""Dead letters as workers leave them: by the worker's own settle script, or many at once by hand."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from upsertq import wire
+from upsertq.exchange import Script, run_scripts
+from upsertq.keys import CONSUMER, GROUP, QueueKeys
+from upsertq.letter import Reason, Verdict, encode_letter
+from upsertq.wire import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import redis
+
+    from upsertq import Server
+
+SETTLE = Script.load("upsertq_worker", "settle")
+EPOCH = "1:me"
+NOW_MS = int(time.time() * 1000)
+
+
+def refused(message: str = "bad", reason: Reason = Reason.REFUSED, status: int = 400, last_ms: int = NOW_MS) -> Verdict:
+    """A verdict with everything in it."""
+    return Verdict(
+        reason=reason,
+        status=status,
+        code="3",
+        message=message,
+        details='{"field": "x"}',
+        request_id="rq-1",
+        path="100 50 1",
+        attempts=7,
+        first_ms=last_ms - 1_500,
+        last_ms=last_ms,
+        worker="w1",
+    )
+
+
+def alone(entry: Entry, row: int, seq: str) -> Entry:
+    """One record of an entry, as an entry."""
+    size = entry.dim * wire.FLOAT32
+
+    def part(array: bytes) -> bytes:
+        item = orjson.loads(array)[row] if array else None
+        return b"" if item is None else orjson.dumps([item])
+
+    return Entry(
+        namespace=entry.namespace,
+        ids=(entry.ids[row],),
+        dim=entry.dim,
+        values=entry.values[row * size : (row + 1) * size],
+        sparse=part(entry.sparse),
+        metadata=part(entry.metadata),
+        run=entry.run,
+        at=entry.at,
+        seq=seq,
+        depth=entry.depth,
+    )
+
+
+def settle(
+    server: Server, client: redis.Redis, judge: Callable[[str], Verdict | None], queue: str = "q", shards: int = 2
+) -> None:
+    """Settle all that is pending as a worker does: records with a verdict die, the others are acknowledged."""
+    for shard in range(shards):
+        keys = QueueKeys(queue).shard(shard)
+        if not client.exists(keys.stream):
+            continue
+        groups: Any = client.xinfo_groups(keys.stream)
+        if not groups:
+            client.xgroup_create(keys.stream, GROUP, "0")
+        client.set(keys.lease, EPOCH)
+        read: Any = client.xreadgroup(GROUP, CONSUMER, {keys.stream: ">"})
+        for stream_id, fields in read[0][1] if read else ():
+            _settle_entry(server, keys, stream_id.decode(), wire.decode(fields), judge)
+
+
+def _settle_entry(
+    server: Server, keys: Any, stream_id: str, entry: Entry, judge: Callable[[str], Verdict | None]
+) -> None:
+    graves = [(row, verdict) for row, name in enumerate(entry.ids) if (verdict := judge(name)) is not None]
+    names = [
+        keys.stream,
+        keys.books,
+        keys.lease,
+        keys.dead,
+        keys.dead_ids,
+        *([keys.run(entry.run)] if entry.run else ()),
+    ]
+    sequence = entry.seq or stream_id
+    arguments: list[Any] = [GROUP, EPOCH, 1, stream_id, 6 if entry.run else 0, entry.run, len(entry.ids), entry.size]
+    arguments += [len(entry.ids) - len(graves), 0, sequence, len(graves)]
+    for row, verdict in graves:
+        its = entry.seq or f"{stream_id}-{row}"
+        fields = encode_letter(alone(entry, row, its), verdict)
+        arguments += [row, its, verdict.reason.value, len(fields), *fields]
+    (reply,) = server.hold(run_scripts(SETTLE, [(names, arguments)]))
+    assert reply == [1, 1], reply
+
+
+def bury_many(
+    client: redis.Redis, ids: Iterable[str], *, queue: str = "q", shards: int = 2, run: str = "r", dim: int = 4
+) -> None:
+    """Write letters by hand, with their books and marks, into a new queue: the quick way to very many."""
+    keys = QueueKeys(queue)
+    client.hset(keys.meta, mapping={"format": 1, "shards": shards, "dimension": dim})
+    client.hset(keys.runs, run, NOW_MS)
+    counts = dict.fromkeys(range(shards), 0)
+    reasons = list(Reason)
+    pipeline = client.pipeline(transaction=False)
+    for at, name in enumerate(ids):
+        shard = at % shards
+        counts[shard] += 1
+        seq = f"{NOW_MS}-{at}-0"
+        entry = Entry("", (name,), dim, np.full(dim, at, "<f4").tobytes(), run=run, at=NOW_MS, seq=seq)
+        fields = encode_letter(entry, refused(reason=reasons[at % 3]))
+        stream_id = f"{NOW_MS}-{at}"
+        pipeline.execute_command("XADD", keys.shard(shard).dead, stream_id, *fields)  # type: ignore[no-untyped-call]
+        pipeline.hset(keys.shard(shard).dead_ids, f"\0{name}", f"D,{seq},{stream_id},{run}")
+        if at % 2_000 == 0:
+            pipeline.execute()
+    for shard, count in counts.items():
+        for books in (keys.shard(shard).books, keys.shard(shard).run(run)):
+            pipeline.hset(books, mapping={"enqueued": count, "dead": count})
+    pipeline.execute()

@@ -1,0 +1,118 @@
+"""Each judged answer has one consequence for its batch, and no operator's mistake is ever a record's fault."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from upsertq.letter import Reason
+from upsertq_worker.answer import Refusal, TransportFailure, TransportKind
+from upsertq_worker.consequence import Again, Convict, Facts, Land, Pause, Split, follow
+from upsertq_worker.isolate import Part
+from upsertq_worker.judge import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge
+from upsertq_worker.wording import ADVICE
+
+if TYPE_CHECKING:
+    from upsertq_worker.consequence import Consequence
+    from upsertq_worker.judge import Outcome
+
+MAX_ATTEMPTS = 5
+REFUSED = Refusal(400, "INVALID_ARGUMENT", "no", "", None)
+BUSY = Busy(TransportFailure(TransportKind.TIMEOUT, "slow"), "timeout", answer_lost=True)
+SHORT = ShortAck(1, "the service counts 1", None)
+SPARSE = LaneRefused(REFUSED, "queue", "sparse_unsupported")
+HALVES = (Part((0, 1), "half"), Part((2, 3), "half"))
+
+
+def facts(
+    size: int = 4,
+    *,
+    dims: tuple[int, ...] | None = None,
+    sparse: tuple[int, ...] = (),
+    short_acks: int = 0,
+    failures: int = 0,
+    searching: bool = False,
+) -> Facts:
+    """A batch of `size` records of dimension 8, of which those at `sparse` have sparse values."""
+    holders = [position in sparse for position in range(size)]
+    return Facts(dims or (8,) * size, holders, short_acks, failures, searching=searching)
+
+
+def apart(*named: int, size: int = 4) -> Split:
+    """The split that puts suspects apart from the rest."""
+    rest = tuple(position for position in range(size) if position not in named)
+    return Split((Part(rest, "rest"), *(Part((position,), "named") for position in named)), searching=True)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "given", "expected"),
+    [
+        (Accepted(None, None), facts(), Land()),
+        (Accepted(7, "r"), facts(1), Land()),
+        (SHORT, facts(), Again(at_once=True)),
+        (SHORT, facts(1), Again(at_once=True)),
+        (SHORT, facts(short_acks=1), Split(HALVES, searching=True)),
+        (SHORT, facts(1, short_acks=1), Convict(Reason.SHORT_ACK)),
+        (TooLarge(REFUSED), facts(), Split(HALVES, searching=False)),
+        (TooLarge(REFUSED), facts(1), Convict(Reason.TOO_LARGE)),
+        (BUSY, facts(), Again()),
+        (BUSY, facts(1, failures=MAX_ATTEMPTS - 1), Again()),
+        (BUSY, facts(failures=MAX_ATTEMPTS), Split(HALVES, searching=True)),
+        (BUSY, facts(1, failures=MAX_ATTEMPTS), Convict(Reason.MAX_ATTEMPTS)),
+        (RecordRefused(REFUSED), facts(), Split(HALVES, searching=True)),
+        (RecordRefused(REFUSED, suspects=(2,)), facts(), apart(2)),
+        (RecordRefused(REFUSED, suspects=(0, 1, 2, 3)), facts(), Split(HALVES, searching=True)),
+        (RecordRefused(REFUSED), facts(1), Convict(Reason.REFUSED)),
+        (RecordRefused(REFUSED, suspects=(0,)), facts(1, searching=True), Convict(Reason.REFUSED)),
+    ],
+)
+def test_the_consequence(outcome: Outcome, given: Facts, expected: Consequence) -> None:
+    """The table of outcomes that concern records."""
+    assert follow(outcome, given, MAX_ATTEMPTS) == expected
+
+
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("searching", [False, True])
+@pytest.mark.parametrize("scope", ["queue", "namespace"])
+@pytest.mark.parametrize("reason", sorted(set(ADVICE) - {"sparse_unsupported"}))
+def test_a_refused_lane_pauses(size: int, searching: bool, scope: str, reason: str) -> None:  # noqa: FBT001
+    """Whatever the batch is, a refusal of the lane pauses it with its own reason and harms no record."""
+    outcome = LaneRefused(REFUSED, scope, reason)  # type: ignore[arg-type]
+    assert follow(outcome, facts(size, failures=99, searching=searching), MAX_ATTEMPTS) == Pause(
+        outcome.scope, outcome.reason, REFUSED
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (facts(sparse=(0, 1, 2, 3)), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(1, sparse=(0,)), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(sparse=(1,)), apart(1)),
+        (facts(1, sparse=(0,), searching=True), Convict(Reason.REFUSED)),
+        # the service's word against what we sent: not the records' fault
+        (facts(sparse=()), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(1, sparse=()), Pause("queue", "sparse_unsupported", REFUSED)),
+    ],
+)
+def test_an_index_without_sparse_values(given: Facts, expected: Consequence) -> None:
+    """All sparse: the queue is in the wrong place. Some: these stand apart, and then answer for themselves."""
+    assert follow(SPARSE, given, MAX_ATTEMPTS) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (facts(), Pause("queue", "dimension", REFUSED)),
+        (facts(1), Pause("queue", "dimension", REFUSED)),
+        (facts(dims=(0, 8, 0, 0)), apart(1)),
+        (facts(1, searching=True), Convict(Reason.REFUSED)),
+        (facts(searching=True), Split(HALVES, searching=True)),
+        (facts(dims=(5, 5, 5, 5)), Split(HALVES, searching=True)),
+    ],
+)
+def test_a_wrong_dimension(given: Facts, expected: Consequence) -> None:
+    """All of that dimension: queue and index do not belong together. Some: these stand apart."""
+    outcome = RecordRefused(REFUSED, dimension=(8, 16))
+    assert follow(outcome, given, MAX_ATTEMPTS) == expected
