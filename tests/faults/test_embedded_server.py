@@ -270,6 +270,7 @@ def test_the_guardian_is_killed_and_a_newcomer_replaces_it(state: Path, home: Ho
         assert count(user.url) == 1
         before = processes(home)
         os.kill(before["guardian"], signal.SIGKILL)
+        await_death(before["guardian"])  # until then its lock looks held
         assert count(user.url) == 2
         with embedded_server(state) as url:
             assert count(url) == 3
