@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from temper import Mood, Poison, Temper
 from upsertq.keys import shard_of
 from upsertq_worker.batch import BatchLimits
 from upsertq_worker.desk import Settings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
-CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops")
+CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "graves", "moods")
 CALLS: Final = ("lease", "read", "settle", "oldest_pending", "backlog")
 
 
@@ -35,6 +36,10 @@ class Cast:
     duration: float = field(init=False)
     entries: int = field(init=False)
     incidents: int = field(init=False)
+    spoilt: float = 0.0
+    """Share of the versions of the busiest ids that are poisonous."""
+    replays: int = 0
+    """Times that somebody replays dead letters."""
     befalls: tuple[str, ...] = BEFALLS
     """What may befall a worker."""
     pools: dict[tuple[int, str], list[str]] = field(init=False)
@@ -55,6 +60,10 @@ class Cast:
             self.shards, self.entries, self.duration = 1, 100, 30.0
         elif self.climate in {"kills", "pauses", "stops"}:
             self.workers, self.incidents, self.befalls = 3, 20, (self.climate[:-1],)
+        elif self.climate != "late":
+            self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
+        if self.climate in {"graves", "moods"}:
+            self.spoilt, self.replays, self.incidents = 0.2, 40, rng.randrange(4)
         self.pools = {}
         names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)]
         for number in range(rng.randrange(2, 60)):
@@ -90,9 +99,24 @@ class Cast:
             case "late":
                 weather.sick = {rng.choice(CALLS): 0.5}
                 weather.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
+            case "graves" | "moods":
+                weather.mishaps, weather.sick, weather.latency = 0.02, {}, 0.001 * self.lease
+                weather.troubles = rng.choice((0.0, 0.05))
             case _:
                 pass
         return weather
+
+    def temper(self, loop: VirtualLoop) -> Temper:
+        """Draw what the service refuses."""
+        rng = self.rng
+        temper = Temper(rng, loop.time, kinds=rng.choice((tuple(Poison), (Poison.NAMED,), (Poison.UNNAMED,))))
+        if self.climate in {"starved", "late", "kills", "pauses", "stops"}:
+            return temper
+        temper.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
+        if self.climate == "moods" or rng.random() < 0.2:
+            start = rng.uniform(0, self.duration)
+            temper.moods.append((rng.choice(list(Mood)), start, start + self.lease * rng.uniform(0.1, 3.0)))
+        return temper
 
     def settings(self) -> Settings:
         """Draw the settings of one worker: those of a fleet agree on lease and quarantine alone."""
@@ -107,4 +131,5 @@ class Cast:
             lease=self.lease,
             quarantine=self.quarantine,
             grace=self.lease * rng.choice((0.0, 0.2, 2.0)),
+            max_attempts=rng.choice((2, 8)),
         )

@@ -5,14 +5,22 @@ It is told what the world saw (enqueued, posted, applied, settled) and never ask
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from upsertq.keys import shard_of
+from upsertq.letter import Reason
+from upsertq_worker.isolate import MOST_CULPRITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from upsertq.books import Books
-    from upsertq_worker.hold import Settlement
+    from upsertq.wire import Entry
+    from upsertq_worker.hold import Grave, Settlement
 
 Key = tuple[str, str]
 """Namespace and id."""
@@ -29,8 +37,12 @@ class Line:
     index: int = 0
     """The version in the index."""
     floor: int = 0
-    """The newest version that was settled: nothing older may reach the index any more."""
+    """The newest version that was settled and is not dead: nothing older may reach the index any more."""
     applied: set[int] = field(default_factory=set)
+    letters: dict[int, str] = field(default_factory=dict)
+    """The versions that are dead letters, with their runs."""
+    faults: dict[int, Counter[str]] = field(default_factory=dict)
+    """By version: what the service held against this very record, and how often its requests failed."""
 
 
 @dataclass(slots=True)
@@ -40,6 +52,7 @@ class Filed:
     run: str
     size: int
     records: tuple[tuple[Key, int], ...]
+    replayed: bool = False
     settled: bool = False
 
 
@@ -71,6 +84,13 @@ class Checker:
         self._lines: dict[Key, Line] = {}
         self._filed: dict[tuple[int, str], Filed] = {}
         self._flights: dict[str, dict[Key, Flight]] = {}
+        self.shards = 1
+        self.patience: dict[str, int] = {}
+        """Failures after which a worker gives a record up."""
+        self._letters: Counter[tuple[int, str]] = Counter()
+        """Dead letters by shard and run (`""`: all of the shard)."""
+        self._mistaken: Counter[tuple[str, str]] = Counter()
+        """Records that died while the service refused everything, by worker and namespace."""
 
     def note(self, kind: str, text: str) -> None:
         """Count an event, and write it down where that is wanted."""
@@ -92,6 +112,22 @@ class Checker:
         for key, version in filed.records:
             self._line(key).enqueued = version
         self.note("enqueue", f"shard {shard} {stream_id} run {filed.run!r}: {_shown(filed.records)}")
+
+    def replayed(self, shard: int, stream_id: str, entry: Entry) -> None:
+        """A dead letter went to the tail of its stream."""
+        key, version = (entry.namespace, entry.ids[0]), version_of(entry)
+        self._filed[shard, stream_id] = Filed(entry.run, entry.size, ((key, version),), replayed=True)
+        self.note("replay", f"shard {shard} {stream_id} (first {entry.seq}): {_shown([(key, version)])}")
+        if self._line(key).letters.pop(version, None) is None:
+            self.violated(f"{key} v{version} is replayed, but it is no dead letter")
+        self._count_letter(key, entry.run, -1)
+
+    def blamed(self, records: Sequence[tuple[Key, int]], what: str) -> None:
+        """The service has something against a request. Only what was held against a record alone is held against it."""
+        self.note("blame", f"{what}: {_shown(records)}")
+        if len(records) == 1:
+            ((key, version),) = records
+            self._faults(key, version)[what] += 1
 
     def posted(self, worker: str, records: Sequence[tuple[Key, int]], strangers: Sequence[int]) -> None:
         """A request leaves `worker`; `strangers` are the shards of its records whose lease it does not hold."""
@@ -117,6 +153,8 @@ class Checker:
         """`worker` got its answer, or learnt that there is none: the request may be applied until `held_until`."""
         self.note("answer", f"{worker}: {what}: {_shown(records)}")
         for key, version in records:
+            if what not in {"200", "400"}:
+                self._faults(key, version)["failed"] += 1
             flight = self._flights[worker].get(key)
             if flight is not None and flight.version == version:
                 flight.flying = False
@@ -150,18 +188,25 @@ class Checker:
             self.violated(f"{settlement} accounts for other than its {len(filed.records)} records")
         self._check_fates(settlement, filed)
 
-    def booked(self, name: str, books: Books, records: int, size: int) -> None:
-        """Books were written; `records` and `size` (bytes) is what a recount of the queue gives."""
-        if books.drift or min(books.as_dict().values()) < 0:
-            self.violated(f"the books of {name} do not balance: {books}")
-        if (books.pending, books.bytes) != (records, size):
-            self.violated(f"the books of {name} say {books}, but {records} records of {size} bytes are in the queue")
+    def booked(self, whose: tuple[int, str], books: Books, *, records: int, size: int, dead: int) -> None:
+        """Books of a shard and run were written.
 
-    def finished(self, left: int, books: Books) -> None:
-        """The last worker says that the queue is empty: nothing may be missing in the index."""
-        total = sum(len(filed.records) for filed in self._filed.values())
-        if left or books.pending or books.enqueued != total:
+        `records`, `size` (bytes) and `dead` (letters) are what a recount of the queue gives.
+        """
+        if books.drift or min(books.as_dict().values()) < 0:
+            self.violated(f"the books of {whose} do not balance: {books}")
+        if (books.pending, books.bytes) != (records, size):
+            self.violated(f"the books of {whose} say {books}, but {records} records of {size} bytes are in the queue")
+        if not books.dead == dead == self._letters[whose]:
+            self.violated(f"the books of {whose} say {books}, but {dead} letters are there of {self._letters[whose]}")
+
+    def finished(self, left: int, books: Books, marks: int) -> None:
+        """All is drained and all letters were replayed: nothing may be missing in the index."""
+        total = sum(len(filed.records) for filed in self._filed.values() if not filed.replayed)
+        if left or books.pending or books.dead or books.enqueued != total:
             self.violated(f"{left} entries are left in the queue, its books say {books}, {total} were enqueued")
+        if marks:
+            self.violated(f"{marks} ids are marked although no letter of theirs is left")
         if sum(not filed.settled for filed in self._filed.values()):
             self.violated("an entry was never settled")
         for key, line in sorted(self._lines.items()):
@@ -173,17 +218,61 @@ class Checker:
     def _check_fates(self, settlement: Settlement, filed: Filed) -> None:
         """Records are acknowledged only if they were applied, superseded only if a newer version was."""
         never = without_newer = 0
-        for key, version in filed.records:
+        dead = {grave.row for grave in settlement.graves}
+        if len(dead) < len(settlement.graves):
+            self.violated(f"{settlement} buries a record twice")
+        for grave in settlement.graves:
+            self._check_grave(settlement, grave, *filed.records[grave.row])
+        for row, (key, version) in enumerate(filed.records):
+            if row in dead:
+                continue
             line = self._line(key)
             if line.index < version:
                 self.violated(f"lost: {key} v{version} is settled, but the index has v{line.index}")
             never += version not in line.applied
             without_newer += not any(other > version for other in line.applied)
             line.floor = max(line.floor, version)
-        if never > settlement.superseded + settlement.dead:
+            for older in [older for older in line.letters if older < version]:
+                self._count_letter(key, line.letters.pop(older), -1)
+                self.note("outdated", f"letter {key} v{older} by v{version}")
+        if never > settlement.superseded:
             self.violated(f"{settlement} counts records as acknowledged that never reached the index")
-        if without_newer > settlement.acked + settlement.dead:
+        if without_newer > settlement.acked:
             self.violated(f"{settlement} counts records as superseded of which no newer version reached the index")
+
+    def _check_grave(self, settlement: Settlement, grave: Grave, key: Key, version: int) -> None:
+        """A record is dead only if the service refused it alone, or if it kept failing."""
+        entry, verdict, faults = grave.entry, grave.verdict, self._faults(key, version)
+        self.note("dead", f"{key} v{version}: {verdict.reason}")
+        if ((entry.namespace, entry.ids), version_of(entry), entry.run) != (
+            (key[0], (key[1],)),
+            version,
+            settlement.run,
+        ):
+            self.violated(f"the letter of {key} v{version} holds {entry}")
+        match verdict.reason:
+            case Reason.MAX_ATTEMPTS:
+                guilty = faults["failed"] >= self.patience[verdict.worker]
+            case Reason.REFUSED if not faults[verdict.reason] and faults["systemic"]:
+                self._mistaken[verdict.worker, key[0]] += 1
+                guilty = self._mistaken[verdict.worker, key[0]] <= MOST_CULPRITS
+            case _:
+                guilty = bool(faults[verdict.reason])
+        if not guilty:
+            self.violated(f"innocent: {key} v{version} is dead of {verdict}, but of it is known only {dict(faults)}")
+        line = self._line(key)
+        if version < line.floor:
+            self.violated(f"{key} v{version} is dead although v{line.floor} was acknowledged")
+        line.letters[version] = entry.run
+        self._count_letter(key, entry.run, 1)
+
+    def _count_letter(self, key: Key, run: str, by: int) -> None:
+        shard = shard_of(*key, self.shards)
+        for name in {"", run}:
+            self._letters[shard, name] += by
+
+    def _faults(self, key: Key, version: int) -> Counter[str]:
+        return self._line(key).faults.setdefault(version, Counter())
 
     def _line(self, key: Key) -> Line:
         line = self._lines.get(key)
@@ -194,3 +283,8 @@ class Checker:
 
 def _shown(records: Sequence[tuple[Key, int]]) -> str:
     return " ".join(f"{namespace}/{record_id}@{version}" for (namespace, record_id), version in records)
+
+
+def version_of(entry: Entry) -> int:
+    """The version of the one record of an entry."""
+    return int(orjson.loads(entry.metadata)[0]["version"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,7 +70,9 @@ class History:
         self.weather = self.cast.weather(self.loop)
         self.checker = Checker(self.loop.time, traced=traced)
         self.queue = ModelQueue(self.loop, self.cast.shards, self.cast.lease, self.checker)
-        self.service = ModelService(self.loop, self.queue, self.weather, self.checker)
+        self.checker.shards = self.cast.shards
+        self.temper = self.cast.temper(self.loop)
+        self.service = ModelService(self.loop, self.queue, self.weather, self.temper, self.checker)
         self.workers: list[Worker] = []
         self._versions: dict[Key, int] = {}
 
@@ -88,6 +91,7 @@ class History:
         cast = self.cast
         self._plan_outages()
         producing = self.loop.create_task(self._produce())
+        replaying = self.loop.create_task(self._replay_now_and_then())
         staffing = self.loop.create_task(self._keep_staffed())
         for at in sorted(self.rng.uniform(0, cast.duration) for _ in range(cast.incidents)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
@@ -95,6 +99,7 @@ class History:
         await asyncio.sleep(max(0.0, cast.duration - self.loop.now))
         staffing.cancel()
         await producing
+        await replaying
         await self._end()
 
     # the producer
@@ -113,6 +118,11 @@ class History:
                 wire.Record(record_id, namespace, b"\0\0\x80?", b"", orjson.dumps({"version": version}))
                 for (_, record_id), version in keys
             ]
+            for key, version in keys:
+                if key[1] in hot and rng.random() < cast.spoilt:
+                    until = rng.choice((math.inf, self.loop.now + cast.lease * rng.random()))
+                    kind = self.temper.spoil((key, version), until)
+                    self.checker.note("poison", f"{key} v{version}: {kind.value} until {until:.3f}")
             entry = wire.pack(records, run=rng.choice(RUNS), at=int(self.loop.now * 1000))
             self.queue.add(shard, entry, keys)
 
@@ -121,11 +131,24 @@ class History:
         self._versions[key] = self._versions.get(key, 0) + 1
         return self._versions[key]
 
+    async def _replay_now_and_then(self) -> None:
+        """Replay some of the dead letters, in any order."""
+        rng, cast = self.rng, self.cast
+        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.replays)):
+            await asyncio.sleep(max(0.0, at - self.loop.now))
+            self._replay(rng.choice((1, 3, 100)))
+
+    def _replay(self, most: int) -> None:
+        letters = self.queue.letters()
+        for shard, dead_id in self.rng.sample(letters, min(most, len(letters))):
+            self.queue.revive(shard, dead_id)
+
     # the workers
 
     def hire(self, settings: Settings) -> Worker:
         """Start a worker."""
         process = Process(self.loop, f"w{len(self.workers) + 1}")
+        self.checker.patience[process.name] = settings.max_attempts
         drain = Drain(
             process.name,
             self.cast.shards,
@@ -207,9 +230,9 @@ class History:
     # the end
 
     async def _end(self) -> None:
-        """Faults cease; whoever is left is killed, stopped or kept; a healthy worker drains what there is."""
-        rng, cast = self.rng, self.cast
-        self.weather.calm = True
+        """Faults cease; whoever is left is killed, stopped or kept; healthy workers drain all, dead letters last."""
+        rng = self.rng
+        self.weather.calm = self.temper.healed = True
         self.checker.note("calm", "")
         for worker in [worker for worker in self.workers if worker.alive]:
             worker.process.fuse = None
@@ -221,22 +244,34 @@ class History:
                     worker.drain.stop()
                 case _:
                     pass
-        last = self.hire(
-            Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease),
-        )
-        backlog = sum(self.queue.backlog(shard) for shard in range(cast.shards))
-        bound = 60 + 10 * cast.lease + backlog * (cast.quarantine + 200 * self.weather.latency)
-        await asyncio.wait([last.task], timeout=bound)
-        if not last.task.done():
-            left = sum(self.queue.backlog(shard) for shard in range(cast.shards))
-            self.checker.violated(f"{left} entries are left {bound:.0f} s after the faults ceased")
+        if not await self._drain():
+            return
+        letters = len(self.queue.letters())
+        self._replay(letters)
+        if letters and not await self._drain():
             return
         for worker in self.workers:
             if worker.alive:
                 worker.drain.stop()
-        await asyncio.sleep(2 * cast.lease + cast.quarantine)  # whatever still travels arrives
-        left = sum(self.queue.backlog(shard) for shard in range(cast.shards))
-        self.checker.finished(left, self.queue.books())
+        # whatever still travels arrives
+        await asyncio.sleep(2 * self.cast.lease + self.cast.quarantine)
+        self.checker.finished(self._backlog(), self.queue.books(), self.queue.marks())
+
+    async def _drain(self) -> bool:
+        """Have a healthy worker drain the queue; returns whether it did so in time."""
+        cast = self.cast
+        last = self.hire(
+            Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease),
+        )
+        # a pause that is left over ends with a probe, a short wait for each namespace and the queue
+        bound = 120 + 10 * cast.lease + self._backlog() * (cast.quarantine + 200 * self.weather.latency)
+        await asyncio.wait([last.task], timeout=bound)
+        if not last.task.done():
+            self.checker.violated(f"{self._backlog()} entries are left {bound:.0f} s after the faults ceased")
+        return last.task.done()
+
+    def _backlog(self) -> int:
+        return sum(self.queue.backlog(shard) for shard in range(self.cast.shards))
 
 
 @contextmanager

@@ -10,14 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from checker import Filed
+from model_letters import Letters
 from upsertq import wire
 from upsertq.books import COUNTERS, Books, total
+from upsertq.letter import mark_field
 from upsertq_worker.seams import NEW, Delivery, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from checker import Checker, Key
+    from upsertq.pauses import Paused
     from upsertq.wire import Entry
     from upsertq_worker.hold import Settlement
     from virtual_time import VirtualLoop
@@ -50,6 +53,7 @@ class Shard:
     last_epoch: int = 0
     books: Counter[str] = field(default_factory=Counter)
     runs: dict[str, Counter[str]] = field(default_factory=dict)
+    letters: Letters = field(default_factory=Letters)
 
 
 class ModelQueue:
@@ -58,6 +62,7 @@ class ModelQueue:
     def __init__(self, loop: VirtualLoop, shards: int, lease: float, checker: Checker) -> None:
         self.shards = [Shard() for _ in range(shards)]
         self.checker = checker
+        self.paused: dict[str, Paused] = {}
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
@@ -67,13 +72,27 @@ class ModelQueue:
     def enqueue(self, shard: int, entry: Entry) -> str:
         """`enqueue.lua`, for one entry."""
         model = self.shards[shard]
+        for books in self._books_of(model, entry.run):
+            books.update(enqueued=len(entry.ids), pending=len(entry.ids), bytes=entry.size)
+        return self._append(model, entry)
+
+    def replay(self, shard: int, dead_id: str) -> str:
+        """`replay.lua`, for one letter; returns its new stream id, `""` when it was gone."""
+        model = self.shards[shard]
+        entry = model.letters.take(dead_id)
+        if entry is None:
+            return ""
+        for books in self._books_of(model, entry.run):
+            books.update(dead=-1, pending=1, bytes=entry.size)
+        return self._append(model, entry)
+
+    def _append(self, model: Shard, entry: Entry) -> str:
+        """XADD."""
         milliseconds = int(self._loop.now * 1000) + 1
         model.added = max((milliseconds, 0), (model.added[0], model.added[1] + 1))
         stream_id = f"{model.added[0]}-{model.added[1]}"
         flat = [_bytes(item) for item in wire.encode(entry)]
         model.stream[stream_id] = (dict(zip(flat[::2], flat[1::2], strict=True)), entry)
-        for books in self._books_of(model, entry.run):
-            books.update(enqueued=len(entry.ids), pending=len(entry.ids), bytes=entry.size)
         return stream_id
 
     def stir(self) -> None:
@@ -139,14 +158,38 @@ class ModelQueue:
         for one in settlements:
             if not self.acknowledge(model, one):
                 continue
-            model.stream.pop(one.stream_id, None)
+            _, entry = model.stream.pop(one.stream_id, (None, None))
             for books in self._books_of(model, one.run):
                 books.update(
                     pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=one.dead
                 )
+            if entry is not None:
+                self._mark(model, one, entry)
             self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
         self.check_books(shard)
         return True
+
+    def _mark(self, model: Shard, settlement: Settlement, entry: Entry) -> None:
+        """Write the dead letters of a settled entry, and bring the marks of its ids up to date."""
+
+        def outdated(older: Entry) -> None:
+            for books in self._books_of(model, older.run):
+                books.update(dead=-1, superseded=1)
+
+        letters, replayed, run = model.letters, bool(entry.seq), settlement.run
+        dead = {grave.row for grave in settlement.graves}
+        for grave in settlement.graves:
+            dead_id, name = letters.write(grave.entry), mark_field(grave.entry)
+            letters.update(name, grave.entry.seq, replayed=replayed, letter=dead_id, run=run, outdated=outdated)
+        for row, record_id in enumerate(entry.ids):
+            if row not in dead:
+                sequence = settlement.sequence if replayed else f"{settlement.sequence}-{row}"
+                name = f"{entry.namespace}\0{record_id}"
+                letters.update(name, sequence, replayed=replayed, letter="", run=run, outdated=outdated)
+
+    def superseded(self, shard: int, entry: Entry) -> bool:
+        """HGET of the mark of a replayed entry's record, and what it says."""
+        return self.shards[shard].letters.superseded(entry)
 
     def acknowledge(self, model: Shard, settlement: Settlement) -> bool:
         """XACK; returns whether the entry was pending."""
@@ -160,6 +203,20 @@ class ModelQueue:
         """Whose the shard's lease is now, `""` when it is free."""
         model = self.shards[shard]
         return model.holder if self._loop.now < model.expires_at else ""
+
+    def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began, and forget those that ended."""
+        for scope, paused in changes.items():
+            if scope in self.paused and self.paused[scope].by_hand:
+                continue
+            if paused is None:
+                self.paused.pop(scope, None)
+            else:
+                self.paused.setdefault(scope, paused)
+
+    def noted(self) -> dict[str, Paused]:
+        """Every pause that is noted."""
+        return dict(self.paused)
 
     def backlog(self, shard: int) -> int:
         """XLEN."""
@@ -178,6 +235,22 @@ class ModelQueue:
         self.check_books(shard)
         self.stir()
 
+    def revive(self, shard: int, dead_id: str) -> None:
+        """Replay a letter, and tell the checker."""
+        stream_id = self.replay(shard, dead_id)
+        if stream_id:
+            self.checker.replayed(shard, stream_id, self.shards[shard].stream[stream_id][1])
+            self.check_books(shard)
+            self.stir()
+
+    def letters(self) -> list[tuple[int, str]]:
+        """Shard and stream id of every dead letter."""
+        return [(shard, dead_id) for shard, model in enumerate(self.shards) for dead_id in model.letters.stream]
+
+    def marks(self) -> int:
+        """Ids that are marked."""
+        return sum(len(model.letters.marks) for model in self.shards)
+
     def block(self, look: Callable[[], bool]) -> None:
         """Call `look` whenever there are new entries, until it returns true."""
         self._blocked.append(look)
@@ -186,13 +259,15 @@ class ModelQueue:
         """Have the books of a shard and of its runs compared with a recount."""
         model = self.shards[shard]
         entries = [entry for _, entry in model.stream.values()]
+        letters = list(model.letters.stream.values())
         for name, books in [("", model.books), *model.runs.items()]:
             counted = [entry for entry in entries if not name or entry.run == name]
             self.checker.booked(
-                f"shard {shard} {name}".strip(),
+                (shard, name),
                 _books(books),
-                sum(len(entry.ids) for entry in counted),
-                sum(entry.size for entry in counted),
+                records=sum(len(entry.ids) for entry in counted),
+                size=sum(entry.size for entry in counted),
+                dead=sum(not name or letter.run == name for letter in letters),
             )
 
     def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:

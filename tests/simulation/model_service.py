@@ -19,6 +19,7 @@ from weather import Trouble
 if TYPE_CHECKING:
     from checker import Checker, Key
     from model_queue import ModelQueue
+    from temper import Temper
     from virtual_time import Process, VirtualLoop
     from weather import Weather
 
@@ -33,6 +34,8 @@ class Request:
 
     worker: str
     records: tuple[tuple[Key, int], ...]
+    taken: tuple[tuple[Key, int], ...]
+    """Those of its records that the service takes, if it carries the request out."""
     answer: asyncio.Future[Reply]
     travelling: list[tuple[asyncio.TimerHandle, tuple[tuple[Key, int], ...]]] = field(default_factory=list)
     """What is still to be applied, and the timer that will do so."""
@@ -47,10 +50,13 @@ class Request:
 class ModelService:
     """The index and all requests on their way to it."""
 
-    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, checker: Checker) -> None:
+    def __init__(
+        self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, temper: Temper, checker: Checker
+    ) -> None:
         self._loop = loop
         self._queue = queue
         self._weather = weather
+        self._temper = temper
         self._checker = checker
         self._open: dict[Request, None] = {}
 
@@ -60,11 +66,19 @@ class ModelService:
         shards = sorted({shard_of(*key, len(self._queue.shards)) for key, _ in records})
         strangers = [shard for shard in shards if self._queue.holder(shard) != worker]
         self._checker.posted(worker, records, strangers)
-        request = Request(worker, records, self._loop.create_future())
+        request = Request(worker, records, self._taken(records), self._loop.create_future())
         self._open[request] = None
         self._loop.later(timeout, self._reply, request, TransportFailure(TransportKind.TIMEOUT, "timed out"))
         trouble = self._weather.trouble(worker)
-        if trouble is None:
+        refusal = self._temper.refusal(records, len(body))
+        if refusal is not None:
+            # nothing of it is applied, whatever becomes of the answer
+            request.taken = ()
+        if trouble is None and refusal is not None:
+            reply, why = refusal
+            self._checker.blamed(records, why)
+            self._loop.later(self._weather.delay() + self._weather.delay(), self._reply, request, reply)
+        elif trouble is None:
             self._succeed(request)
         else:
             self._checker.note("trouble", f"{worker}: {trouble.value}")
@@ -87,13 +101,19 @@ class ModelService:
             else:
                 self._hurry(request)
 
+    def _taken(self, records: tuple[tuple[Key, int], ...]) -> tuple[tuple[Key, int], ...]:
+        silent = set(self._temper.silent(records))
+        return tuple(record for record in records if record not in silent)
+
     def _succeed(self, request: Request) -> None:
         weather = self._weather
         way = weather.delay() + weather.delay()
-        self._arrive(request, request.records, way)
+        self._arrive(request, request.taken, way)
         if weather.rng.random() < 0.05:  # a proxy sends it twice
-            self._arrive(request, request.records, way * weather.rng.random())
-        self._loop.later(way + weather.delay(), self._reply, request, _accepted(len(request.records)))
+            self._arrive(request, request.taken, way * weather.rng.random())
+        if len(request.taken) < len(request.records):
+            self._checker.blamed(request.records, "short_ack")
+        self._loop.later(way + weather.delay(), self._reply, request, _accepted(len(request.taken)))
 
     def _go_wrong(self, request: Request, trouble: Trouble) -> None:
         weather = self._weather
@@ -107,12 +127,13 @@ class ModelService:
             case Trouble.REQUEST_TIMEOUT:
                 reply = _error(408, "Request timeout", "")
             case Trouble.SHORT:
-                kept = request.records[: rng.randrange(len(request.records))]
-                self._arrive(request, kept, way * rng.random())
+                kept = request.taken[: rng.randrange(len(request.records))]
+                self._arrive(request, kept if rng.random() < 0.5 else request.taken, way * rng.random())
                 reply = _accepted(len(kept))
+                self._checker.blamed(request.records, "short_ack")
             case Trouble.SLOW:
-                self._arrive(request, request.records, rng.random() * 4 * weather.lease)
-                self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.records)))
+                self._arrive(request, request.taken, rng.random() * 4 * weather.lease)
+                self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.taken)))
                 return
             case Trouble.LOST:
                 self._apply_perhaps(request, way)
@@ -129,7 +150,7 @@ class ModelService:
         """The answer is lost after `way` seconds: the records are applied before, later, in part, twice or never."""
         rng = self._weather.rng
         for _ in range(rng.choice((0, 1, 1, 1, 2))):
-            kept = request.records if rng.random() < 0.7 else request.records[: rng.randrange(len(request.records))]
+            kept = request.taken if rng.random() < 0.7 else request.taken[: rng.randrange(len(request.records))]
             late = way + self._weather.straggle() if rng.random() < 0.6 else way * rng.random()
             self._arrive(request, kept, late)
 

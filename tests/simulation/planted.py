@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
 from model_queue import ModelQueue
+from planted_deaths import PLANTED_DEATHS
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
 from upsertq_worker import sender
@@ -44,7 +45,7 @@ def acknowledged_before_sent() -> AbstractContextManager[Any]:
 
 def no_hold_on_retry() -> AbstractContextManager[Any]:
     """While a batch waits for its retry, newer versions of its ids are sent."""
-    again = Sender._again
+    again = Sender._retry
 
     def forgetful(self: Sender, batch: Batch, *rest: Any) -> None:
         again(self, batch, *rest)
@@ -52,7 +53,7 @@ def no_hold_on_retry() -> AbstractContextManager[Any]:
             version.chain.flying = None
             self._desk.hold._offer(version.chain, self._desk.clock())
 
-    return patch.object(Sender, "_again", forgetful)
+    return patch.object(Sender, "_retry", forgetful)
 
 
 def no_quarantine() -> AbstractContextManager[Any]:
@@ -64,8 +65,8 @@ def no_quarantine_of_what_was_pending() -> AbstractContextManager[Any]:
     """What an earlier holder left pending counts as never sent."""
     admit = Hold.admit
 
-    def trusting(self: Hold, *entry: Any, recovered: bool = False) -> None:
-        admit(self, *entry)
+    def trusting(self: Hold, *entry: Any, recovered: bool = False, stale: bool = False) -> None:
+        admit(self, *entry, stale=stale)
 
     return patch.object(Hold, "admit", trusting)
 
@@ -214,7 +215,7 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     acknowledged_before_sent: "",
     no_hold_on_retry: "",
     no_quarantine: "",
-    no_quarantine_of_what_was_pending: "",
+    no_quarantine_of_what_was_pending: "starved",
     any_2xx_counts: "",
     settled_without_fencing: "pauses",
     settled_as_often_as_told: "",
@@ -228,5 +229,6 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     skipped_entries_overtaken: "late",
     pending_ignored: "",
     older_versions_not_superseded: "",
+    **PLANTED_DEATHS,
 }
 """Every planted bug, and the climate in which it shows soon (`""`: any)."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from model_queue import ModelQueue
     from upsertq.books import Books
+    from upsertq.pauses import Paused
+    from upsertq.wire import Entry
     from upsertq_worker.hold import Settlement
     from upsertq_worker.seams import Delivery, Grant
     from virtual_time import Process, VirtualLoop
@@ -107,6 +109,20 @@ class QueueLink:
     async def books(self) -> Books:
         """As `QueueSeam.books`."""
         return (await self._call("books", [self._queue.books]))[0]
+
+    async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
+        """As `QueueSeam.superseded`."""
+        return await self._call(
+            "superseded", [_bind(self._queue.superseded, shard, entry) for shard, entry in replayed]
+        )
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """As `QueueSeam.note`."""
+        await self._call("note", [_bind(self._queue.note, changes)])
+
+    async def pauses(self) -> dict[str, Paused]:
+        """As `QueueSeam.pauses`."""
+        return (await self._call("pauses", [self._queue.noted]))[0]
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `QueueSeam.beat`."""

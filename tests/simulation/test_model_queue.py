@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,10 +13,13 @@ from checker import Checker
 from model_queue import ModelQueue, place_of
 from upsertq import wire
 from upsertq.books import COUNTERS
+from upsertq.dead_moves import REPLAY
+from upsertq.exchange import run_scripts
 from upsertq.keys import QueueKeys
+from upsertq.letter import Reason, Verdict, decode_letter
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
-from upsertq_worker.hold import Settlement
+from upsertq_worker.hold import Grave, Settlement
 from upsertq_worker.seams import NEW
 from upsertq_worker.stream import RedisQueue
 from virtual_time import VirtualLoop
@@ -46,6 +50,8 @@ class Twins:
         self.ids: list[tuple[int, str, str]] = []
         """Shard, real stream id and the model's, by number."""
         self.entries: list[wire.Entry] = []
+        self.origins: dict[int, tuple[int, int]] = {}
+        """Of each replayed entry: the entry in which its record was enqueued, and its row there."""
 
     def enqueue(self) -> None:
         """Append the same entry to both."""
@@ -114,12 +120,17 @@ class Twins:
 
     async def settle(self) -> None:
         """Settle some entries, pending or not, settled before or not, under an epoch that is right or wrong."""
-        name = self.rng.choice(list(self.real))
+        holders = [holder for shard in range(SHARDS) if (holder := self.model.holder(shard))]
+        name = self.rng.choice(holders if holders and self.rng.random() < 0.7 else list(self.real))
         held = dict(self.epochs[name])
         if self.rng.random() < 0.2:
             held[self.rng.randrange(SHARDS)] += 1
-        numbers = sorted(self.rng.sample(range(len(self.ids)), min(len(self.ids), self.rng.randrange(1, 5))))
-        real, model = ([self._settlement(number, twin) for number in numbers] for twin in (1, 2))
+        known: Sequence[int] = range(len(self.ids))
+        pending = [number for number, (shard, _, model) in enumerate(self.ids) if self._is_pending(shard, model)]
+        known = pending if pending and self.rng.random() < 0.7 else known
+        numbers = sorted(self.rng.sample(known, min(len(known), self.rng.randrange(1, 5))))
+        dead = {number: self._some_rows(number) for number in numbers}
+        real, model = ([self._settlement(number, twin, dead[number]) for number in numbers] for twin in (1, 2))
         foreign = await self.real[name].settle(held, real)
         for shard in sorted({one.shard for one in model}):
             ours = self.model.settle(shard, held[shard], name, [one for one in model if one.shard == shard])
@@ -142,12 +153,88 @@ class Twins:
 
     def _numbered(self, deliveries: Sequence[Delivery]) -> list[tuple[int, Mapping[bytes, bytes] | None]]:
         deliveries = sorted(deliveries, key=lambda one: (one.shard, place_of(one.stream_id)))
-        return [(self.number(one.shard, one.stream_id), one.fields) for one in deliveries]
+        return [
+            (self.number(one.shard, one.stream_id), one.fields and {**one.fields, b"seq": b""}) for one in deliveries
+        ]
 
-    def _settlement(self, number: int, twin: int) -> Settlement:
-        shard, entry = self.ids[number][0], self.entries[number]
-        n = len(entry.ids)
-        return Settlement(shard, str(self.ids[number][twin]), entry.run, n, entry.size, n - 1, 1)
+    def _settlement(self, number: int, twin: int, dead: Sequence[int]) -> Settlement:
+        """The settlement of an entry of which some rows are dead, and the last of the others is superseded."""
+        shard, stream_id, entry = self.ids[number][0], str(self.ids[number][twin]), self.entries[number]
+        sequence = self.original(number, twin) or stream_id
+        singles = {row: wire.one_record(entry, row, sequence if entry.seq else f"{sequence}-{row}") for row in dead}
+        graves = tuple(Grave(row, single, Verdict(Reason.REFUSED, worker="ann")) for row, single in singles.items())
+        n, superseded = len(entry.ids), int(len(dead) < len(entry.ids))
+        acked = n - len(dead) - superseded
+        return Settlement(shard, stream_id, entry.run, n, entry.size, acked, superseded, sequence, graves)
+
+    def _is_pending(self, shard: int, stream_id: str) -> bool:
+        return stream_id in self.model.shards[shard].pending
+
+    def _some_rows(self, number: int) -> list[int]:
+        return [row for row in range(len(self.entries[number].ids)) if self.rng.random() < 0.4]
+
+    def original(self, number: int, twin: int) -> str:
+        """The sequence of a replayed entry in the words of a twin, `""` of one that is no replay."""
+        if number not in self.origins:
+            return ""
+        origin, row = self.origins[number]
+        return f"{self.ids[origin][twin]}-{row}"
+
+    def origin(self, shard: int, sequence: str) -> tuple[int, int]:
+        """The number of the entry, and the row in it, that a sequence names."""
+        stream_id, _, row = sequence.rpartition("-")
+        return self.number(shard, stream_id), int(row)
+
+    def letters(self, shard: int) -> list[tuple[str, str]]:
+        """The real and the model's stream id of each dead letter, after a comparison of what these hold."""
+        real: Any = self.sync.xrange(KEYS.shard(shard).dead)
+        found = [decode_letter(shard, dead_id.decode(), fields) for dead_id, fields in real]
+        theirs = self.model.shards[shard].letters.stream
+        assert [self._told(shard, one.entry) for one in found] == [self._told(shard, one) for one in theirs.values()]
+        return list(zip((one.stream_id for one in found), theirs, strict=True))
+
+    def _told(self, shard: int, entry: wire.Entry) -> tuple[tuple[int, int], wire.Entry]:
+        return self.origin(shard, entry.seq), replace(entry, seq="")
+
+    async def replay(self) -> None:
+        """Replay some dead letters, now and then one that is gone."""
+        shard = self.rng.randrange(SHARDS)
+        pairs = self.letters(shard)
+        for real_id, model_id in self.rng.sample(pairs, min(len(pairs), 2)):
+            letter = self.model.shards[shard].letters.stream[model_id]
+            call = run_scripts(REPLAY, [self._replay_call(shard, real_id, letter.run)])
+            (moved,) = await self.real["ann"]._server.hold(call)
+            assert moved == [1]
+            new = self.model.replay(shard, model_id)
+            assert self.model.replay(shard, model_id) == ""
+            tail: Any = self.sync.xrevrange(KEYS.shard(shard).stream, count=1)
+            self.origins[len(self.ids)] = self.origin(shard, letter.seq)
+            self.ids.append((shard, tail[0][0].decode(), new))
+            self.entries.append(self.model.shards[shard].stream[new][1])
+
+    def _replay_call(self, shard: int, dead_id: str, run: str) -> tuple[list[str], list[str | bytes | int]]:
+        keys = KEYS.shard(shard)
+        runs = [keys.run(run)] if run else []
+        return [keys.stream, keys.books, keys.dead, keys.dead_ids, *runs], [dead_id, 5 if run else 0]
+
+    async def superseded(self) -> None:
+        """Compare what the marks say of every replayed entry, and the marks themselves."""
+        for number in self.origins:
+            shard, entry = self.ids[number][0], self.entries[number]
+            real = replace(entry, seq=self.original(number, 1))
+            assert await self.real["bob"].superseded([(shard, real)]) == [self.model.superseded(shard, entry)]
+        for shard in range(SHARDS):
+            marks: Any = self.sync.hgetall(KEYS.shard(shard).dead_ids)
+            told = {name.decode(): [self._read(shard, word) for word in mark.split()] for name, mark in marks.items()}
+            model = self.model.shards[shard].letters.marks
+            assert told == {
+                name: [(one.kind, self.origin(shard, one.sequence), one.run) for one in mark]
+                for name, mark in model.items()
+            }
+
+    def _read(self, shard: int, word: bytes) -> tuple[str, tuple[int, int], str]:
+        kind, sequence, *letter = word.decode().split(",")
+        return kind, self.origin(shard, sequence), letter[1] if letter else ""
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -162,7 +249,10 @@ async def test_the_model_answers_as_the_server_does(backend: Backend, seed: int)
             assert grants == [twins.model.lease(shard, 0, "ann", take=True)]
         for _ in range(STEPS):
             step = twins.rng.choice(
-                (twins.lease, twins.release, twins.read, twins.read, twins.oldest_pending, twins.settle, twins.compare)
+                (
+                    *(twins.lease, twins.release, twins.read, twins.read, twins.oldest_pending),
+                    *(twins.settle, twins.settle, twins.replay, twins.superseded, twins.compare),
+                )
             )
             for _ in range(twins.rng.randrange(3)):
                 twins.enqueue()
@@ -170,5 +260,7 @@ async def test_the_model_answers_as_the_server_does(backend: Backend, seed: int)
                 twins.expire()
             await step()
         await twins.compare()
+        await twins.superseded()
+        assert len(twins.origins) > 2
     finally:
         twins.loop.close()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SEEDS: Final = 300
 BLOCK: Final = 50
+DEATHS: Final = ("poison", "blame", "dead", "replay", "outdated")
 PATIENCE: Final = 150
 """Histories within which a planted bug must show."""
 
@@ -55,7 +56,7 @@ def test_the_histories_are_worth_their_time() -> None:
     seen: Counter[str] = Counter()
     for seed in range(40):
         seen.update(live(seed).seen)
-    for kind in ("kill", "pause", "resume", "stop", "mishap", "trouble", "lease", "release", "settle"):
+    for kind in ("kill", "pause", "resume", "stop", "mishap", "trouble", "lease", "release", "settle", *DEATHS):
         assert seen[kind] >= 10, kind
     assert seen["apply"] > seen["post"] > 100
 

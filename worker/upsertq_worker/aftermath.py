@@ -123,9 +123,6 @@ class Aftermath:
         now = desk.clock()
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
-            if outcome.answer_lost:
-                for version in batch.live:
-                    desk.hold.lost(version, now)
             gate = self._gates.of(batch.namespace)
             gate.pushed_back(started, now, outcome.retry_after, desk.rng)
             if self._busy_since is None:
@@ -139,10 +136,6 @@ class Aftermath:
 
     def _split(self, batch: Batch, parts: Sequence[Part], outcome: Outcome, *, searching: bool) -> None:
         """Send a batch in parts; when searching, note that somebody in it is at fault."""
-        if isinstance(outcome, Busy) and outcome.answer_lost:
-            now = self._desk.clock()
-            for version in batch.live:
-                self._desk.hold.lost(version, now)
         search = batch.search
         if searching:
             search = search or Search(len(batch.versions), self._desk.settings.max_culprits)
@@ -206,6 +199,10 @@ class Aftermath:
 
     def _note_failure(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Busy):
+            if outcome.answer_lost:  # whatever follows, a record that is given up included: it may still take effect
+                now = self._desk.clock()
+                for version in batch.live:
+                    self._desk.hold.lost(version, now)
             # what fails while nothing succeeds says nothing about this batch
             batch.failures += self._landed > batch.landed_before
             batch.landed_before = self._landed

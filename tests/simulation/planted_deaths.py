@@ -1,0 +1,110 @@
+"""Owns the planted bugs around dead letters: who is given up, how it is counted, and what guards a replay."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import patch
+
+from model_letters import Letters
+from queue_link import QueueLink
+from upsertq.letter import Reason
+from upsertq_worker import aftermath, consequence
+from upsertq_worker.aftermath import Aftermath
+from upsertq_worker.hold import Fate, Hold, Settlement
+from upsertq_worker.isolate import Search
+from upsertq_worker.judge import LaneRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from upsertq_worker.consequence import Facts
+    from upsertq_worker.hold import Version
+    from upsertq_worker.judge import Outcome
+
+
+@contextmanager
+def replay_without_guard() -> Iterator[None]:
+    """Nobody looks whether a newer version was acknowledged while a letter was dead or replayed."""
+
+    async def ignorant(_: QueueLink, replayed: Sequence[object]) -> list[bool]:
+        return [False for _ in replayed]
+
+    with (
+        patch.object(QueueLink, "superseded", ignorant),
+        patch.object(Settlement, "outdates", lambda *_: False),
+    ):
+        yield
+
+
+def innocents_buried() -> AbstractContextManager[Any]:
+    """All records of a refused batch are given up."""
+    return patch.object(consequence, "_narrow", lambda _facts, reason, *_: consequence.Convict(reason))
+
+
+def mistakes_of_the_operator_buried() -> AbstractContextManager[Any]:
+    """A wrong key, a missing index or an exhausted quota counts as the fault of a record."""
+    follow = consequence.follow
+
+    def unforgiving(outcome: Outcome, facts: Facts, max_attempts: int) -> consequence.Consequence:
+        if isinstance(outcome, LaneRefused):
+            return consequence._narrow(facts, Reason.REFUSED)
+        return follow(outcome, facts, max_attempts)
+
+    return patch.object(aftermath, "follow", unforgiving)
+
+
+@contextmanager
+def whole_backlog_buried() -> Iterator[None]:
+    """That everything is refused is not noticed."""
+    convict = Aftermath._convict
+
+    def unwary(self: Aftermath, *convicted: Any) -> None:
+        self._barren.clear()
+        convict(self, *convicted)
+
+    with patch.object(Search, "refused", lambda *_, **__: None), patch.object(Aftermath, "_convict", unwary):
+        yield
+
+
+def dead_letter_counted_twice() -> AbstractContextManager[Any]:
+    """A dead record is written down twice."""
+    finish = Hold.finish
+
+    def twice(self: Hold, version: Version, *rest: Any) -> None:
+        finish(self, version, *rest)
+        for entry in [one for one in self.settlements if one.graves and one.dead == 1]:
+            self.settlements[self.settlements.index(entry)] = replace(entry, graves=entry.graves * 2)
+
+    return patch.object(Hold, "finish", twice)
+
+
+def superseded_letters_still_dead() -> AbstractContextManager[Any]:
+    """A letter that a newer acknowledged version removes stays in the books as dead."""
+    return patch.object(Letters, "supersede", lambda self, dead_id, _outdated: self.stream.pop(dead_id, None))
+
+
+def no_quarantine_of_the_dead() -> AbstractContextManager[Any]:
+    """That the last answer for a record was lost is forgotten when it is given up."""
+    finish = Hold.finish
+
+    def forgetful(self: Hold, version: Version, fate: Fate, *rest: Any) -> None:
+        if fate is Fate.DEAD:
+            version.chain.quarantined_until, version.chain.suspect = 0.0, None
+        finish(self, version, fate, *rest)
+
+    return patch.object(Hold, "finish", forgetful)
+
+
+PLANTED_DEATHS: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
+    replay_without_guard: "graves",
+    innocents_buried: "",
+    mistakes_of_the_operator_buried: "moods",
+    whole_backlog_buried: "moods",
+    dead_letter_counted_twice: "graves",
+    superseded_letters_still_dead: "graves",
+    no_quarantine_of_the_dead: "",
+}
+"""Each of them, and the climate in which it shows soon (`""`: any)."""
