@@ -6,8 +6,9 @@ DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 SEEDS ?= 10000
+CHAOS_SECONDS ?= 1800
 
-.PHONY: help demo test check soak format clean
+.PHONY: help demo test check soak chaos format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -25,6 +26,9 @@ check: $(VENV)/.ready ## lint, format and type checks
 
 soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
+
+chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
+	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000
 
 format: $(VENV)/.ready ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

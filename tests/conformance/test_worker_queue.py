@@ -21,9 +21,9 @@ from upsertq.letter import Reason, Verdict
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import decode, one_record
-from upsertq_worker.hold import Grave, Settlement
 from upsertq_worker.seams import NEW
 from upsertq_worker.stream import RedisQueue
+from upsertq_worker.versions import Grave, Settlement
 from waiting import wait_until_async
 
 if TYPE_CHECKING:

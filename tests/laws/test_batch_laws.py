@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from upsertq.wire import Entry, Record, pack
 from upsertq_worker.batch import Batch, Batcher, BatchLimits
-from upsertq_worker.hold import Fate, Hold
+from upsertq_worker.hold import Hold
+from upsertq_worker.versions import Fate
 
 RNG = np.random.default_rng(7)
 ENTRY = 25

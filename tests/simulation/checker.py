@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from upsertq.books import Books
     from upsertq.wire import Entry
-    from upsertq_worker.hold import Grave, Settlement
+    from upsertq_worker.versions import Grave, Settlement
 
 Key = tuple[str, str]
 """Namespace and id."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.hold import Settlement
+    from upsertq_worker.versions import Settlement
     from virtual_time import VirtualLoop
 
 T = TypeVar("T")

@@ -12,12 +12,13 @@ from planted_deaths import PLANTED_DEATHS
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
 from upsertq_worker import sender
-from upsertq_worker.hold import Fate, Hold
+from upsertq_worker.hold import Hold
 from upsertq_worker.judge import Accepted, ShortAck, judge
 from upsertq_worker.leases import Leases
 from upsertq_worker.reader import Reader
 from upsertq_worker.sender import Sender
 from upsertq_worker.settler import Settler
+from upsertq_worker.versions import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
 
     from upsertq_worker.batch import Batch
     from upsertq_worker.desk import Desk
-    from upsertq_worker.hold import Chain, Settlement, Version
     from upsertq_worker.judge import Outcome
     from upsertq_worker.seams import Delivery
+    from upsertq_worker.versions import Chain, Settlement, Version
 
 
 def acknowledged_before_sent() -> AbstractContextManager[Any]:

@@ -12,17 +12,18 @@ from queue_link import QueueLink
 from upsertq.letter import Reason
 from upsertq_worker import aftermath, consequence
 from upsertq_worker.aftermath import Aftermath
-from upsertq_worker.hold import Fate, Hold, Settlement
+from upsertq_worker.hold import Hold
 from upsertq_worker.isolate import Search
 from upsertq_worker.judge import LaneRefused
+from upsertq_worker.versions import Fate, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from upsertq_worker.consequence import Facts
-    from upsertq_worker.hold import Version
     from upsertq_worker.judge import Outcome
+    from upsertq_worker.versions import Version
 
 
 @contextmanager

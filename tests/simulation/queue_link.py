@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from upsertq.books import Books
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.hold import Settlement
     from upsertq_worker.seams import Delivery, Grant
+    from upsertq_worker.versions import Settlement
     from virtual_time import Process, VirtualLoop
     from weather import Weather
 

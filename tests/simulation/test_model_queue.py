@@ -19,9 +19,9 @@ from upsertq.keys import QueueKeys
 from upsertq.letter import Reason, Verdict, decode_letter
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
-from upsertq_worker.hold import Grave, Settlement
 from upsertq_worker.seams import NEW
 from upsertq_worker.stream import RedisQueue
+from upsertq_worker.versions import Grave, Settlement
 from virtual_time import VirtualLoop
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from upsertq_worker.batch import Batch, Convicted
 from upsertq_worker.consequence import Facts, follow
 from upsertq_worker.desk import Desk
 from upsertq_worker.gates import Gates
-from upsertq_worker.hold import Fate, Version
 from upsertq_worker.isolate import Part, Search
 from upsertq_worker.judge import Busy, LaneRefused, Outcome, RecordRefused, ShortAck, TooLarge, describe
+from upsertq_worker.versions import Fate, Version
 
 log = logging.getLogger("upsertq.worker")
 

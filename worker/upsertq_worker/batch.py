@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from upsertq.letter import Verdict
 from upsertq_worker.encode import join, overhead
-from upsertq_worker.hold import Hold, Lane, Version
+from upsertq_worker.hold import Hold
+from upsertq_worker.versions import Lane, Version
 
 if TYPE_CHECKING:
     from upsertq_worker.isolate import Search

@@ -14,7 +14,7 @@ from upsertq_worker.lanes import Lanes
 from upsertq_worker.leases import Leases
 
 if TYPE_CHECKING:
-    from upsertq_worker.hold import Settlement
+    from upsertq_worker.versions import Settlement
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ class Keeper:
         for scope in sorted(begun):
             log.warning("paused %s: %s", scope, noted[scope].message)
         for scope in sorted(ended):
-            log.info("resumed %s by hand", scope)
+            log.info("%s is not paused any more", scope)
         if begun or ended:
             desk.sendable.set()
 

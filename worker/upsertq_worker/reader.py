@@ -11,8 +11,8 @@ from typing import Final
 from upsertq.errors import ServerUnavailable
 from upsertq.wire import Entry, UnknownEntry, decode
 from upsertq_worker.desk import Desk
-from upsertq_worker.hold import Settlement
 from upsertq_worker.seams import NEW, Delivery, QueueSeam
+from upsertq_worker.versions import Settlement
 from upsertq_worker.wait import Troubles, signalled
 
 log = logging.getLogger("upsertq.worker")

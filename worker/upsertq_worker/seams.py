@@ -11,7 +11,7 @@ from upsertq.books import Books
 from upsertq.pauses import Paused
 from upsertq.wire import Entry
 from upsertq_worker.answer import Answer, TransportFailure
-from upsertq_worker.hold import Settlement
+from upsertq_worker.versions import Settlement
 
 NEW: Final = ">"
 """The cursor for entries that nobody has read yet."""

@@ -15,9 +15,9 @@ from upsertq_worker.answer import Sent
 from upsertq_worker.batch import Batch
 from upsertq_worker.desk import Desk
 from upsertq_worker.gates import Gates
-from upsertq_worker.hold import Lane
 from upsertq_worker.judge import judge
 from upsertq_worker.seams import IndexSeam
+from upsertq_worker.versions import Lane
 from upsertq_worker.wait import signalled
 
 MAX_IDLE = 1.0

@@ -9,7 +9,7 @@ from upsertq_worker.seams import QueueSeam
 from upsertq_worker.wait import Troubles, signalled
 
 if TYPE_CHECKING:
-    from upsertq_worker.hold import Settlement
+    from upsertq_worker.versions import Settlement
 
 
 class Settler:

@@ -19,8 +19,8 @@ from upsertq.pauses import of_reply as of_pauses
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import Entry
-from upsertq_worker.hold import Settlement
 from upsertq_worker.seams import Delivery, Grant
+from upsertq_worker.versions import Settlement
 
 LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")

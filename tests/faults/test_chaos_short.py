@@ -1,0 +1,58 @@
+"""A short chaos run by the real command: everything is killed and confused, and every promise is kept."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from processes import call, complaint, start
+from waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from servers import RealServer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_promises_hold_under_kills_and_faults(tmp_path: Path) -> None:
+    """Workers, producers and the server are killed, the index fails in every way; the verdict is good."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    options = ("--seconds", "20", "--records", "3000", "--hot", "100", "--workers", "3", "--seed", "1")
+    kept = tmp_path / "kept"
+    done = call("chaos", *options, "--keep", kept, "--json", url=None, timeout=280, TMPDIR=str(scratch))
+    verdict = json.loads(done.stdout)
+    assert verdict["ok"]
+    assert verdict["violations"] == []
+    assert all(verdict["kills"].values()), verdict["kills"]
+    assert verdict["server_restarts"] == verdict["kills"]["server"]
+    assert verdict["ids"] >= 3100
+    assert verdict["books"]["dead"] > 0
+    assert json.loads((kept / "verdict.json").read_text()) == verdict
+
+
+def test_nothing_is_left_behind(tmp_path: Path, redis_server: RealServer) -> None:
+    """SIGTERM in the middle ends the command and everyone it started, and removes its directory."""
+    log = tmp_path / "log"
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    chaos = start("chaos", "--seconds", "200", "--records", "1000", url=redis_server.url, log=log, TMPDIR=str(scratch))
+    wait_until(lambda: any(scratch.glob("*/producer-1.jsonl")), 60, "a producer takes notes")
+    (directory,) = scratch.iterdir()
+    chaos.send_signal(signal.SIGTERM)
+    assert chaos.wait(60) == 130, log.read_text()
+    assert not directory.exists()
+    with redis_server.client() as client:
+        assert client.keys() == []
+    assert log.read_text().splitlines()[-1] == "upsertq: interrupted"
+
+
+def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
+    """`--keep` never mixes a run with what was there."""
+    (tmp_path / "old").touch()
+    assert "is not empty" in complaint("chaos", "--keep", tmp_path, url=None, expect=2)

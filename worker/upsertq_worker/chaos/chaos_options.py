@@ -1,0 +1,67 @@
+"""Owns the options of `upsertq chaos`; what they mean is decided elsewhere."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from upsertq.cli import options
+
+_OPTIONS = (
+    click.option(
+        "--seconds",
+        default=60.0,
+        show_default=True,
+        type=click.FloatRange(min=5),
+        metavar="S",
+        help="How long to work and to kill; draining and checking come on top.",
+    ),
+    click.option("--seed", type=click.IntRange(min=0), help="Of kills and faults.  [default: drawn, and told]"),
+    click.option("--workers", default=4, show_default=True, type=click.IntRange(min=1), help="How many."),
+    click.option("--producers", default=2, show_default=True, type=click.IntRange(min=1), help="How many."),
+    click.option("--records", default=20_000, show_default=True, type=click.IntRange(min=0), help="Ids put once."),
+    click.option(
+        "--hot",
+        default=200,
+        show_default=True,
+        type=click.IntRange(min=0),
+        help="Ids updated once a second, throughout.",
+    ),
+    click.option(
+        "--kill-probability",
+        default=0.3,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="That a process is killed in a round.",
+    ),
+    click.option(
+        "--kill-every",
+        default=5.0,
+        show_default=True,
+        type=click.FloatRange(min=0.5),
+        metavar="S",
+        help="Length of a round.",
+    ),
+    click.option("--faults", metavar="SPEC", help="As of `upsertq emulate`.  [default: something of everything]"),
+    click.option(
+        "--keep",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Keep logs, notes and figures in this directory, which must be new or empty.",
+    ),
+    options.redis_url,
+    options.as_json,
+)
+
+
+def chaos_command(function: Callable[..., Any]) -> click.Command:
+    """Make a command of the function."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return click.command("chaos", short_help="Kill, starve and confuse everything, then check the promises.")(function)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line."""
+    click.echo(text, err=err)

@@ -1,0 +1,90 @@
+"""Owns one producer of a chaos run, a process of its own: puts batch after batch and notes what is confirmed."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from upsertq.client import Producer
+from upsertq.errors import WorldError
+from upsertq.queue import Limits
+from upsertq_worker.chaos.cast import BATCH_SECONDS, DIMENSION, Share
+from upsertq_worker.chaos.checking import Put
+
+BACKLOG = 20_000
+RETRY_SECONDS = 0.2
+
+
+def main(arguments: list[str]) -> int:
+    """Put batches until SIGTERM; `arguments`: one JSON document with url, queue, notes, start, until and share."""
+    given = json.loads(arguments[0])
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    share, notes = Share(*given["share"]), Path(given["notes"])
+    producer = Producer(given["queue"], url=sys.stdin.readline().strip(), limits=Limits(records=BACKLOG), timeout=5.0)
+    batch = next_batch(notes)
+    with notes.open("ab", buffering=0) as file:
+        while not stopped and time.time() < given["until"]:
+            _wait_for(given["start"] + batch * BATCH_SECONDS, stopped)
+            _put(producer, share, batch, file)
+            batch += 1
+    return 0
+
+
+def _wait_for(due: float, stopped: list[int]) -> None:
+    while not stopped and (left := due - time.time()) > 0:
+        time.sleep(min(left, RETRY_SECONDS))
+
+
+def _put(producer: Producer, share: Share, batch: int, file: BinaryIO) -> None:
+    """Put one batch and flush it, however long that takes; a full queue or an absent server is borne with."""
+    ids = share.ids(batch)
+    # a line before and a line after: SIGKILL between the two leaves a batch that may or may not be there
+    file.write(b'\n{"tried":%d}\n' % batch)
+    matrix = np.full((len(ids), DIMENSION), 1.0 + batch, dtype=np.float32)
+    metadata: list[Any] = [{"version": batch}] * len(ids)
+    _persist(lambda: producer.put_many(ids, matrix, metadata=metadata, namespace=share.namespace))
+    _persist(producer.flush)
+    file.write(b'{"confirmed":%d}\n' % batch)
+
+
+def _persist(act: Callable[[], object]) -> None:
+    while True:
+        try:
+            act()
+        except WorldError:
+            time.sleep(RETRY_SECONDS)
+        else:
+            return
+
+
+def next_batch(notes: Path) -> int:
+    """The batch after the last that was tried."""
+    return max((batch for what, batch in _lines(notes) if what == "tried"), default=-1) + 1
+
+
+def read_notes(notes: Path, share: Share, put: Put) -> None:
+    """Add to `put` what one producer noted in all its lives."""
+    for what, batch in _lines(notes):
+        (put.note_tried if what == "tried" else put.note_confirmed)(share.ids(batch), batch)
+
+
+def _lines(notes: Path) -> Iterator[tuple[str, int]]:
+    if not notes.exists():
+        return
+    with notes.open("rb") as file:
+        for line in file:
+            try:
+                ((what, batch),) = json.loads(line).items()
+            except ValueError:
+                continue  # an empty line, or one that SIGKILL cut
+            yield what, batch
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
