@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 
-from upsertq.exchange import Ask, Conversation, Patience, ask_all, persistently
+from upsertq.exchange import Conversation, Patience, ask_all, persistently
 from upsertq.keys import QueueKeys
 
 
@@ -68,11 +68,3 @@ def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversa
     """The books of the whole queue, or of one run where `run` is not empty."""
     parts = yield from read_shards(keys, shards, run, patience)
     return total(parts)
-
-
-def read_once(keys: QueueKeys, shards: int) -> Conversation[Books | None]:
-    """The books of the queue in one attempt; `None` when the server does not answer."""
-    replies = yield Ask([["HMGET", keys.shard(k).books, *COUNTERS] for k in range(shards)])
-    if not all(isinstance(reply, list) for reply in replies):
-        return None
-    return total(of_reply(reply) for reply in replies)
