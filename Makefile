@@ -7,8 +7,9 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 SEEDS ?= 10000
 CHAOS_SECONDS ?= 1800
+OUTAGE_SECONDS ?= 300
 
-.PHONY: help demo test check soak chaos format clean
+.PHONY: help demo test check soak chaos outage format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -29,6 +30,10 @@ soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 
 chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
 	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000
+
+outage: $(VENV)/.ready ## take the index away under load for 5 minutes, both ways, and print the figures
+	@$(BIN)/python tests/faults/outage.py --how down --seconds $(OUTAGE_SECONDS)
+	@$(BIN)/python tests/faults/outage.py --how 503 --seconds $(OUTAGE_SECONDS)
 
 format: $(VENV)/.ready ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

@@ -92,36 +92,84 @@ def test_a_fleet_told_the_same_wait_spreads_out() -> None:
         assert max(delays) - min(delays) > 0.1 * min(asked, RETRY_AFTER_MAX)
 
 
-@given(events=st.lists(st.booleans(), max_size=400))
-def test_a_budget_stays_within_its_bounds(events: list[bool]) -> None:
-    """Whatever happens."""
-    budget = RetryBudget()
-    for success in events:
-        budget = budget.after_success() if success else budget.after_failure()
+@given(
+    events=st.lists(st.tuples(st.booleans(), st.booleans(), st.floats(0, 3)), max_size=400),
+    seed=st.integers(0, 99),
+    together=st.integers(1, 20),
+)
+def test_retries_that_fail_are_a_share_of_what_succeeds(
+    events: list[tuple[bool, bool, float]], seed: int, together: int
+) -> None:
+    """However many are sent together: at most the first tokens, one for each success, and the probes."""
+    budget, rng, now = RetryBudget(backoff=Backoff(0.2, 5.0)), random.Random(seed), 0.0
+    failed = successes = probes = 0
+    for retry, success, pause in events:
+        now += pause
+        started = 0
+        while (not retry and not started) or (retry and started < together and budget.admits(now)):
+            probes += budget.spent
+            budget.in_flight += retry
+            started += 1
+        for _ in range(started):
+            budget.in_flight -= retry
+            if success:
+                budget.succeeded()
+                successes += 1
+            else:
+                budget.failed(now, rng)
+                failed += retry
         assert 0 <= budget.tokens <= budget.maximum
+        assert failed <= budget.maximum + successes + probes
 
 
-def test_a_budget_ends_after_fifty_failures_and_comes_back_by_tenths() -> None:
-    """Exactly at half the retries stop, and one success above it lets them go on."""
-    budget = RetryBudget()
+def test_a_spent_budget_lets_one_probe_at_a_time_go_after_a_growing_wait() -> None:
+    """After fifty failures in a row; the failures of one flight lengthen the wait once."""
+    budget, rng, now = RetryBudget(backoff=Backoff(0.2, 5.0)), random.Random(1), 0.0
     for _ in range(49):
-        budget = budget.after_failure()
-    assert budget.may_retry
-    budget = budget.after_failure()
-    assert not budget.may_retry
-    budget = budget.after_failure()
-    for _ in range(10):
-        budget = budget.after_success()
-    assert budget.tokens == 50.0
-    assert not budget.may_retry
-    assert budget.after_success().may_retry
+        budget.failed(now, rng)
+    assert not budget.spent
+    assert budget.admits(now)
+    waits: list[float] = []
+    for _ in range(40):
+        for _ in range(16):
+            budget.failed(now, rng)
+        assert budget.spent
+        assert not budget.admits(now)
+        waits.append(budget.opens_at - now)
+        now = budget.opens_at
+        assert budget.admits(now)
+        budget.in_flight += 1
+        assert not budget.admits(now)
+        budget.in_flight -= 1
+    assert all(0.2 <= wait <= 5.0 for wait in waits)
+    assert sum(waits) / len(waits) > 1
 
 
-def test_one_failure_in_ten_never_ends_a_budget() -> None:
-    """A tenth of failures is what the refund carries for good."""
-    budget = RetryBudget()
+def test_a_success_ends_the_wait_and_the_retries_double_with_each_round() -> None:
+    """As TCP's slow start: whatever waits is sent within a few rounds of answers, and the first failure stops it."""
+    budget, rng = RetryBudget(backoff=Backoff(0.2, 5.0)), random.Random(1)
+    for _ in range(60):
+        budget.failed(0.0, rng)
+    budget.in_flight = 1  # the probe
+    rounds = []
+    for _ in range(5):
+        flying, budget.in_flight = budget.in_flight, 0
+        for _ in range(flying):
+            budget.succeeded()
+        while budget.admits(0.0):
+            budget.in_flight += 1
+        rounds.append(budget.in_flight)
+    assert rounds == [1, 2, 4, 8, 16]
+    budget.in_flight = 0
+    for _ in range(16):
+        budget.failed(0.0, rng)
+    assert budget.spent
+
+
+def test_half_of_all_requests_failing_never_ends_a_budget() -> None:
+    """A success pays for a failure."""
+    budget, rng = RetryBudget(), random.Random(1)
     for _ in range(1_000):
-        budget = budget.after_failure()
-        for _ in range(10):
-            budget = budget.after_success()
-    assert budget.tokens == 100.0
+        budget.failed(0.0, rng)
+        budget.succeeded()
+    assert budget.tokens == budget.maximum

@@ -27,7 +27,7 @@ ROOTS: Final = {
 
 PURE: Final = frozenset(
     [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter")]
+    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt")]
     + [
         f"upsertq_worker.{name}"
         for name in (
@@ -43,6 +43,8 @@ PURE: Final = frozenset(
             "isolate",
             "consequence",
             "lanes",
+            "outage",
+            "postage",
         )
     ]
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -60,29 +60,53 @@ def retry_delay(backoff: Backoff, previous: float | None, retry_after: float | N
     return max(own, min(retry_after, RETRY_AFTER_MAX) * (1 + RETRY_AFTER_SMEAR * rng.random()))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RetryBudget:
-    """How many retries the recent past has earned: one token lost a failure, a tenth regained a success.
+    """How many retries the recent past has earned: a failure costs a token, a success refunds one.
 
-    The rule and its numbers follow gRPC's retry throttling (gRFC A6, "Throttling Retry Attempts and Hedged RPCs"):
-    retries are free only while more than half of the tokens are left, so that retries cannot keep a struggling
-    service down. A budget is a value: each event returns the next one.
+    While tokens are left, each retry in flight needs one of them; without any, a single retry at a time goes out, after
+    a backoff: the probe. So retries that fail are never more than `maximum` + `refund` x successes, and the probes:
+    they cannot keep a struggling service down, whatever the number of lanes that have something to retry. The idea is
+    gRPC's (gRFC A6, "Throttling Retry Attempts"). Its refund is a tenth; but a call of its may be given up, and here
+    every batch must pass in the end, so that after an outage each success has to make room for more than itself.
+
+    Args:
+        maximum: tokens to begin with, and at most.
+        refund: tokens for a success.
+        backoff: seconds between two probes.
     """
 
-    tokens: float = 100.0
-    maximum: float = 100.0
-    refund: float = 0.1
+    maximum: float = 50.0
+    refund: float = 1.0
+    backoff: Backoff = field(default_factory=Backoff)
+    tokens: float = field(init=False)
+    in_flight: int = 0
+    """Retries in flight."""
+    opens_at: float = 0.0
+    """No probe starts before this time."""
+    _delay: float | None = None
+
+    def __post_init__(self) -> None:
+        self.tokens = self.maximum
 
     @property
-    def may_retry(self) -> bool:
-        """Whether a failed request may be retried at once after its backoff; else only a probe should go out."""
-        return self.tokens > self.maximum / 2
+    def spent(self) -> bool:
+        """Whether nothing but a probe may be retried."""
+        return self.tokens < 1
 
-    def after_failure(self) -> RetryBudget:
-        """The budget after a failure that was the service's own (busy, lost), not a refusal."""
-        return replace(self, tokens=max(self.tokens - 1, 0.0))
+    def admits(self, now: float) -> bool:
+        """Whether another retry may start now."""
+        return self.in_flight < int(self.tokens) or (not self.in_flight and now >= self.opens_at)
 
-    def after_success(self) -> RetryBudget:
-        """The budget after an answered request."""
-        # rounded to thousandths, gRPC's own precision: tenths do not add up in binary
-        return replace(self, tokens=min(round(self.tokens + self.refund, 3), self.maximum))
+    def failed(self, now: float, rng: random.Random) -> None:
+        """A request, retried or not, was pushed back or had no answer."""
+        self.tokens = max(self.tokens - 1, 0.0)
+        if self.spent and now >= self.opens_at:  # once for each probe, not for each request that was in flight with it
+            self._delay = self.backoff.next(self._delay, rng)
+            self.opens_at = now + self._delay
+
+    def succeeded(self) -> None:
+        """A request, retried or not, was answered as it should be."""
+        self.tokens = min(self.tokens + self.refund, self.maximum)
+        self._delay = None
+        self.opens_at = 0.0
