@@ -9,12 +9,14 @@ from upsertq.errors import (
     QueueMismatch,
     ServerRefused,
     ServerUnavailable,
+    TooManyDead,
     UpsertqError,
     UsageError,
     WaitTimeout,
     WorldError,
 )
 from upsertq.queue import Limits
+from upsertq.receipt import Receipt
 from upsertq.server import AsyncServer, Server
 
 __all__ = [
@@ -28,10 +30,12 @@ __all__ = [
     "Producer",
     "QueueFull",
     "QueueMismatch",
+    "Receipt",
     "Run",
     "Server",
     "ServerRefused",
     "ServerUnavailable",
+    "TooManyDead",
     "UpsertqError",
     "UsageError",
     "WaitTimeout",

@@ -13,6 +13,7 @@ from upsertq.books import Books
 from upsertq.intake import Circumstances, Intake
 from upsertq.keys import checked_name
 from upsertq.queue import Limits
+from upsertq.receipt import Receipt
 from upsertq.record import Metadata, SparseValues, Values
 from upsertq.server import AsyncServer, Server
 
@@ -21,8 +22,9 @@ DEFAULT_TIMEOUT = 60.0
 _DEFAULT_LIMITS = Limits()
 
 
-def _intake(queue: str, shards: int | None, limits: Limits, timeout: float) -> Intake:
-    return Intake(queue, shards=shards, limits=limits, timeout=timeout, world=Circumstances(time.monotonic, time.time))
+def _intake(queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float) -> Intake:
+    world = Circumstances(time.monotonic, time.time)
+    return Intake(queue, shards=shards, limits=limits, max_dead=max_dead, timeout=timeout, world=world)
 
 
 class Producer:
@@ -36,6 +38,8 @@ class Producer:
         url: the server (`redis://`, `rediss://` or `unix://`), or a `Server`.
         shards: number of ordered streams; fixed when the queue is created (8 unless given).
         limits: the backlog to stay under.
+        max_dead: dead letters in the queue at which nothing more is enqueued and `TooManyDead` is raised; `None` for
+            no limit. Nothing taken is dropped by that either: call again once they are replayed or discarded.
         timeout: seconds that a call waits for room in the backlog or for an absent server before it raises
             `QueueFull` or `ServerUnavailable`; 0 raises at once. Nothing taken is dropped by that: call again.
     """
@@ -47,9 +51,10 @@ class Producer:
         url: str | Server = DEFAULT_URL,
         shards: int | None = None,
         limits: Limits = _DEFAULT_LIMITS,
+        max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        self._intake = _intake(queue, shards, limits, timeout)
+        self._intake = _intake(queue, shards, limits, max_dead, timeout)
         self._server = url if isinstance(url, Server) else Server.at(url)
         self._lock = threading.RLock()
 
@@ -76,6 +81,7 @@ class Producer:
         Raises:
             InvalidRecord: a rule is broken; nothing was taken.
             QueueFull: no room within the timeout; this record was not taken.
+            TooManyDead: the queue has `max_dead` dead letters; this record was not taken.
             ServerUnavailable: the server stayed away; this record was not taken.
         """
         with self._lock:
@@ -104,6 +110,7 @@ class Producer:
         Raises:
             InvalidRecord: one breaks a rule (`index` says which); nothing was taken.
             QueueFull: no room within the timeout; nothing was taken.
+            TooManyDead: the queue has `max_dead` dead letters; nothing was taken.
             ServerUnavailable: the server stayed away; nothing was taken.
         """
         with self._lock:
@@ -114,6 +121,7 @@ class Producer:
 
         Raises:
             QueueFull: no room within the timeout; what is not confirmed is still here: flush again.
+            TooManyDead: the queue has `max_dead` dead letters; the same.
             ServerUnavailable: the server stayed away; the same.
         """
         with self._lock:
@@ -123,6 +131,11 @@ class Producer:
         """The books of the queue, or of one run."""
         with self._lock:
             return self._server.hold(self._intake.books(run))
+
+    def receipt(self, run: str = "") -> Receipt:
+        """What became of the queue, or of one run, so far: its books, why records are dead, requests, times."""
+        with self._lock:
+            return self._server.hold(self._intake.receipt(run))
 
     def wait(self, run: str = "", *, timeout: float | None = None) -> Books:
         """Flush, then wait until nothing of `run` (of the whole queue unless given) is pending; returns the books.
@@ -206,6 +219,10 @@ class Run:
         """The run's books."""
         return self._producer.books(self.name)
 
+    def receipt(self) -> Receipt:
+        """What became of the run so far; after `wait` it is final but for what is done with dead letters."""
+        return self._producer.receipt(self.name)
+
     def wait(self, *, timeout: float | None = None) -> Books:
         """As `Producer.wait`, for this run."""
         return self._producer.wait(self.name, timeout=timeout)
@@ -231,9 +248,10 @@ class AsyncProducer:
         url: str | AsyncServer = DEFAULT_URL,
         shards: int | None = None,
         limits: Limits = _DEFAULT_LIMITS,
+        max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
-        self._intake = _intake(queue, shards, limits, timeout)
+        self._intake = _intake(queue, shards, limits, max_dead, timeout)
         self._server = url if isinstance(url, AsyncServer) else AsyncServer.at(url)
         self._lock = asyncio.Lock()
 
@@ -274,6 +292,11 @@ class AsyncProducer:
         """As `Producer.books`."""
         async with self._lock:
             return await self._server.hold(self._intake.books(run))
+
+    async def receipt(self, run: str = "") -> Receipt:
+        """As `Producer.receipt`."""
+        async with self._lock:
+            return await self._server.hold(self._intake.receipt(run))
 
     async def wait(self, run: str = "", *, timeout: float | None = None) -> Books:  # noqa: ASYNC109 - as in `Producer`
         """As `Producer.wait`."""
@@ -351,6 +374,10 @@ class AsyncRun:
     async def books(self) -> Books:
         """The run's books."""
         return await self._producer.books(self.name)
+
+    async def receipt(self) -> Receipt:
+        """As `Run.receipt`."""
+        return await self._producer.receipt(self.name)
 
     async def wait(self, *, timeout: float | None = None) -> Books:  # noqa: ASYNC109 - as in `Producer`
         """As `Producer.wait`, for this run."""

@@ -6,6 +6,7 @@ UpsertqError
 │   └── QueueMismatch          the queue on the server is not what was asked for, or not ours to read
 └── WorldError                 the world does not cooperate; the same call may succeed later
     ├── QueueFull              the backlog is at its limit, or the server is out of memory
+    ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
     ├── NotFound               there is no such queue, run or load on this server
@@ -53,6 +54,28 @@ class WorldError(UpsertqError):
 
 class QueueFull(WorldError):  # noqa: N818 - the standard library's `queue.Full` set the word
     """The backlog is at its limit; the records named by the message are still with the caller."""
+
+
+class TooManyDead(WorldError):  # noqa: N818
+    """The queue has as many dead letters as this producer allows: what was not enqueued is still with the caller.
+
+    It is raised at once, for waiting makes no dead letter go away.
+
+    Attributes:
+        queue: the queue's name.
+        dead: its dead letters, in records.
+        limit: the number at which enqueuing is refused.
+    """
+
+    def __init__(self, queue: str, dead: int, limit: int) -> None:
+        self.queue = queue
+        self.dead = dead
+        self.limit = limit
+        where = "" if queue == "default" else f" --queue {queue}"
+        super().__init__(
+            f"queue '{queue}' has {dead:,} dead letters and the limit is {limit:,}, so nothing more is enqueued: "
+            f"see `upsertq dead list{where}`, then replay or discard them, or raise the limit"
+        )
 
 
 class ServerUnavailable(WorldError):  # noqa: N818

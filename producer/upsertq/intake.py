@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy.typing as npt
 
-from upsertq import books, queue
+from upsertq import books, queue, receipt
 from upsertq.books import Books
-from upsertq.errors import InvalidRecord, WaitTimeout
+from upsertq.errors import InvalidRecord, UsageError, WaitTimeout
 from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.keys import QueueKeys, checked_name
 from upsertq.pack import Packer
 from upsertq.queue import Enqueuer, Limits, QueueShape
+from upsertq.receipt import Receipt
 from upsertq.record import Metadata, SparseValues, Values, make_record, make_records
 from upsertq.stall import Stall
 from upsertq.wire import Record
@@ -63,6 +64,10 @@ class Intake:
         timeout: seconds to wait for room or for the server; 0 raises at once.
         token: the ledger to continue; a fresh one unless given.
         ledger_ms: how long, in milliseconds, the ledger outlives the last enqueue.
+        max_dead: dead letters in the queue at which nothing more is enqueued; `None` for no limit.
+
+    Raises:
+        UsageError: `max_dead` is below 1, at which nothing could ever be enqueued.
     """
 
     def __init__(
@@ -75,7 +80,10 @@ class Intake:
         world: Circumstances,
         token: str | None = None,
         ledger_ms: int = LEDGER_MS,
+        max_dead: int | None = None,
     ) -> None:
+        if max_dead is not None and max_dead < 1:
+            raise UsageError(f"a limit of {max_dead} dead letters allows no record: choose 1 or more, or none")
         self.keys = QueueKeys(checked_name("queue", queue_name))
         self.timeout = timeout
         self.confirmed = 0
@@ -84,6 +92,7 @@ class Intake:
         self._world = world
         self._token = token or uuid.uuid4().hex
         self._ledger_ms = ledger_ms
+        self._max_dead = max_dead
         self._shape: QueueShape | None = None
         self._packer = Packer(1)
         self._enqueuer: Enqueuer | None = None
@@ -107,7 +116,9 @@ class Intake:
                 self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
             )
             self._packer = Packer(self._shape.shards)
-            self._enqueuer = Enqueuer(self.keys, self._shape.shards, self._limits, self._token, self._ledger_ms)
+            self._enqueuer = Enqueuer(
+                self.keys, self._shape.shards, self._limits, self._token, self._ledger_ms, self._max_dead
+            )
         return self._shape
 
     def put(  # noqa: PLR0917 - only the clients call it
@@ -186,7 +197,7 @@ class Intake:
         return shape.dimension
 
     def make_room(self) -> Conversation[None]:
-        """Enqueue what is packed once there is enough of it; raises `QueueFull` while everything is still held."""
+        """Enqueue what is packed once there is enough of it; an error leaves everything held."""
         if self._packer.open_bytes >= OPEN_BYTES or self._packer.open_records >= OPEN_RECORDS:
             self._packer.close_all(self._world.now_ms())
         if self._packer.ready_records >= SEND_RECORDS or self._packer.ready_bytes >= SEND_BYTES:
@@ -204,6 +215,11 @@ class Intake:
         """The books of the queue, or of `run`."""
         shape = yield from self.open()
         return (yield from books.read(self.keys, shape.shards, run, self._patience()))
+
+    def receipt(self, run: str) -> Conversation[Receipt]:
+        """The receipt of the queue, or of `run`."""
+        shape = yield from self.open()
+        return (yield from receipt.read(self.keys, shape.shards, run, self._patience()))
 
     def wait(self, run: str, timeout: float | None) -> Conversation[Books]:
         """Wait until nothing of `run` (of the queue where it is empty) is pending; returns its books."""

@@ -47,6 +47,7 @@ class Plan:
         rejects: where bad records go; `None` stops at the first.
         shards: what the queue must have; `None` for whatever it has.
         limits: the backlog to stay under.
+        max_dead: dead letters in the queue at which the load is refused; `None` for no limit.
         timeout: seconds to wait for room or for an absent server.
     """
 
@@ -59,6 +60,7 @@ class Plan:
     shards: int | None = None
     limits: Limits = _DEFAULT_LIMITS
     timeout: float = 60.0
+    max_dead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,7 @@ class _Session:
             world=self.world,
             token=attempt.token,
             ledger_ms=resume.LEDGER_MS,
+            max_dead=self.plan.max_dead,
         )
 
     def _patience(self, most: float = float("inf")) -> Patience:
@@ -191,8 +194,8 @@ def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumst
     """Load the plan's sources.
 
     Raises:
-        LoadStopped: it began, and a bad record, a damaged source, a full queue or an absent server ended it; the
-            message says how to go on.
+        LoadStopped: it began, and a bad record, a damaged source, a full queue, too many dead letters or an absent
+            server ended it; the message says how to go on.
         Interrupted: the watch ended it; the message says how to go on.
         UpsertqError: it did not begin, and nothing was enqueued.
     """

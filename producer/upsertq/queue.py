@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, UsageError
+from upsertq import books
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -149,7 +150,8 @@ class Enqueuer:
     """What every enqueue call of one producer shares.
 
     `token` names its ledger on the server and `ledger_ms` how long that lives after the last call: until then a call
-    that is repeated, by this process or by its successor, enqueues nothing twice.
+    that is repeated, by this process or by its successor, enqueues nothing twice. `max_dead` is the number of dead
+    letters in the queue at which nothing more is enqueued; `None` is no limit.
     """
 
     keys: QueueKeys
@@ -157,6 +159,7 @@ class Enqueuer:
     limits: Limits
     token: str
     ledger_ms: int
+    max_dead: int | None = None
 
     def enqueue(self, packer: Packer, patience: Callable[[], Patience]) -> Conversation[None]:
         """Enqueue all ready parcels, in order within each shard; whatever is not confirmed stays in the packer.
@@ -165,11 +168,13 @@ class Enqueuer:
 
         Raises:
             QueueFull: the backlog stayed at its limit, or the server out of memory.
+            TooManyDead: the queue has `max_dead` dead letters or more; at once, for waiting does not help.
             ServerUnavailable: the server stayed away.
             ServerRefused: the server refused.
         """
         waiting = patience()
         while packer.ready_records:
+            yield from self._check_dead(waiting)
             sent = self._calls(packer)
             replies = yield from run_scripts(ENQUEUE, [self._call(parcels) for parcels in sent])
             progress, full = 0, False
@@ -188,6 +193,14 @@ class Enqueuer:
             if pause is None:
                 raise self._giving_up(failure, waiting, packer)
             yield Pause(pause.seconds, BACKLOG_FULL if failure is None else failure.message)
+
+    def _check_dead(self, patience: Patience) -> Conversation[None]:
+        """Count the queue's dead letters before each round of calls: the limit is of the whole queue, exactly."""
+        if self.max_dead is None:
+            return
+        found = yield from books.read(self.keys, self.shards, "", patience)
+        if found.dead >= self.max_dead:
+            raise TooManyDead(self.keys.queue, found.dead, self.max_dead)
 
     def _calls(self, packer: Packer) -> list[list[Parcel]]:
         """The next parcels of every shard: of one run each, so that one script call touches one run's books."""

@@ -3,7 +3,8 @@
 It reads alone, and bears with whatever a worker of another version has written about itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ GLANCE: Final = Script.load("upsertq", "glance")
 BEATS_MISSED: Final = 3
 """A worker whose last beat is older than so many intervals is gone."""
 DEFAULT_BEAT: Final = 5.0
+REASON: Final = "reason:"
+"""What the counters of dead letters by reason begin with, in the books."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +67,16 @@ class RunStanding:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a queue stands. `books` are those of `run` where it is not empty; times are the server's, in seconds."""
+    """How a queue stands; times are the server's, in seconds.
+
+    `books` are those of `run` where it is not empty, and so are `reasons`: the dead letters by the reason they died of.
+    """
 
     shape: QueueShape
     run: str
     at: float
     books: Books
+    reasons: Mapping[str, int]
     entries: int
     oldest_age: float | None
     leases: tuple[Lease, ...]
@@ -86,6 +93,7 @@ class Standing:
         return {
             **document,
             **self.books.as_dict(),
+            "reasons": dict(self.reasons),
             "at": self.at,
             "shards": self.shape.shards,
             "dimension": self.shape.dimension,
@@ -131,20 +139,22 @@ def look(
     """How the queue stands now; of its runs only the `most_runs` newest."""
     shards = [keys.shard(k) for k in range(shape.shards)]
     commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.lanes], ["HGETALL", keys.runs]]
-    commands += [["HMGET", shard.run(run) if run else shard.books, *COUNTERS] for shard in shards]
+    commands += [["HGETALL", shard.run(run) if run else shard.books] for shard in shards]
     commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
     replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
     (seconds, micros), beats, lanes, runs = replies[:4]
     of_shards = replies[4:]
     now = int(seconds) + int(micros) / 1e6
     n = shape.shards
+    counters = [_pairs(reply) for reply in of_shards[:n]]
     entries, oldest = yield from _backlog(keys, n, patience)
     shown_runs = yield from _runs(keys, n, _pairs(runs), most_runs, patience)
     return Standing(
         shape=shape,
         run=run,
         at=now,
-        books=books.total(map(books.of_reply, of_shards[:n])),
+        books=books.total(books.of_reply([of_shard.get(name) for name in COUNTERS]) for of_shard in counters),
+        reasons=reasons_of(counters),
         entries=entries,
         oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
         leases=leases_of(of_shards[n : 2 * n], of_shards[2 * n :]),
@@ -153,6 +163,16 @@ def look(
         runs=shown_runs,
         runs_known=len(_pairs(runs)),
     )
+
+
+def reasons_of(counters: Iterable[Mapping[str, bytes]]) -> dict[str, int]:
+    """The dead letters by reason out of the books of several shards, the most frequent first; none that has none."""
+    found: Counter[str] = Counter()
+    for of_shard in counters:
+        for name, count in of_shard.items():
+            if name.startswith(REASON):
+                found[name.removeprefix(REASON)] += int(count)
+    return {reason: found[reason] for reason in sorted(found, key=lambda name: (-found[name], name)) if found[reason]}
 
 
 def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple[Lease, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from upsertq import books, queue
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, UsageError
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
 from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys, shard_of
 from upsertq.pack import Packer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from conftest import Backend
     from upsertq.books import Books
+    from upsertq.exchange import Conversation
     from upsertq.wire import Entry
 
 KEYS = QueueKeys("q")
@@ -49,10 +50,18 @@ def server(backend: Backend) -> Server:
 class Shop:
     """A producer in the small: a packer and an enqueuer on one server."""
 
-    def __init__(self, server: Server, *, limits: Limits = NO_LIMIT, ledger: str = "t", shards: int = SHARDS) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        limits: Limits = NO_LIMIT,
+        ledger: str = "t",
+        shards: int = SHARDS,
+        max_dead: int | None = None,
+    ) -> None:
         self.server = server
         self.packer = Packer(shards)
-        self.enqueuer = Enqueuer(KEYS, shards, limits, ledger, LIFE_MS)
+        self.enqueuer = Enqueuer(KEYS, shards, limits, ledger, LIFE_MS, max_dead)
         self.next = 0
 
     def pack(self, count: int, *, namespace: str = "", run: str = "", first: int | None = None) -> None:
@@ -217,6 +226,73 @@ def test_known_entries_pass_a_full_queue(backend: Backend, server: Server) -> No
     again.pack(25)
     again.send()
     assert len(ids_of(backend, 1)) == 25
+
+
+def bury(backend: Backend, *dead: int) -> None:
+    """Let the books of the shards say that so many records are dead."""
+    for shard, count in enumerate(dead):
+        backend.sync.hset(KEYS.shard(shard).books, "dead", count)
+
+
+def test_too_many_dead_letters_refuse_and_keep_everything(backend: Backend, server: Server) -> None:
+    """At the limit nothing is written and nothing is lost; once a letter is gone the same records go on."""
+    bury(backend, 3, 0, 0, 2)
+    shop = Shop(server, max_dead=5)
+    shop.pack(200, run="r")
+    before: Any = backend.sync.dbsize()
+    with pytest.raises(TooManyDead, match=r"queue 'q' has 5 dead letters and the limit is 5") as raised:
+        shop.send()
+    assert (raised.value.queue, raised.value.dead, raised.value.limit) == ("q", 5, 5)
+    assert (backend.sync.dbsize(), shop.packer.records, shop.books().enqueued) == (before, 200, 0)
+    bury(backend, 3, 0, 0, 1)
+    shop.send()
+    assert sorted(ids_of(backend)) == sorted(f"id{i}" for i in range(200))
+    assert (shop.books("r").enqueued, shop.packer.records) == (200, 0)
+
+
+def test_the_limit_of_dead_letters_is_of_the_whole_queue(backend: Backend, server: Server) -> None:
+    """All letters in one shard count as much as letters everywhere, also for records of another shard."""
+    bury(backend, 0, 9)
+    for limit, refused in ((9, True), (10, False)):
+        shop = Shop(server, max_dead=limit)
+        shop.pack(1)
+        assert next(iter(shop.packer.ready)) != 1
+        if refused:
+            with pytest.raises(TooManyDead):
+                shop.send()
+        else:
+            shop.send()
+    assert len(ids_of(backend)) == 1
+
+
+def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, server: Server) -> None:
+    """A long enqueue is refused soon after the limit is reached: what it enqueued before stays, the rest is kept."""
+    shop = Shop(server, shards=1, max_dead=1)
+    shop.pack(25 * queue.CALL_ENTRIES + 1_000)
+
+    def while_one_dies() -> Conversation[None]:
+        enqueuing = shop.enqueuer.enqueue(shop.packer, no_patience)
+        replies: Any = None
+        while True:
+            replies = yield enqueuing.send(replies)
+            if shop.books().enqueued:
+                bury(backend, 1)
+
+    with pytest.raises(TooManyDead):
+        server.hold(while_one_dies())
+    assert shop.books().enqueued == len(ids_of(backend, 1)) == 25 * queue.CALL_ENTRIES
+    assert shop.packer.records == 1_000
+
+
+def test_without_a_limit_dead_letters_refuse_nothing(backend: Backend, server: Server) -> None:
+    """By default, and below the limit, records are enqueued whatever died, and nothing more is asked."""
+    bury(backend, 1_000_000)
+    shop = Shop(server)
+    shop.pack(10)
+    asked: Any = next(shop.enqueuer.enqueue(shop.packer, no_patience))
+    assert {command[0] for command in asked.commands} == {"EVALSHA"}
+    shop.send()
+    assert len(ids_of(backend)) == 10
 
 
 def test_the_number_of_shards_is_fixed_at_creation(backend: Backend, server: Server) -> None:

@@ -19,6 +19,7 @@ from upsertq import (
     Producer,
     QueueFull,
     Server,
+    TooManyDead,
     UsageError,
     WaitTimeout,
 )
@@ -264,6 +265,44 @@ def test_a_full_queue_raises_at_once_without_a_timeout(backend: Backend, make: C
             producer.flush()
     assert sorted(arrived + ids(backend)) == taken
     producer.close()
+
+
+def test_too_many_dead_letters_raise_at_once_whatever_the_timeout(
+    backend: Backend, make: Callable[..., Producer]
+) -> None:
+    """What was taken stays, the refused call was not taken, and all goes on once the letters are gone."""
+    producer = make(max_dead=2, timeout=3_600)
+    producer.put_many(*numbered(30))
+    backend.sync.hset(KEYS.shard(1).books, "dead", 2)
+    with pytest.raises(TooManyDead, match="upsertq dead list --queue q"):
+        producer.flush()
+    producer.put_many(*numbered(5_000, 30))
+    with pytest.raises(TooManyDead):
+        producer.put_many(*numbered(5, 90_000))
+    assert (producer.buffered, ids(backend)) == (5_030, [])
+    backend.sync.hset(KEYS.shard(1).books, "dead", 1)
+    assert producer.flush() == 5_030
+    assert ids(backend) == numbered(5_030)[0]
+    producer.close()
+
+
+async def test_an_async_producer_refuses_too(backend: Backend) -> None:
+    """The asynchronous producer has the same limit."""
+    producer = AsyncProducer("q", url=AsyncServer(backend.make_async()), shards=SHARDS, max_dead=1)
+    await producer.put_many(*numbered(3))
+    backend.sync.hset(KEYS.shard(0).books, "dead", 1)
+    with pytest.raises(TooManyDead):
+        await producer.flush()
+    backend.sync.hset(KEYS.shard(0).books, "dead", 0)
+    await producer.close()
+    assert len(ids(backend)) == 3
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_that_allows_no_record_is_a_usage_error(limit: int) -> None:
+    """A limit below 1 would refuse for ever, so it is refused itself."""
+    with pytest.raises(UsageError, match="choose 1 or more"):
+        Producer("q", max_dead=limit)
 
 
 def test_a_full_queue_is_waited_for(backend: Backend, make: Callable[..., Producer]) -> None:

@@ -70,6 +70,12 @@ _OPTIONS = (
         help="Backlog limit; 0 is none.",
     ),
     click.option(
+        "--max-dead",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Refuse to enqueue while the queue has N dead letters or more (code 1).  [default: no limit]",
+    ),
+    click.option(
         "--timeout",
         type=click.FloatRange(min=0),
         default=60.0,
@@ -99,6 +105,7 @@ class LoadOptions:
     shards: int | None
     max_pending_records: int
     max_pending_bytes: int
+    max_dead: int | None
     timeout: float
 
     def plan(self, queue: str) -> Plan:
@@ -122,6 +129,7 @@ class LoadOptions:
             shards=self.shards,
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
+            max_dead=self.max_dead,
         )
 
     def _columns(self) -> Columns:

@@ -100,6 +100,7 @@ def picture(now: Standing, rates: Rates | None) -> str:
     lines += [f"run {now.run}"] if now.run else []
     lines += ["", *_table(now.books), ""]
     lines.append(_backlog(now))
+    lines += _dead_letters(now)
     if rates:
         lines.append(
             f"rates: {rates.enqueued:,} enqueued/s, {rates.acked:,} acked/s, {rates.settled:,} settled/s "
@@ -129,6 +130,16 @@ def _backlog(now: Standing) -> str:
     if now.oldest_age is None:
         return "backlog of the queue: empty"
     return f"backlog of the queue: {now.entries:,} entries, the oldest {_duration(now.oldest_age)} old"
+
+
+def _dead_letters(now: Standing) -> list[str]:
+    if not now.books.dead:
+        return []
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.reasons.items())
+    queue = "" if now.shape.name == "default" else f" --queue {now.shape.name}"
+    run = f" --run {now.run}" if now.run else ""
+    why = f" ({reasons})" if reasons else ""
+    return [f"dead letters: {now.books.dead:,}{why}: see `upsertq dead list{queue}{run}`"]
 
 
 def _leases(now: Standing) -> list[str]:
