@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,11 +93,12 @@ def _settle_entry(
         keys.lease,
         keys.dead,
         keys.dead_ids,
+        keys.suspects,
         *([keys.run(entry.run)] if entry.run else ()),
     ]
     sequence = entry.seq or stream_id
-    arguments: list[Any] = [GROUP, EPOCH, 1, stream_id, 6 if entry.run else 0, entry.run, len(entry.ids), entry.size]
-    arguments += [len(entry.ids) - len(graves), 0, sequence, len(graves)]
+    arguments: list[Any] = [GROUP, EPOCH, 0, 1, stream_id, 7 if entry.run else 0, entry.run, len(entry.ids), entry.size]
+    arguments += [len(entry.ids) - len(graves), 0, sequence, len(graves), 0]
     for row, verdict in graves:
         its = entry.seq or f"{stream_id}-{row}"
         fields = encode_letter(alone(entry, row, its), verdict)
@@ -113,11 +115,13 @@ def bury_many(
     client.hset(keys.meta, mapping={"format": 1, "shards": shards, "dimension": dim})
     client.hset(keys.runs, run, NOW_MS)
     counts = dict.fromkeys(range(shards), 0)
+    by_reason = Counter[tuple[int, str]]()
     reasons = list(Reason)
     pipeline = client.pipeline(transaction=False)
     for at, name in enumerate(ids):
         shard = at % shards
         counts[shard] += 1
+        by_reason[shard, f"reason:{reasons[at % 3]}"] += 1
         seq = f"{NOW_MS}-{at}-0"
         entry = Entry("", (name,), dim, np.full(dim, at, "<f4").tobytes(), run=run, at=NOW_MS, seq=seq)
         fields = encode_letter(entry, refused(reason=reasons[at % 3]))
@@ -129,4 +133,7 @@ def bury_many(
     for shard, count in counts.items():
         for books in (keys.shard(shard).books, keys.shard(shard).run(run)):
             pipeline.hset(books, mapping={"enqueued": count, "dead": count})
+            for (of, name), died in by_reason.items():
+                if of == shard:
+                    pipeline.hset(books, name, str(died))
     pipeline.execute()

@@ -3,19 +3,22 @@
 It reads alone and never repairs. Traffic may go on meanwhile: a count is believed only when the books stood still.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.books import COUNTERS, Books
+from upsertq.books import COUNTERS, REASON, Books
 from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
 from upsertq.keys import QueueKeys
+from upsertq.letter import Reason
 from upsertq.queue import QueueShape
 
 RECOUNT: Final = Script.load("upsertq", "recount")
 PAGE_ENTRIES: Final = 200
 TRIES: Final = 3
+REASONS: Final = tuple(f"{REASON}{reason}" for reason in Reason)
 ATOMIC_ENTRIES: Final = 20_000
 ATOMIC_BYTES: Final = 512_000_000
 """The largest shard that is recounted in one call, during which the server does nothing else: about a second."""
@@ -25,7 +28,8 @@ ATOMIC_BYTES: Final = 512_000_000
 class Drift:
     """A counter that disagrees: `expected` by the primary keys (or the identity), `found` in the books.
 
-    `counter` is `pending`, `bytes`, `dead`, or `enqueued` where the identity fails; `run` is empty for the shard's own.
+    `counter` is `pending`, `bytes`, `dead`, `reason:…` (of the dead), or `enqueued` where the identity fails; `run` is
+    empty for the shard's own.
     """
 
     shard: int
@@ -71,25 +75,36 @@ class _Count:
     letters: int = 0
     last_letter: str = ""
     deaths: dict[str, int] = field(default_factory=dict)
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Dead letters by run and counter of their reason."""
     length: int = 0
     dead: int = 0
     books: Books = field(default_factory=Books)
     run_books: dict[str, Books] = field(default_factory=dict)
+    kept_reasons: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """What the books of each run (`""`: of the shard) say for each of `REASONS`."""
 
     def add(self, reply: Sequence[Any], asked: Sequence[str]) -> None:
-        read, last, records, size, by_run, letters, last_letter, deaths, self.length, self.dead, shard, *runs = reply
+        read, last, records, size, by_run, letters, last_letter, deaths, reasons, *now = reply
+        self.length, self.dead, shard, *runs = now
         self.letters, self.last_letter = self.letters + letters, last_letter.decode("ascii") or self.last_letter
         for name, more in zip(deaths[::2], deaths[1::2], strict=True):
             run = name.decode("ascii", "backslashreplace")
             self.deaths[run] = self.deaths.get(run, 0) + more
+        for name, reason, more in zip(reasons[::3], reasons[1::3], reasons[2::3], strict=True):
+            self.reasons[name.decode("ascii", "backslashreplace"), REASON + reason.decode("ascii", "replace")] += more
         self.entries, self.records, self.bytes = self.entries + read, self.records + records, self.bytes + size
         self.last = last.decode("ascii") or self.last
         for name, more_records, more_bytes in zip(by_run[::3], by_run[1::3], by_run[2::3], strict=True):
             run = name.decode("ascii", "backslashreplace")
             before = self.runs.get(run, (0, 0))
             self.runs[run] = (before[0] + more_records, before[1] + more_bytes)
-        self.books = books.of_reply(shard)
-        self.run_books.update(zip(asked, map(books.of_reply, runs), strict=True))
+        n = len(COUNTERS)
+        self.books = books.of_reply(shard[:n])
+        for run, kept in zip(("", *asked), (shard, *runs), strict=True):
+            self.kept_reasons[run] = tuple(int(count or 0) for count in kept[n:])
+            if run:
+                self.run_books[run] = books.of_reply(kept[:n])
 
 
 def audit(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversation[Report]:
@@ -129,6 +144,12 @@ def drifts_of(shard: int, count: _Count) -> list[Drift]:
         drifts += _compared(shard, run, count.run_books[run], count.runs.get(run, (0, 0)))
         if count.run_books[run].dead != count.deaths.get(run, 0):
             drifts.append(Drift(shard, run, "dead", count.deaths.get(run, 0), count.run_books[run].dead))
+    for run in sorted(count.kept_reasons):
+        for reason, found in zip(REASONS, count.kept_reasons[run], strict=True):
+            of = (run,) if run else {name for name, _ in count.reasons}
+            expected = sum(count.reasons[name, reason] for name in of)
+            if expected != found:
+                drifts.append(Drift(shard, run, reason, expected, found))
     return drifts
 
 
@@ -196,7 +217,7 @@ def _call(  # noqa: PLR0917 - one call of the script
     start_letters = f"({count.last_letter}" if count.last_letter else "-"
 
     def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(RECOUNT, [(names, [start, most, start_letters, most, *COUNTERS])]))
+        return (yield from run_scripts(RECOUNT, [(names, [start, most, start_letters, most, *COUNTERS, *REASONS])]))
 
     (reply,) = yield from persistently(ask, patience, f"recount shard {shard}")
     count.add(reply, asked)

@@ -1,7 +1,8 @@
 """Owns what the books are: the counters of a shard, a run or a queue, and the identity that they must meet."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Final
 
 from upsertq.exchange import Conversation, Patience, ask_all, persistently
 from upsertq.keys import QueueKeys
@@ -43,9 +44,19 @@ class Books:
 COUNTERS: tuple[str, ...] = tuple(field.name for field in fields(Books))
 
 
+REASON: Final = "reason:"
+"""What the counters of dead letters by reason begin with; those of a shard, or of a run in it, add up to its `dead`."""
+
+
 def of_reply(reply: Sequence[bytes | None]) -> Books:
     """The books out of an HMGET of `COUNTERS`; a missing counter is 0."""
     return Books(*(int(value or 0) for value in reply))
+
+
+def pairs(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, bytes]:
+    """A hash by name: redis-py makes a dict of some replies and leaves others a flat list."""
+    found = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return {name.decode("utf-8", "backslashreplace"): value for name, value in found.items()}
 
 
 def total(parts: Iterable[Books]) -> Books:

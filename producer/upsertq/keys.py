@@ -73,6 +73,11 @@ class ShardKeys:
         """Hash: namespace NUL id to the sequence of its newest dead or replaying version."""
         return self._key("dead:ids")
 
+    @cached_property
+    def suspects(self) -> str:
+        """Hash: stream id of an entry that is worked on with care, to what a worker's death would say of it."""
+        return self._key("suspects")
+
     def run(self, run: str) -> str:
         """Hash of the counters of one run in this shard."""
         return self._key(f"run:{run}")

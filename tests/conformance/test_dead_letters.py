@@ -365,4 +365,6 @@ def test_the_audit_counts_letters_by_run(bench: Bench) -> None:
     assert {(d.shard, d.run, d.counter, d.found - d.expected) for d in report.drifts} == {
         (lost.shard, "", "dead", 1),
         (lost.shard, "a", "dead", 1),
+        (lost.shard, "", "reason:refused", 1),
+        (lost.shard, "a", "reason:refused", 1),
     }

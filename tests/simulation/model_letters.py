@@ -35,24 +35,26 @@ class Letters:
 
     stream: dict[str, Entry] = field(default_factory=dict)
     """By stream id, oldest first."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why each died, by stream id."""
     marks: dict[str, list[Token]] = field(default_factory=dict)
     """By namespace NUL id."""
     count: int = 0
     """Letters ever written."""
 
-    def write(self, entry: Entry) -> str:
+    def write(self, entry: Entry, reason: str) -> str:
         """Add a letter; returns its stream id."""
         self.count += 1
         dead_id = f"{self.count}-0"
-        self.stream[dead_id] = entry
+        self.stream[dead_id], self.reasons[dead_id] = entry, reason
         return dead_id
 
     def update(
-        self, name: str, sequence: str, *, replayed: bool, letter: str, run: str, outdated: Callable[[Entry], None]
+        self, name: str, sequence: str, *, replayed: bool, letter: str, run: str, outdated: Callable[[Entry, str], None]
     ) -> None:
         """`update_mark` of `settle.lua`: `letter` is the stream id of a new letter, `""` for what was acknowledged.
 
-        `outdated` is told of each older letter that is superseded by it.
+        `outdated` is told of each older letter that is superseded by it, and why that died.
         """
         mark = self.marks.get(name)
         if mark is None and not letter:
@@ -80,21 +82,21 @@ class Letters:
         if not kept:
             del self.marks[name]
 
-    def supersede(self, dead_id: str, outdated: Callable[[Entry], None]) -> None:
+    def supersede(self, dead_id: str, outdated: Callable[[Entry, str], None]) -> None:
         """Take a letter away because a newer version was acknowledged."""
         entry = self.stream.pop(dead_id, None)
         if entry is not None:
-            outdated(entry)
+            outdated(entry, self.reasons.pop(dead_id))
 
-    def take(self, dead_id: str) -> Entry | None:
-        """`remark` of `replay.lua`: returns what goes to the tail of the shard's stream, `None` when it is gone."""
+    def take(self, dead_id: str) -> tuple[Entry, str] | None:
+        """`remark` of `replay.lua`: what goes to the shard's tail and why it died, `None` when it is gone."""
         entry = self.stream.pop(dead_id, None)
         if entry is None:
             return None
         name = mark_field(entry)
         left = [token for token in self.marks.get(name, ()) if token.dead_id != dead_id]
         self.marks[name] = [*left, Token("R", entry.seq)]
-        return replace(entry, depth=entry.depth + 1)
+        return replace(entry, depth=entry.depth + 1), self.reasons.pop(dead_id)
 
     def superseded(self, entry: Entry) -> bool:
         """Whether a newer version of a replayed entry's record was acknowledged since."""

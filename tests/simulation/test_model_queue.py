@@ -12,13 +12,13 @@ import pytest
 from checker import Checker
 from model_queue import ModelQueue, place_of
 from upsertq import wire
-from upsertq.books import COUNTERS
 from upsertq.dead_moves import REPLAY
 from upsertq.exchange import run_scripts
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason, Verdict, decode_letter
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
+from upsertq_worker.postage import Postage
 from upsertq_worker.seams import NEW
 from upsertq_worker.stream import RedisQueue
 from upsertq_worker.versions import Grave, Settlement
@@ -142,10 +142,11 @@ class Twins:
         backlog = await self.real["ann"].backlog(range(SHARDS))
         assert backlog == {shard: self.model.backlog(shard) for shard in range(SHARDS)}
         for shard in range(SHARDS):
-            told: Any = self.sync.hgetall(KEYS.shard(shard).run("monday"))
-            real = {name: int(told.get(name.encode(), 0)) for name in COUNTERS}
-            model = self.model.shards[shard].runs.get("monday", Counter())
-            assert real == {name: model[name] for name in COUNTERS}
+            keys, model = KEYS.shard(shard), self.model.shards[shard]
+            for name, books in (keys.run("monday"), model.runs.get("monday", Counter())), (keys.books, model.books):
+                told: Any = self.sync.hgetall(name)
+                real = {counter.decode(): int(count) for counter, count in told.items() if counter != b"epoch"}
+                assert +Counter(real) == +books
 
     def _some_place(self, shard: int) -> tuple[str, str]:
         places = [("0-0", "0-0"), *((real, model) for of, real, model in self.ids if of == shard)]
@@ -162,10 +163,19 @@ class Twins:
         shard, stream_id, entry = self.ids[number][0], str(self.ids[number][twin]), self.entries[number]
         sequence = self.original(number, twin) or stream_id
         singles = {row: wire.one_record(entry, row, sequence if entry.seq else f"{sequence}-{row}") for row in dead}
-        graves = tuple(Grave(row, single, Verdict(Reason.REFUSED, worker="ann")) for row, single in singles.items())
+        reasons = list(Reason)
+        graves = tuple(
+            Grave(row, single, Verdict(reasons[number % len(reasons)], worker="ann")) for row, single in singles.items()
+        )
         n, superseded = len(entry.ids), int(len(dead) < len(entry.ids))
         acked = n - len(dead) - superseded
-        return Settlement(shard, stream_id, entry.run, n, entry.size, acked, superseded, sequence, graves)
+        postage = Postage(number, number % 2, 10 * number, {"": number % 7, "n": 5})
+        return Settlement(
+            *(shard, stream_id, entry.run, n, entry.size, acked, superseded, sequence, graves),
+            settled_ms=number % 50,
+            postage=postage if entry.run else None,
+            queue_postage=postage if number % 3 else None,
+        )
 
     def _is_pending(self, shard: int, stream_id: str) -> bool:
         return stream_id in self.model.shards[shard].pending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal, assert_type
+from typing import TYPE_CHECKING, Any, Literal, assert_type
 
 import numpy as np
 
@@ -17,9 +17,11 @@ from upsertq import (
     NotFound,
     Producer,
     QueueFull,
+    Receipt,
     Run,
     Server,
     ServerUnavailable,
+    TooManyDead,
     WaitTimeout,
 )
 from upsertq.record import make_record, make_records
@@ -52,7 +54,8 @@ def blocking() -> None:
             assert_type(run.put("a", [1.0]), None)
             assert_type(run.put_many(["a"], [[1.0]]), int)
             assert_type(run.wait(), Books)
-    Producer(url=Server.at("unix:///s"))
+            assert_type(run.receipt(), Receipt)
+    Producer(url=Server.at("unix:///s"), max_dead=5)
     producer.put(1, [1.0])  # type: ignore[arg-type]
     producer.put("a", [1.0], ([1], [1]))  # type: ignore[call-arg]
     producer.put_many("a", [[1.0]], rows=3)  # type: ignore[call-arg]
@@ -71,6 +74,7 @@ async def asynchronous() -> None:
         async with producer.run("r") as run:
             assert_type(run, AsyncRun)
             assert_type(await run.books(), Books)
+            assert_type((await run.receipt()).as_dict(), dict[str, Any])
     AsyncProducer(url=Server.at("redis://h"))  # type: ignore[arg-type]
 
 
@@ -93,6 +97,6 @@ def errors(error: InvalidRecord) -> Literal["usage", "world", "ours"]:
     assert_type(error.reason, str)
     assert_type(error.index, int | None)
     usage: type[UsageError] = InvalidRecord
-    world: list[type[WorldError]] = [QueueFull, ServerUnavailable, NotFound, WaitTimeout]
+    world: list[type[WorldError]] = [QueueFull, TooManyDead, ServerUnavailable, NotFound, WaitTimeout]
     family: list[type[UpsertqError]] = [usage, *world]
     return "usage" if family else "world"

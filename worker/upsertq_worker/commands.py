@@ -11,7 +11,7 @@ from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
-from upsertq.cli.wait import one_line
+from upsertq.cli.receipt_shown import one_line
 from upsertq_worker.config import WorkConfig
 from upsertq_worker.desk import Tally
 from upsertq_worker.drain import Drain

@@ -50,10 +50,11 @@ class Settler:
         long, and the next holder of the shard, who finds nothing pending of it, must not send a newer one before.
         """
         desk = self._desk
-        self._taken += desk.hold.settlements
-        desk.hold.settlements.clear()
         held = dict(desk.leases.epochs)
+        fresh = [one for one in desk.hold.settlements if one.shard in held]
+        desk.hold.settlements.clear()
         taken = self._taken = [one for one in self._taken if one.shard in held]
+        taken += desk.meter.stamped(fresh, int(desk.wall() * 1000))
         desk.settling = taken
         desk.unsettled = len(taken)
         if not taken or not desk.leases.safe(desk.clock() + desk.settings.quarantine):

@@ -10,6 +10,7 @@ from enum import Enum
 from upsertq.letter import Verdict, place_of
 from upsertq.wire import FLOAT32, Entry
 from upsertq_worker.encode import Encoder
+from upsertq_worker.postage import Postage
 
 Order = tuple[int, int, int]
 """Where a version stands among all versions of its id: stream id (milliseconds, number), then row in the entry."""
@@ -160,6 +161,12 @@ class Settlement:
     """The entry's place in order: its stream id, or of a replayed one its original sequence."""
     graves: tuple[Grave, ...] = ()
     entry: Entry | None = field(default=None, compare=False, repr=False)
+    settled_ms: int = 0
+    """When it was first to be carried out, in milliseconds since 1970; 0 where nobody looked."""
+    postage: Postage | None = field(default=None, compare=False)
+    """What requests for its run took, to be counted for the run together with it."""
+    queue_postage: Postage | None = field(default=None, compare=False)
+    """What requests took, to be counted for the queue together with it."""
 
     def outdates(self, shard: int, replayed: Entry) -> bool:
         """Whether it acknowledges, or supersedes, a newer version of the one record of a replayed entry."""

@@ -6,19 +6,20 @@ from collections.abc import Callable
 
 import click
 
-from upsertq import books, queue
+from upsertq import queue, receipt
 from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.cli.reach import print_json
-from upsertq.cli.wait import one_line
+from upsertq.cli.receipt_shown import details, one_line
 from upsertq.cli.watching import Shown, watching
 from upsertq.errors import LanePaused, WaitTimeout
 from upsertq.intake import Circumstances, wait_until_settled
 from upsertq.keys import QueueKeys
 from upsertq.load import Interrupted, Loaded, Plan
 from upsertq.load import load as load_plan
+from upsertq.receipt import Receipt
 from upsertq.server import Server
 
 PATIENCE_SECONDS = 30.0
@@ -82,27 +83,28 @@ def load_and_report(
             click.echo(f"upsertq: {str(interrupted) or 'interrupted; nothing was enqueued'}", err=True)
             return SIGNALLED + watch.signal
         try:
-            limits = timeout, pause_timeout
-            found = _settled(plan, server, loaded, limits, watch) if wait_too else _books(plan, server, loaded)
+            if wait_too:
+                _wait(plan, server, loaded, (timeout, pause_timeout), watch)
         except Interrupted:
             click.echo(
                 f"upsertq: interrupted; everything is loaded: wait on with {_wait_command(plan, loaded)}", err=True
             )
             return SIGNALLED + watch.signal
         except (WaitTimeout, LanePaused):
-            _report(plan, loaded, _books(plan, server, loaded), as_json=as_json)
+            _report(plan, loaded, _receipt(plan, server, loaded), as_json=as_json, wait_too=wait_too)
             raise
-    _report(plan, loaded, found, as_json=as_json, waited=wait_too)
-    return ExitCode.REJECTED_OR_DEAD if loaded.rejected or (wait_too and found.dead) else ExitCode.DONE
+    found = _receipt(plan, server, loaded)
+    _report(plan, loaded, found, as_json=as_json, wait_too=wait_too, waited=wait_too)
+    return ExitCode.REJECTED_OR_DEAD if loaded.rejected or (wait_too and found.books.dead) else ExitCode.DONE
 
 
-def _books(plan: Plan, server: Server, loaded: Loaded) -> Books:
+def _receipt(plan: Plan, server: Server, loaded: Loaded) -> Receipt:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
     shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
-    return server.hold(books.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
+    return server.hold(receipt.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
 
 
-def _settled(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None, float], watch: Shown) -> Books:
+def _wait(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None, float], watch: Shown) -> None:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
     shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
     settled = wait_until_settled(
@@ -114,15 +116,18 @@ def _settled(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | N
         lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending"),
         limits[1],
     )
-    return server.hold(settled, sleep=watch.sleep)
+    server.hold(settled, sleep=watch.sleep)
 
 
-def _report(plan: Plan, loaded: Loaded, found: Books, *, as_json: bool, waited: bool = False) -> None:
+def _report(plan: Plan, loaded: Loaded, found: Receipt, *, as_json: bool, wait_too: bool, waited: bool = False) -> None:
     if as_json:
         own = {name: getattr(loaded, name) for name in ("run", "loaded", "rejected", "skipped", "seconds")}
-        print_json({"queue": plan.queue, **own, **found.as_dict()})
+        own["load_seconds"] = loaded.seconds  # a receipt has seconds of its own
+        print_json({"queue": plan.queue, **own, **(found if wait_too else found.books).as_dict()})
         return
-    click.echo(summary(plan, loaded, found, waited=waited))
+    click.echo(summary(plan, loaded, found.books, waited=waited))
+    if waited:
+        click.echo("\n".join(details(found)))
     sys.stdout.flush()
 
 

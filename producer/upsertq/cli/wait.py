@@ -1,4 +1,4 @@
-"""Owns `upsertq wait`: block until nothing of a run or queue is pending, then print its books."""
+"""Owns `upsertq wait`: block until nothing of a run or queue is pending, then print its receipt."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -6,10 +6,12 @@ from contextlib import contextmanager
 
 import click
 
+from upsertq import receipt
 from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
+from upsertq.cli.receipt_shown import page
 from upsertq.intake import wait_until_settled
 
 
@@ -29,7 +31,7 @@ def wait(
     timeout: float | None,
     pause_timeout: float,
 ) -> int:
-    """Wait until every record is settled, then print the books.
+    """Wait until every record is settled, then print the receipt.
 
     Waits for the run's records, or without --run for the queue's. Exit code 3 says that some of them are dead: see
     `upsertq dead list`; 5 that it is stuck on a pause.
@@ -38,19 +40,15 @@ def wait(
     with existing_queue(redis_url, queue_name) as queue:
         queue.check_run(run_name)
         with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
-            found = queue.server.hold(
+            queue.server.hold(
                 wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show, pause_timeout)
             )
+        found = queue.server.hold(receipt.read(queue.keys, queue.shape.shards, run, queue.patience()))
     if as_json:
-        print_json({"queue": queue_name, **({"run": run} if run else {}), **found.as_dict()})
+        print_json(found.as_dict())
     else:
-        click.echo(one_line(found))
-    return ExitCode.REJECTED_OR_DEAD if found.dead else ExitCode.DONE
-
-
-def one_line(books: Books) -> str:
-    """The books as one line: `enqueued 5, acked 4, …`, without the bytes."""
-    return ", ".join(f"{name} {count:,}" for name, count in books.as_dict().items() if name != "bytes")
+        click.echo(page(found))
+    return ExitCode.REJECTED_OR_DEAD if found.books.dead else ExitCode.DONE
 
 
 @contextmanager

@@ -10,9 +10,7 @@ for i = 2, #KEYS do
   if i ~= 3 then redis.call('HGET', KEYS[i], 'pending') end
 end
 
-local function unmark(fields, dead_id)
-  local letter = {}
-  for i = 1, #fields, 2 do letter[fields[i]] = fields[i + 1] end
+local function unmark(letter, dead_id)
   local field = letter['ns'] .. '\0' .. cjson.decode(letter['ids'])[1]
   local tokens, needed = {}, false
   for token in string.gmatch(redis.call('HGET', KEYS[4], field) or '', '%S+') do
@@ -33,12 +31,15 @@ for i = 1, #ARGV, 2 do
   local found = redis.call('XRANGE', KEYS[3], ARGV[i], ARGV[i])[1]
   if found then
     redis.call('XDEL', KEYS[3], ARGV[i])
+    local letter = {}
+    for k = 1, #found[2], 2 do letter[found[2][k]] = found[2][k + 1] end
     local run = tonumber(ARGV[i + 1])
     for _, books in ipairs(run > 0 and {KEYS[2], KEYS[run]} or {KEYS[2]}) do
       redis.call('HINCRBY', books, 'dead', -1)
       redis.call('HINCRBY', books, 'discarded', 1)
+      if letter['reason'] then redis.call('HINCRBY', books, 'reason:' .. letter['reason'], -1) end
     end
-    unmark(found[2], ARGV[i])
+    unmark(letter, ARGV[i])
   end
   gone[#gone + 1] = found and 1 or 0
 end

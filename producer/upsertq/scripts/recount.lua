@@ -4,7 +4,7 @@
 -- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries (0: none), 3 and 4 the same of dead letters,
 --       then names of counters
 -- Returns: {entries read, last id or '', records, bytes, {run, its records, its bytes, run, ...},
---           dead letters read, last id or '', {run, its dead letters, run, ...},
+--           dead letters read, last id or '', {run, its dead letters, run, ...}, {run or '', reason, letters, run, ...},
 --           entries in the stream, dead letters, {counters of the shard}, {counters of the first run asked for}, ...}
 -- Entries are read by few, since each may be a megabyte and the server copies them.
 local records, bytes, read, runs, order, last = 0, 0, 0, {}, {}, ''
@@ -39,16 +39,23 @@ for _, run in ipairs(order) do
   by_run[#by_run + 1] = runs[run][1]
   by_run[#by_run + 1] = runs[run][2]
 end
-local dead, deaths, last_dead = 0, {}, ''
-local tally = {}
+local dead, deaths, reasons, last_dead = 0, {}, {}, ''
+local tally, of_reason = {}, {}
 from, left = ARGV[3], tonumber(ARGV[4])
 while left > 0 do
   local letters = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', math.min(left, 20))
   if #letters == 0 then break end
   for _, letter in ipairs(letters) do
     last_dead = letter[1]
+    local run, reason = '', nil
     for i = 1, #letter[2], 2 do
-      if letter[2][i] == 'run' then tally[letter[2][i + 1]] = (tally[letter[2][i + 1]] or 0) + 1 end
+      if letter[2][i] == 'run' then run = letter[2][i + 1] end
+      if letter[2][i] == 'reason' then reason = letter[2][i + 1] end
+    end
+    if run ~= '' then tally[run] = (tally[run] or 0) + 1 end
+    if reason then
+      of_reason[run] = of_reason[run] or {}
+      of_reason[run][reason] = (of_reason[run][reason] or 0) + 1
     end
   end
   dead, left = dead + #letters, left - #letters
@@ -58,9 +65,14 @@ for run, n in pairs(tally) do
   deaths[#deaths + 1] = run
   deaths[#deaths + 1] = n
 end
+for run, counts in pairs(of_reason) do
+  for reason, n in pairs(counts) do
+    for _, value in ipairs({run, reason, n}) do reasons[#reasons + 1] = value end
+  end
+end
 local names = {}
 for i = 5, #ARGV do names[#names + 1] = ARGV[i] end
-local reply = {read, last, records, bytes, by_run, dead, last_dead, deaths}
+local reply = {read, last, records, bytes, by_run, dead, last_dead, deaths, reasons}
 reply[#reply + 1] = redis.call('XLEN', KEYS[1])
 reply[#reply + 1] = redis.call('XLEN', KEYS[3])
 reply[#reply + 1] = redis.call('HMGET', KEYS[2], unpack(names))

@@ -40,6 +40,7 @@ local function move(dead_id, fields, run)
     redis.call('HINCRBY', books, 'dead', -1)
     redis.call('HINCRBY', books, 'pending', 1)
     redis.call('HINCRBY', books, 'bytes', size)
+    if letter['reason'] then redis.call('HINCRBY', books, 'reason:' .. letter['reason'], -1) end
   end
   remark(letter, dead_id)
 end
