@@ -1,0 +1,130 @@
+"""Owns how the tests of the transitions read a shard's keys as they are: past upsertq's code but for its formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from upsertq.exchange import Failed, Trouble
+from upsertq.keys import GROUP
+from upsertq.letter import decode_letter
+from upsertq.server import Server
+from upsertq.wire import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import redis
+
+    from upsertq.exchange import Command
+    from upsertq.keys import QueueKeys
+    from upsertq.wire import Entry
+
+PAYLOAD = (b"ids", b"values", b"sparse", b"meta")
+
+
+@dataclass(frozen=True)
+class RawShard:
+    """One shard's keys at one moment; `books` by run, those of the shard itself under the empty name."""
+
+    stream: Mapping[str, Mapping[bytes, bytes]]
+    dead: Mapping[str, Mapping[bytes, bytes]]
+    taken: set[str]
+    books: Mapping[str, Mapping[str, int]]
+    marks: Mapping[str, str]
+    lease: str
+
+    def size(self, run: str) -> int:
+        """Bytes of payload in the stream, all or those of a run."""
+        entries = [one for one in self.stream.values() if run in {"", one.get(b"run", b"").decode()}]
+        return sum(len(one.get(name, b"")) for one in entries for name in PAYLOAD)
+
+    def records(self, run: str) -> int:
+        """Records in the stream, all or those of a run."""
+        entries = [one for one in self.stream.values() if run in {"", one.get(b"run", b"").decode()}]
+        return sum(len(orjson.loads(one[b"ids"])) for one in entries)
+
+    def letters(self, run: str) -> int:
+        """Dead letters, all or those of a run."""
+        return sum(run in {"", one.get(b"run", b"").decode()} for one in self.dead.values())
+
+
+def read_raw(client: redis.Redis, keys: QueueKeys, shards: int, runs: Sequence[str]) -> list[RawShard]:
+    """Every shard, in one round trip."""
+    pipeline = client.pipeline(transaction=False)
+    for own in map(keys.shard, range(shards)):
+        pipeline.xrange(own.stream)
+        pipeline.xrange(own.dead)
+        pipeline.execute_command("XPENDING", own.stream, GROUP, "-", "+", 10_000, parse_detail=True)  # type: ignore[no-untyped-call]
+        pipeline.hgetall(own.dead_ids)
+        pipeline.get(own.lease)
+        for run in runs:
+            pipeline.hgetall(own.run(run) if run else own.books)
+    replies = pipeline.execute(raise_on_error=False)
+    step = 5 + len(runs)
+    return [_shard(replies[at : at + step], runs) for at in range(0, len(replies), step)]
+
+
+def _shard(replies: Sequence[Any], runs: Sequence[str]) -> RawShard:
+    stream, dead, taken, marks, lease, *books = replies
+    if isinstance(taken, Exception):
+        assert "NOGROUP" in str(taken) or "key" in str(taken), taken
+        taken = []
+    return RawShard(
+        {name.decode(): fields for name, fields in stream},
+        {name.decode(): fields for name, fields in dead},
+        {one["message_id"].decode() for one in taken},
+        {run: {name.decode(): int(n) for name, n in told.items()} for run, told in zip(runs, books, strict=True)},
+        {name.decode(): mark.decode() for name, mark in marks.items()},
+        (lease or b"").decode(),
+    )
+
+
+def contents(entry: Entry) -> list[int]:
+    """The number that each record carries, in its vector and, where it has any, in its metadata and sparse values."""
+    numbers = [int(number) for number in np.frombuffer(entry.values, "<f4")]
+    assert len(numbers) == len(entry.ids)
+    for row, told in enumerate(orjson.loads(entry.metadata) if entry.metadata else ()):
+        assert (told or {}) == metadata_of(numbers[row]), (row, numbers, told)
+    for row, told in enumerate(orjson.loads(entry.sparse) if entry.sparse else ()):
+        assert (told is None) == (sparse_of(numbers[row]) is None)
+        assert told is None or told["indices"] == [numbers[row]], (row, numbers, told)
+    return numbers
+
+
+def metadata_of(number: int) -> dict[str, Any]:
+    """The metadata of the record with this number: every second one has some."""
+    return {"of": number} if number % 2 else {}
+
+
+def sparse_of(number: int) -> dict[str, Any] | None:
+    """The sparse values of the record with this number: every third one has some."""
+    return None if number % 3 else {"indices": [number], "values": [1.0]}
+
+
+def entry_at(raw: RawShard, stream_id: str) -> Entry:
+    """An entry of the stream."""
+    return decode(raw.stream[stream_id])
+
+
+def letter_at(raw: RawShard, dead_id: str) -> tuple[Entry, str]:
+    """A letter's one record as an entry, and its reason."""
+    letter = decode_letter(0, dead_id, raw.dead[dead_id])
+    return letter.entry, letter.verdict.reason.value
+
+
+class LossyServer(Server):
+    """A server that carries script calls out, but whose next answers are lost while `lose` says so."""
+
+    lose = 0
+
+    def _ask(self, commands: Sequence[Command]) -> list[Any]:
+        replies = super()._ask(commands)
+        done = not any(isinstance(reply, Failed) for reply in replies)
+        if self.lose and done and str(commands[0][0]).startswith("EVAL"):
+            self.lose -= 1
+            return [Failed(Trouble.AWAY, "the connection broke")] * len(commands)
+        return replies
