@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from temper import Mood, Poison, Temper
+from temper import REFUSED, Mood, Poison, Temper
 from upsertq.keys import shard_of
 from upsertq_worker.batch import BatchLimits
 from upsertq_worker.desk import Settings
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
-CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "graves", "moods")
+CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "graves", "moods", "deadly", "parked")
 CALLS: Final = ("lease", "read", "settle", "oldest_pending", "backlog")
 
 
@@ -40,6 +40,8 @@ class Cast:
     """Share of the versions of the busiest ids that are poisonous."""
     replays: int = 0
     """Times that somebody replays dead letters."""
+    by_hand: int = 0
+    """Times that somebody pauses a namespace by hand, and resumes it."""
     befalls: tuple[str, ...] = BEFALLS
     """What may befall a worker."""
     pools: dict[tuple[int, str], list[str]] = field(init=False)
@@ -60,12 +62,17 @@ class Cast:
             self.shards, self.entries, self.duration = 1, 100, 30.0
         elif self.climate in {"kills", "pauses", "stops"}:
             self.workers, self.incidents, self.befalls = 3, 20, (self.climate[:-1],)
+        elif self.climate == "deadly":
+            self.spoilt, self.incidents, self.replays = 0.02, rng.randrange(3), 0
+        elif self.climate == "parked":  # more than fits in memory of namespaces that must wait, others between
+            self.shards, self.workers, self.incidents = rng.choice((1, 1, 2)), rng.choice((1, 2)), rng.randrange(4)
+            self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(3, 10)
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
         if self.climate in {"graves", "moods"}:
             self.spoilt, self.replays, self.incidents = 0.2, 40, rng.randrange(4)
         self.pools = {}
-        names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)]
+        names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)] if self.climate != "parked" else NAMESPACES
         for number in range(rng.randrange(2, 60)):
             namespace, record_id = rng.choice(names), f"r{number}"
             self.pools.setdefault((shard_of(namespace, record_id, self.shards), namespace), []).append(record_id)
@@ -99,7 +106,7 @@ class Cast:
             case "late":
                 weather.sick = {rng.choice(CALLS): 0.5}
                 weather.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
-            case "graves" | "moods":
+            case "graves" | "moods" | "parked":
                 weather.mishaps, weather.sick, weather.latency = 0.02, {}, 0.001 * self.lease
                 weather.troubles = rng.choice((0.0, 0.05))
             case _:
@@ -109,8 +116,11 @@ class Cast:
     def temper(self, loop: VirtualLoop) -> Temper:
         """Draw what the service refuses."""
         rng = self.rng
-        temper = Temper(rng, loop.time, kinds=rng.choice((tuple(Poison), (Poison.NAMED,), (Poison.UNNAMED,))))
-        if self.climate in {"starved", "late", "kills", "pauses", "stops"}:
+        temper = Temper(rng, loop.time, kinds=rng.choice((REFUSED, (Poison.NAMED,), (Poison.UNNAMED,))))
+        if self.climate == "deadly":
+            temper.kinds = (Poison.DEADLY,)
+            return temper
+        if self.climate in {"starved", "late", "kills", "pauses", "stops", "parked"}:
             return temper
         temper.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
         if self.climate == "moods" or rng.random() < 0.2:
@@ -124,10 +134,11 @@ class Cast:
         limits = BatchLimits(
             rng.choice((1, 3, 20, 100)), rng.choice((150, 1_000, 2_000_000)), rng.choice((0.0, 0.05, 0.2, 0.7))
         )
+        ahead = (6_000, 20_000, 80_000) if self.climate == "parked" else (1, 20_000, 200_000, 96_000_000)
         return Settings(
             batch=limits,
             concurrency=rng.choice((1, 2, 8)),
-            read_ahead=rng.choice((1, 20_000, 200_000, 96_000_000)),
+            read_ahead=rng.choice(ahead),
             lease=self.lease,
             quarantine=self.quarantine,
             grace=self.lease * rng.choice((0.0, 0.2, 2.0)),

@@ -14,6 +14,7 @@ import orjson
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
 from upsertq_worker.isolate import MOST_CULPRITS
+from upsertq_worker.suspicion import DEATHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ class Filed:
     records: tuple[tuple[Key, int], ...]
     replayed: bool = False
     settled: bool = False
+    deaths: int = 0
+    """Workers that died while they held its shard and it was pending."""
 
 
 @dataclass(slots=True)
@@ -128,6 +131,11 @@ class Checker:
         if len(records) == 1:
             ((key, version),) = records
             self._faults(key, version)[what] += 1
+
+    def died_over(self, shard: int, stream_ids: Sequence[str]) -> None:
+        """A worker died while it held this shard, of which these entries were pending."""
+        for stream_id in stream_ids:
+            self._filed[shard, stream_id].deaths += 1
 
     def posted(self, worker: str, records: Sequence[tuple[Key, int]], strangers: Sequence[int]) -> None:
         """A request leaves `worker`; `strangers` are the shards of its records whose lease it does not hold."""
@@ -256,6 +264,10 @@ class Checker:
             case Reason.REFUSED if not faults[verdict.reason] and faults["systemic"]:
                 self._mistaken[verdict.worker, key[0]] += 1
                 guilty = self._mistaken[verdict.worker, key[0]] <= MOST_CULPRITS
+            case Reason.CRASH_LOOP:
+                # a shard may change hands without a death, before the first of those that are counted
+                guilty = self._filed[settlement.shard, settlement.stream_id].deaths >= DEATHS - 1
+                self.note("crash_loop" if faults[verdict.reason] else "unlucky", f"{key} v{version}")
             case _:
                 guilty = bool(faults[verdict.reason])
         if not guilty:

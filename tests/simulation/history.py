@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from cast import Cast
+from cast import NAMESPACES, Cast
 from checker import Checker
 from model_queue import ModelQueue
 from model_service import IndexLink, ModelService
 from queue_link import QueueLink
 from upsertq import wire
 from upsertq.errors import WorldError
+from upsertq.pauses import by_hand, scope_of
 from upsertq_worker.desk import Settings
 from upsertq_worker.drain import Drain
 from virtual_time import Process, TimeStandsStill, VirtualLoop
@@ -74,6 +75,7 @@ class History:
         self.temper = self.cast.temper(self.loop)
         self.service = ModelService(self.loop, self.queue, self.weather, self.temper, self.checker)
         self.workers: list[Worker] = []
+        self.service.kill = self._kill_by_name
         self._versions: dict[Key, int] = {}
 
     def live(self) -> None:
@@ -92,6 +94,7 @@ class History:
         self._plan_outages()
         producing = self.loop.create_task(self._produce())
         replaying = self.loop.create_task(self._replay_now_and_then())
+        pausing = self.loop.create_task(self._pause_now_and_then())
         staffing = self.loop.create_task(self._keep_staffed())
         for at in sorted(self.rng.uniform(0, cast.duration) for _ in range(cast.incidents)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
@@ -100,6 +103,7 @@ class History:
         staffing.cancel()
         await producing
         await replaying
+        await pausing
         await self._end()
 
     # the producer
@@ -142,6 +146,17 @@ class History:
         letters = self.queue.letters()
         for shard, dead_id in self.rng.sample(letters, min(most, len(letters))):
             self.queue.revive(shard, dead_id)
+
+    async def _pause_now_and_then(self) -> None:
+        """Pause a namespace by hand for some time, and another one meanwhile perhaps."""
+        rng, cast, paused = self.rng, self.cast, self.queue.paused
+        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.by_hand)):
+            await asyncio.sleep(max(0.0, at - self.loop.now))
+            scope = scope_of(rng.choice(NAMESPACES))
+            if paused.pop(scope, None) is None:
+                paused[scope] = by_hand("", WALL + self.loop.now, "somebody")
+            self.checker.note("by_hand", f"{scope}: {'paused' if scope in paused else 'resumed'}")
+        paused.clear()
 
     # the workers
 
@@ -212,9 +227,18 @@ class History:
                 worker.drain.stop()
 
     def _kill(self, worker: Worker) -> None:
-        self.checker.note("kill", worker.process.name)
+        name = worker.process.name
+        self.checker.note("kill", name)
         worker.process.kill()
-        self.service.cut(worker.process.name, dead=True)
+        self.service.cut(name, dead=True)
+        for shard, model in enumerate(self.queue.shards):
+            if model.holder == name:
+                self.checker.died_over(shard, list(model.pending))
+
+    def _kill_by_name(self, name: str) -> None:
+        for worker in self.workers:
+            if worker.process.name == name and not worker.process.dead:
+                self._kill(worker)
 
     def _pause(self, worker: Worker, seconds: float) -> None:
         self.checker.note("pause", f"{worker.process.name} for {seconds:.3f} s")
@@ -246,6 +270,7 @@ class History:
                     pass
         if not await self._drain():
             return
+        self.temper.deaths_due = False
         letters = len(self.queue.letters())
         self._replay(letters)
         if letters and not await self._drain():
@@ -260,12 +285,17 @@ class History:
     async def _drain(self) -> bool:
         """Have a healthy worker drain the queue; returns whether it did so in time."""
         cast = self.cast
-        last = self.hire(
-            Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease),
-        )
+        settings = Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease)
         # a pause that is left over ends with a probe, a short wait for each namespace and the queue
         bound = 120 + 10 * cast.lease + self._backlog() * (cast.quarantine + 200 * self.weather.latency)
-        await asyncio.wait([last.task], timeout=bound)
+        if cast.climate == "deadly":
+            bound *= 10  # each lease of the dead must run out
+        until = self.loop.now + bound
+        last = self.hire(settings)
+        while not last.task.done() and self.loop.now < until:
+            await asyncio.wait([last.task], timeout=cast.lease)
+            if last.process.dead:
+                last = self.hire(settings)
         if not last.task.done():
             self.checker.violated(f"{self._backlog()} entries are left {bound:.0f} s after the faults ceased")
         return last.task.done()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from checker import Filed
 from model_letters import Letters
 from upsertq import wire
-from upsertq.books import COUNTERS, Books, total
+from upsertq.books import COUNTERS, REASON, Books, total
 from upsertq.letter import mark_field
 from upsertq_worker.seams import NEW, Delivery, Grant
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
+    from upsertq_worker.postage import Postage
     from upsertq_worker.versions import Settlement
     from virtual_time import VirtualLoop
 
@@ -54,6 +55,8 @@ class Shard:
     books: Counter[str] = field(default_factory=Counter)
     runs: dict[str, Counter[str]] = field(default_factory=dict)
     letters: Letters = field(default_factory=Letters)
+    suspects: dict[str, str] = field(default_factory=dict)
+    """Marks of entries that are in work with care, by stream id."""
 
 
 class ModelQueue:
@@ -79,11 +82,12 @@ class ModelQueue:
     def replay(self, shard: int, dead_id: str) -> str:
         """`replay.lua`, for one letter; returns its new stream id, `""` when it was gone."""
         model = self.shards[shard]
-        entry = model.letters.take(dead_id)
-        if entry is None:
+        taken = model.letters.take(dead_id)
+        if taken is None:
             return ""
+        entry, reason = taken
         for books in self._books_of(model, entry.run):
-            books.update(dead=-1, pending=1, bytes=entry.size)
+            books.update({"dead": -1, f"reason:{reason}": -1, "pending": 1, "bytes": entry.size})
         return self._append(model, entry)
 
     def _append(self, model: Shard, entry: Entry) -> str:
@@ -150,6 +154,19 @@ class ModelQueue:
         pending = self.shards[shard].pending
         return next((stream_id for stream_id in pending if place_of(stream_id) > place_of(after)), "")
 
+    def mark(self, shard: int, epoch: int, name: str, marks: Mapping[str, str]) -> None:
+        """`mark.lua`."""
+        model = self.shards[shard]
+        ours = self.owns(shard, epoch, name)
+        for stream_id, mark in marks.items():
+            if not ours and not model.suspects.get(stream_id, "").endswith(f" by {name}"):
+                continue
+            if not mark:
+                model.suspects.pop(stream_id, None)
+            elif stream_id in model.pending:
+                model.suspects[stream_id] = f"{mark} by {name}"
+                self.checker.note("mark", f"{name}: {shard} {stream_id} {mark}")
+
     def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Settlement]) -> bool:
         """`settle.lua`; returns whether the lease was the caller's."""
         model = self.shards[shard]
@@ -159,10 +176,15 @@ class ModelQueue:
             if not self.acknowledge(model, one):
                 continue
             _, entry = model.stream.pop(one.stream_id, (None, None))
+            model.suspects.pop(one.stream_id, None)
             for books in self._books_of(model, one.run):
                 books.update(
                     pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=one.dead
                 )
+                books.update(f"reason:{grave.verdict.reason}" for grave in one.graves)
+                books["settled_at"] = max(books["settled_at"], *(other.settled_ms for other in settlements))
+            for books, postage in zip(self._books_of(model, one.run), (one.queue_postage, one.postage), strict=False):
+                add_figures(books, postage)
             if entry is not None:
                 self._mark(model, one, entry)
             self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
@@ -172,14 +194,14 @@ class ModelQueue:
     def _mark(self, model: Shard, settlement: Settlement, entry: Entry) -> None:
         """Write the dead letters of a settled entry, and bring the marks of its ids up to date."""
 
-        def outdated(older: Entry) -> None:
+        def outdated(older: Entry, reason: str) -> None:
             for books in self._books_of(model, older.run):
-                books.update(dead=-1, superseded=1)
+                books.update({"dead": -1, f"reason:{reason}": -1, "superseded": 1})
 
         letters, replayed, run = model.letters, bool(entry.seq), settlement.run
         dead = {grave.row for grave in settlement.graves}
         for grave in settlement.graves:
-            dead_id, name = letters.write(grave.entry), mark_field(grave.entry)
+            dead_id, name = letters.write(grave.entry, grave.verdict.reason), mark_field(grave.entry)
             letters.update(name, grave.entry.seq, replayed=replayed, letter=dead_id, run=run, outdated=outdated)
         for row, record_id in enumerate(entry.ids):
             if row not in dead:
@@ -261,6 +283,8 @@ class ModelQueue:
         entries = [entry for _, entry in model.stream.values()]
         letters = list(model.letters.stream.values())
         for name, books in [("", model.books), *model.runs.items()]:
+            if sum(count for counter, count in books.items() if counter.startswith(REASON)) != books["dead"]:
+                self.checker.violated(f"the reasons in the books of {(shard, name)} do not add up: {books}")
             counted = [entry for entry in entries if not name or entry.run == name]
             self.checker.booked(
                 (shard, name),
@@ -272,6 +296,12 @@ class ModelQueue:
 
     def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:
         return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]
+
+
+def add_figures(books: Counter[str], postage: Postage | None) -> None:
+    """`add_figure` of `settle.lua`, for all that a settlement brings."""
+    for name, value in (postage.figures() if postage else {}).items():
+        books[name] = max(books[name], value) if name.startswith("lsn:") else books[name] + value
 
 
 def _books(counter: Counter[str]) -> Books:

@@ -17,6 +17,8 @@ from upsertq_worker.answer import Answer, TransportFailure, TransportKind
 from weather import Trouble
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from checker import Checker, Key
     from model_queue import ModelQueue
     from temper import Temper
@@ -59,6 +61,8 @@ class ModelService:
         self._temper = temper
         self._checker = checker
         self._open: dict[Request, None] = {}
+        self.kill: Callable[[str], None] = lambda _worker: None
+        """Kills a worker that sent what kills."""
 
     def receive(self, worker: str, body: bytes, timeout: float) -> Request:
         """Take a request as it leaves the worker, and decide what will become of it."""
@@ -69,6 +73,11 @@ class ModelService:
         request = Request(worker, records, self._taken(records), self._loop.create_future())
         self._open[request] = None
         self._loop.later(timeout, self._reply, request, TransportFailure(TransportKind.TIMEOUT, "timed out"))
+        if self._temper.deadly(records):
+            self._checker.blamed(records, "crash_loop")
+            self._apply_perhaps(request, 0.0)
+            self._loop.later(self._weather.delay(), self.kill, worker)
+            return request
         trouble = self._weather.trouble(worker)
         refusal = self._temper.refusal(records, len(body))
         if refusal is not None:

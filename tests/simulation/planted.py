@@ -66,8 +66,8 @@ def no_quarantine_of_what_was_pending() -> AbstractContextManager[Any]:
     """What an earlier holder left pending counts as never sent."""
     admit = Hold.admit
 
-    def trusting(self: Hold, *entry: Any, recovered: bool = False, stale: bool = False) -> None:
-        admit(self, *entry, stale=stale)
+    def trusting(self: Hold, *entry: Any, recovered: bool = False, **rest: Any) -> Any:
+        return admit(self, *entry, **rest)
 
     return patch.object(Hold, "admit", trusting)
 

@@ -90,6 +90,22 @@ class QueueLink:
         )
         return {shard: reply for shard, reply in zip(after, replies, strict=True) if reply}
 
+    async def marks(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """As `QueueSeam.marks`."""
+        models = self._queue.shards
+        replies = await self._call("marks", [_bind(lambda k: dict(models[k].suspects), shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
+
+    async def mark(self, held: Mapping[int, int], marks: Mapping[tuple[int, str], str]) -> None:
+        """As `QueueSeam.mark`."""
+        queue, name = self._queue, self._name
+        by_shard: dict[int, dict[str, str]] = {}
+        for (shard, stream_id), mark in marks.items():
+            by_shard.setdefault(shard, {})[stream_id] = mark
+        await self._call(
+            "mark", [_bind(queue.mark, shard, held.get(shard, 0), name, ones) for shard, ones in by_shard.items()]
+        )
+
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """As `QueueSeam.settle`."""
         queue, name = self._queue, self._name

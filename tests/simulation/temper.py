@@ -29,6 +29,8 @@ class Poison(Enum):
     """It is refused, and the answer says nothing about which one it is."""
     MISNAMED = "misnamed"
     """It is refused, and the answer names another one."""
+    DEADLY = "deadly"
+    """The worker that sends it dies."""
     SILENT = "silent"
     """It is not taken, and not counted; its neighbours are."""
 
@@ -44,6 +46,9 @@ class Mood(Enum):
     """It refuses as if a record were to blame."""
 
 
+REFUSED: Final = (Poison.NAMED, Poison.UNNAMED, Poison.MISNAMED, Poison.SILENT)
+"""What the service is to blame for."""
+_FINE: Final = (None, 0.0)
 _REFUSALS: Final = {
     Mood.UNAUTHORIZED: (401, "Invalid API key"),
     Mood.FORBIDDEN: (403, "Forbidden"),
@@ -67,11 +72,13 @@ class Temper:
 
     rng: random.Random
     now: Callable[[], float]
-    kinds: tuple[Poison, ...] = tuple(Poison)
+    kinds: tuple[Poison, ...] = REFUSED
     most_bytes: int = 2_000_000
     moods: list[tuple[Mood, float, float]] = field(default_factory=list)
     healed: bool = False
-    """It takes everything from now on."""
+    """It takes everything from now on, but for what kills."""
+    deaths_due: bool = True
+    """What kills still does."""
     _poison: dict[tuple[Key, int], tuple[Poison, float]] = field(default_factory=dict)
 
     def spoil(self, record: tuple[Key, int], until: float) -> Poison:
@@ -83,6 +90,10 @@ class Temper:
     def silent(self, records: Sequence[tuple[Key, int]]) -> list[tuple[Key, int]]:
         """Those of the records that are left out without a word."""
         return [record for record in records if self._is(record, Poison.SILENT)]
+
+    def deadly(self, records: Sequence[tuple[Key, int]]) -> list[tuple[Key, int]]:
+        """Those of the records that kill."""
+        return [record for record in records if self.deaths_due and self._poison.get(record, _FINE)[0] is Poison.DEADLY]
 
     def refusal(self, records: Sequence[tuple[Key, int]], size: int) -> tuple[Answer, str] | None:
         """How a request of `size` bytes is refused, and a word for it; `None` when it is taken."""
@@ -108,7 +119,7 @@ class Temper:
         return f"Invalid metadata of vector '{named[0][1]}'"
 
     def _is(self, record: tuple[Key, int], *kinds: Poison) -> bool:
-        kind, until = self._poison.get(record, (None, 0.0))
+        kind, until = self._poison.get(record, _FINE)
         return not self.healed and kind in kinds and self.now() < until
 
 

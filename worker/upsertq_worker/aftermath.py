@@ -15,9 +15,10 @@ from upsertq_worker.answer import Refusal
 from upsertq_worker.batch import Batch, Convicted
 from upsertq_worker.consequence import Facts, follow
 from upsertq_worker.desk import Desk
-from upsertq_worker.gates import Gates
+from upsertq_worker.gates import BACKOFF, Gates
 from upsertq_worker.isolate import Part, Search
-from upsertq_worker.judge import Busy, LaneRefused, Outcome, RecordRefused, ShortAck, TooLarge, describe
+from upsertq_worker.judge import Accepted, Busy, LaneRefused, Outcome, RecordRefused, ShortAck, TooLarge, describe
+from upsertq_worker.outage import Outage
 from upsertq_worker.versions import Fate, Version
 
 log = logging.getLogger("upsertq.worker")
@@ -41,7 +42,6 @@ class Aftermath:
         self._landed = 0
         self._barren: Counter[str] = Counter()
         """Records convicted in each namespace since one was accepted there."""
-        self._busy_since: float | None = None
 
     def apply(self, batch: Batch, outcome: Outcome, started: float) -> None:
         """Carry out what follows from `outcome` for `batch`, whose request began at `started`."""
@@ -51,7 +51,7 @@ class Aftermath:
             return
         match what:
             case consequence.Land():
-                self._land(batch)
+                self._land(batch, outcome)
             case consequence.Again(at_once=at_once):
                 self._again(batch, outcome, started, at_once=at_once)
             case consequence.Split(parts=parts, searching=searching):
@@ -103,16 +103,17 @@ class Aftermath:
         self.resume(scope)
         return True
 
-    def _land(self, batch: Batch) -> None:
+    def _land(self, batch: Batch, outcome: Outcome) -> None:
         desk = self._desk
-        self._gates.of(batch.namespace).succeeded()
+        if isinstance(outcome, Accepted) and outcome.lsn is not None:
+            desk.meter.landed(batch.versions, outcome.lsn)
+        self._gates.succeeded(batch.namespace)
         self._landed += 1
         self._barren.pop(batch.namespace, None)
         desk.progress_at = now = desk.clock()
-        if self._busy_since is not None:
-            log.info("the index accepts again after %.1f s", now - self._busy_since)
-            self._busy_since = None
-            desk.alarms.pop("index", None)
+        if desk.outage is not None:
+            log.info("the index accepts again after %.1f s", now - desk.outage.since)
+            desk.outage = None
         for version in batch.versions:
             desk.hold.finish(version, Fate.ACKED, now)
         self._leave_search(batch)
@@ -123,14 +124,14 @@ class Aftermath:
         now = desk.clock()
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
-            gate = self._gates.of(batch.namespace)
-            gate.pushed_back(started, now, outcome.retry_after, desk.rng)
-            if self._busy_since is None:
-                self._busy_since = now
-                log.warning("%s; retrying", describe(outcome))
-            desk.alarms["index"] = describe(outcome)
-            batch.delay = gate.backoff.next(batch.delay, desk.rng)
-            self._send_again(batch, max(now + batch.delay, gate.opens_at))
+            self._gates.pushed_back(batch.namespace, outcome, started, now, desk.rng)
+            why = describe(outcome)
+            if desk.outage is None:
+                desk.outage = Outage(now, why)
+                log.warning("%s; retrying", why)
+            desk.outage.why = why
+            batch.delay = BACKOFF.next(batch.delay, desk.rng)
+            self._send_again(batch, now + batch.delay)
         elif at_once:
             self._send_again(batch, now)
 
@@ -199,6 +200,7 @@ class Aftermath:
 
     def _note_failure(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Busy):
+            self._desk.pushed_back += 1
             if outcome.answer_lost:  # whatever follows, a record that is given up included: it may still take effect
                 now = self._desk.clock()
                 for version in batch.live:

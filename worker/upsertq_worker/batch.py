@@ -90,6 +90,8 @@ class Batcher:
 
     hold: Hold
     limits: BatchLimits
+    hurried: bool = False
+    """Nothing waits for company: what is there is all that may be sent."""
     _full: deque[Lane] = field(default_factory=deque)
     _lingering: list[tuple[float, int, Lane]] = field(default_factory=list)
     _ticket: int = 0
@@ -135,7 +137,7 @@ class Batcher:
             if lane.due != due:
                 continue
             lane.due = None
-            if not lane.line or lane.line[0].since + self.limits.linger > now:
+            if not lane.line or lane.line[0].since + self._linger > now:
                 self._watch(lane)
             elif not admits(lane.namespace):
                 self._parked[lane.namespace] = lane
@@ -151,11 +153,15 @@ class Batcher:
             lane.full = True
             self._full.append(lane)
             return
-        due = lane.line[0].since + self.limits.linger
+        due = lane.line[0].since + self._linger
         if lane.due is None or due < lane.due:
             lane.due = due
             self._ticket += 1
             heapq.heappush(self._lingering, (due, self._ticket, lane))
+
+    @property
+    def _linger(self) -> float:
+        return 0.0 if self.hurried else self.limits.linger
 
     def _fills(self, lane: Lane) -> bool:
         return len(lane.line) >= self.limits.records or lane.estimate >= self.limits.bytes

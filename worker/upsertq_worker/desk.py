@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from upsertq.pauses import Paused
 from upsertq_worker.batch import Batcher, BatchLimits
+from upsertq_worker.gates import Gates
 from upsertq_worker.hold import Hold
 from upsertq_worker.isolate import MOST_CULPRITS
 from upsertq_worker.lanes import Lanes
 from upsertq_worker.leases import Leases
+from upsertq_worker.postage import Meter
 
 if TYPE_CHECKING:
+    from upsertq_worker.outage import Outage
     from upsertq_worker.versions import Settlement
 
 
@@ -94,11 +97,17 @@ class Desk:
         self.rng = rng
         self.hold = Hold(settings.quarantine)
         self.batcher = Batcher(self.hold, settings.batch)
+        self.gates = Gates(settings.concurrency)
         self.leases = Leases(shards, settings.lease)
         self.tally = Tally()
+        self.meter = Meter()
         self.alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
+        self.outage: Outage | None = None
+        """The time in which nothing lands, while it lasts."""
         self.in_flight = 0
+        self.pushed_back = 0
+        """Requests that the service was too busy for, or that it did not answer."""
         self.unsettled = 0
         """Entries given out for settling whose settling is not confirmed."""
         self.lanes = Lanes()
@@ -140,6 +149,15 @@ class Desk:
         """Whether nothing that was read is left to do."""
         return not (self.hold.entries or self.in_flight or self.unsettled or self.hold.settlements)
 
+    def paused_namespaces(self) -> set[str]:
+        """The namespaces of what is held that may not be sent now."""
+        return {namespace for namespace in self.hold.weights if self.lanes.holds(namespace)}
+
+    def idle_but(self, namespaces: set[str]) -> bool:
+        """Whether nothing is left to do but with records of these namespaces."""
+        at_work = self.in_flight or self.unsettled or self.hold.settlements
+        return not at_work and self.hold.weights.keys() <= namespaces
+
     def lose(self, shard: int) -> None:
         """Forget a shard that is not ours any more."""
         self.leases.fenced(shard)
@@ -158,6 +176,13 @@ class Desk:
             "standby": not self.leases.epochs,
             "in_flight": self.in_flight,
             "posted": self.tally.acked,
-            "alarms": self.alarms | {scope: paused.message for scope, paused in self.lanes.paused.items()},
+            "alarms": self._all_alarms(),
             **self.tally.as_dict(),
         }
+
+    def _all_alarms(self) -> dict[str, str]:
+        """What needs an operator, pauses and an outage included, as it stands now."""
+        alarms = self.alarms | {scope: paused.message for scope, paused in self.lanes.paused.items()}
+        if self.outage is not None and (told := self.outage.told(self.clock(), self.wall())):
+            alarms["index"] = told
+        return alarms

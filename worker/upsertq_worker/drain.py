@@ -81,6 +81,7 @@ class Drain:
             await asyncio.gather(*working)
             left = max(1.0, desk.settings.grace - (desk.clock() - started))
             await self._settler.flush(left)
+            await self._reader.end()
             desk.done.set()
             desk.noteworthy.set()
             await keeping

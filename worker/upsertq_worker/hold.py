@@ -10,7 +10,8 @@ Pure: it keeps what was read and not yet settled, decides, and does no I/O. Thre
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
+from itertools import accumulate
 
 from upsertq.letter import Verdict
 from upsertq.wire import Entry, one_record
@@ -37,6 +38,8 @@ class Hold:
         """Entries given out for settling since the owner last cleared this list."""
         self.weight = 0
         """Bytes of memory that the entries held take, about."""
+        self.weights: dict[str, int] = {}
+        """The same by namespace, of those that have entries here."""
 
     @property
     def entries(self) -> int:
@@ -52,8 +55,16 @@ class Hold:
         return stream_id in self._held.get(shard, ())
 
     def admit(
-        self, shard: int, stream_id: str, entry: Entry, now: float, *, recovered: bool = False, stale: bool = False
-    ) -> None:
+        self,
+        shard: int,
+        stream_id: str,
+        entry: Entry,
+        now: float,
+        *,
+        recovered: bool = False,
+        stale: bool = False,
+        stepwise: bool = False,
+    ) -> Held:
         """Take an entry that was read.
 
         Args:
@@ -63,11 +74,12 @@ class Hold:
             now: the time in seconds.
             recovered: an earlier holder may have sent parts of it.
             stale: it was replayed, and a newer version of its record was acknowledged since: it is superseded.
+            stepwise: none of its records may be sent before `step` or `bury` is called for it.
         """
         milliseconds, number, *replayed_row = map(int, (entry.seq or stream_id).split("-"))
         first_row = replayed_row[0] if replayed_row else 0
         held = Held(shard, stream_id, entry, entry.size, len(entry.ids))
-        self.weight += held.weight
+        self._weigh(held, 1)
         chains = self._chains.setdefault(shard, {})
         self._held.setdefault(shard, {})[stream_id] = held
         for row, record_id in enumerate(entry.ids):
@@ -83,8 +95,20 @@ class Hold:
         for version in held.versions:
             if stale:
                 self._end(version, Fate.SUPERSEDED)
-            else:
+            elif not stepwise:
                 self._enter(version, now)
+        return held
+
+    def step(self, version: Version, now: float) -> None:
+        """Let a version of an entry that was taken `stepwise` be sent."""
+        if not version.held.dropped:
+            self._enter(version, now)
+
+    def bury(self, version: Version, verdict: Verdict) -> None:
+        """Give up a version of an entry that was taken `stepwise`, and that was not sent."""
+        if not version.held.dropped:
+            self._dig(version, verdict)
+            self._end(version, Fate.DEAD)
 
     def take(self, lane: Lane, now: float) -> Version | None:
         """Take the next version to send in this lane: the newest of the key that waits longest; it flies from here."""
@@ -121,8 +145,7 @@ class Hold:
         chain = version.chain
         chain.flying = None
         if verdict is not None:
-            single = one_record(version.held.entry, version.row, version.sequence)
-            version.held.graves.append(Grave(version.row, single, verdict))
+            self._dig(version, verdict)
         self._end(version, fate)
         if fate is Fate.ACKED:
             chain.acked = version.order
@@ -151,12 +174,81 @@ class Hold:
         """Forget a shard whose lease is gone: another worker has its entries, or will."""
         for held in self._held.pop(shard, {}).values():
             held.dropped = True
-            self.weight -= held.weight
+            self._weigh(held, -1)
         for chain in self._chains.pop(shard, {}).values():
             chain.waiting.clear()
         self._timers = [timer for timer in self._timers if timer[2].shard != shard]
         heapq.heapify(self._timers)
         self.settlements = [settlement for settlement in self.settlements if settlement.shard != shard]
+
+    def shed(self, namespace: str, spare: int) -> dict[int, list[str]]:
+        """Forget the newest entries of a namespace of which nothing was sent, but for about `spare` bytes.
+
+        They stay pending on the server and are to be read again, in order. Of each shard a tail is forgotten, and every
+        key has all of its entries in that tail or none, so that no version is ever overtaken by one that is read again.
+        Returns their stream ids by shard, oldest first.
+        """
+        shed: dict[int, list[str]] = {}
+        for shard, entries in self._held.items():
+            of_namespace = [held for held in entries.values() if held.entry.namespace == namespace]
+            cut = self._cut(of_namespace, spare // len(self._held))
+            if len(of_namespace) > 1 and cut < len(of_namespace):
+                shed[shard] = [held.stream_id for held in of_namespace[cut:]]
+        for shard, stream_ids in shed.items():
+            for stream_id in stream_ids:
+                self._forget(self._held[shard].pop(stream_id))
+        if shed:
+            lane = self._lane(namespace)
+            lane.line = deque(chain for chain in lane.line if chain.entries)
+            lane.estimate = sum(chain.estimate for chain in lane.line)
+        return shed
+
+    def _cut(self, entries: list[Held], spare: int) -> int:
+        """Where the tail that may be forgotten begins; it leaves `spare` bytes where it can, else less."""
+        kept = list(accumulate((held.weight for held in entries), initial=0))
+        cut = len(entries)
+        inside: Counter[int] = Counter()
+        whole = 0
+        for position in range(len(entries) - 1, -1, -1):
+            held = entries[position]
+            if held.open < len(held.versions) or any(_touched(version) for version in held.versions):
+                break
+            for version in held.versions:
+                chain = version.chain
+                if not inside[id(chain)]:
+                    whole += 1
+                inside[id(chain)] += 1
+                if inside[id(chain)] == chain.entries:
+                    whole -= 1
+            if not whole:
+                if kept[position] < spare and cut < len(entries):
+                    break
+                cut = position
+        return cut
+
+    def _forget(self, held: Held) -> None:
+        held.dropped = True
+        self._weigh(held, -1)
+        for version in held.versions:
+            chain = version.chain
+            chain.waiting.clear()
+            chain.entries -= 1
+            if not chain.entries:
+                chain.last = None
+                self._chains[held.shard].pop(chain.key, None)
+
+    def _weigh(self, held: Held, sign: int) -> None:
+        self.weight += sign * held.weight
+        namespace = held.entry.namespace
+        left = self.weights.get(namespace, 0) + sign * held.weight
+        if left:
+            self.weights[namespace] = left
+        else:
+            self.weights.pop(namespace, None)
+
+    def _dig(self, version: Version, verdict: Verdict) -> None:
+        single = one_record(version.held.entry, version.row, version.sequence)
+        version.held.graves.append(Grave(version.row, single, verdict))
 
     def _link(self, chain: Chain, held: Held) -> None:
         """Let `held` be given out after the entry that held the key before it."""
@@ -238,7 +330,7 @@ class Hold:
         while line:
             held = line.popleft()
             del self._held[held.shard][held.stream_id]
-            self.weight -= held.weight
+            self._weigh(held, -1)
             self.settlements.append(_settlement(held))
             for version in held.versions:
                 chain = version.chain
@@ -261,6 +353,12 @@ class Hold:
 
 def _order(version: Version) -> Order:
     return version.order
+
+
+def _touched(version: Version) -> bool:
+    """Whether something of the version's key is under way, or was and may still take effect."""
+    chain = version.chain
+    return chain.flying is not None or version not in chain.waiting or chain.quarantined_until > 0
 
 
 def _settlement(held: Held) -> Settlement:

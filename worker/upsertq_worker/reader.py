@@ -5,36 +5,25 @@ It reads ahead up to a budget of bytes, and never decides what to send.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
 from upsertq.wire import Entry, UnknownEntry, decode
+from upsertq_worker.caution import PATIENCE, Caution
 from upsertq_worker.desk import Desk
+from upsertq_worker.parking import Parking
+from upsertq_worker.places import Place
 from upsertq_worker.seams import NEW, Delivery, QueueSeam
-from upsertq_worker.versions import Settlement
+from upsertq_worker.suspicion import COHORT
+from upsertq_worker.versions import Held, Settlement
 from upsertq_worker.wait import Troubles, signalled
 
 log = logging.getLogger("upsertq.worker")
 
-START: Final = "0-0"
 READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries: short, for a read must not be cancelled when the worker stops."""
 READ_ENTRIES: Final = 16
 """Entries a shard in one read at most."""
-
-
-@dataclass(slots=True)
-class _Place:
-    """Where reading stands in one shard."""
-
-    cursor: str = START
-    seen: str = START
-    """The last entry seen: new ones are behind it."""
-    recovering: bool = True
-    """What is read now was read by an earlier holder, or by one that lost its lease."""
-    strays: int = 0
-    """Times in a row that the stream was longer than what we hold, with nothing new to read."""
 
 
 class Reader:
@@ -43,7 +32,10 @@ class Reader:
     def __init__(self, desk: Desk, queue: QueueSeam) -> None:
         self._desk = desk
         self._queue = queue
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
+        self._parking = Parking(desk)
+        self._caution = Caution(desk, queue, self._is_current)
+        self._barred_since: float | None = None
         self._troubles = Troubles("read the queue", desk)
 
     async def run(self) -> None:
@@ -52,57 +44,98 @@ class Reader:
         while not desk.stopping.is_set():
             desk.readable.clear()
             self._follow_leases()
-            count = self._room()
-            if not self._places or not count:
-                await signalled(desk.readable, 1.0)
-                continue
             try:
-                await self._read(count)
+                read = await self._round()
                 self._troubles.over()
             except ServerUnavailable as error:
                 self._go_back()
                 await self._troubles.wait(error)
+            else:
+                if not read:
+                    await signalled(desk.readable, 1.0)
 
-    def _follow_leases(self) -> None:
-        epochs = self._desk.leases.epochs
-        halted = {shard for shard in epochs if f"shard {shard}" in self._desk.alarms}
-        self._places = {shard: self._places.get(shard) or _Place() for shard in epochs if shard not in halted}
+    async def end(self) -> None:
+        """Leave nothing behind that would be held against what is still pending."""
+        await self._caution.end()
 
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost or gained anew: begin with what is pending when they are held again."""
         for shard in shards:
             self._places.pop(shard, None)
 
-    def _room(self) -> int:
+    def _follow_leases(self) -> None:
+        epochs = self._desk.leases.epochs
+        halted = {shard for shard in epochs if f"shard {shard}" in self._desk.alarms}
+        over_at = self._desk.clock() + self._desk.settings.quarantine
+        self._places = {shard: self._places.get(shard) or Place(over_at) for shard in epochs if shard not in halted}
+
+    async def _round(self) -> bool:
+        """Read once, if there is room; where a suspect is ahead, its shard alone. Returns whether it did something."""
+        await self._caution.clear_us(self._places)
+        if not self._places:
+            return False
+        await self._caution.learn(self._places)
+        cautious = {shard: place for shard, place in self._places.items() if place.cautious}
+        for place in self._places.values():
+            place.barred = place.barred and place.cautious
+        self._desk.batcher.hurried = bool(cautious)
+        if not cautious:
+            self._barred_since = None
+        elif all(place.barred for place in cautious.values()):
+            return await self._send_suspects(cautious)
+        places = {shard: place for shard, place in (cautious or self._places).items() if not place.barred}
+        if not places:
+            return False  # their leases were lost meanwhile
+        count = self._room(places)
+        if not count:
+            self._parking.make_room(self._places)
+            count = self._room(places)
+        if count:
+            for place in places.values():
+                self._parking.bring_back(place)
+            await self._read(places, count)
+        return bool(count)
+
+    def _room(self, places: Mapping[int, Place]) -> int:
         """Entries a shard that may be read now."""
         hold, budget = self._desk.hold, self._desk.settings.read_ahead
         left = budget - hold.weight
-        if left <= 0 or not self._places:
+        if left <= 0:
             return 0
         mean = hold.weight // hold.entries if hold.entries else budget // 64
-        return max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(self._places))))
+        count = max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(places))))
+        if any(place.among_inherited for place in places.values()):
+            records = self._caution.room(self._places, self._parking.troubled())
+            return min(count, max(1, records // (COHORT * len(places)))) if records > 0 else 0
+        return count
 
-    async def _read(self, count: int) -> None:
-        places = dict(self._places)
+    async def _read(self, places: Mapping[int, Place], count: int) -> None:
         cursors = {shard: place.cursor for shard, place in places.items()}
         waits = all(cursor == NEW for cursor in cursors.values())
         deliveries = await self._queue.read(cursors, count, READ_WAIT)
         idle = waits and not deliveries
         brought = await self._go_back_to_skipped(places, deliveries)
-        deliveries = [delivery for delivery in deliveries if delivery.shard not in brought]
+        deliveries = [
+            one for one in deliveries if one.shard not in brought and not self._stops_at_suspect(places[one.shard], one)
+        ]
         stale = await self._find_stale(deliveries)
+        await self._caution.mark_company((places[one.shard], one) for one in deliveries)
         for delivery in deliveries:
-            held = delivery.shard in self._desk.leases.epochs
-            if held and self._places.get(delivery.shard) is places[delivery.shard]:
+            place = places[delivery.shard]
+            if self._is_current(delivery.shard, place):
                 brought.add(delivery.shard)
-                self._admit(places[delivery.shard], delivery, stale=(delivery.shard, delivery.stream_id) in stale)
+                self._admit(place, delivery, stale=(delivery.shard, delivery.stream_id) in stale)
         for shard, place in places.items():
-            if shard not in brought and place.cursor != NEW:
-                place.cursor, place.recovering = NEW, False
+            place.cut_short()
+            if shard not in brought and place.cursor != NEW and not place.barred:
+                place.pass_over()
         if self._desk.hold.stirred:
             self._desk.sendable.set()
         if idle:
             await self._look_for_strays()
+
+    def _is_current(self, shard: int, place: Place) -> bool:
+        return shard in self._desk.leases.epochs and self._places.get(shard) is place
 
     async def _find_stale(self, deliveries: Sequence[Delivery]) -> set[tuple[int, str]]:
         """Find the replayed entries of which a newer version was acknowledged: here, or by whoever settled it."""
@@ -123,7 +156,7 @@ class Reader:
             if known or any(one.outdates(delivery.shard, entry) for one in settled)
         }
 
-    async def _go_back_to_skipped(self, places: Mapping[int, _Place], deliveries: Sequence[Delivery]) -> set[int]:
+    async def _go_back_to_skipped(self, places: Mapping[int, Place], deliveries: Sequence[Delivery]) -> set[int]:
         """Find the shards of which a read that nobody answers for took older entries than these new ones.
 
         Such a read was ours and was carried out after we gave it up, or a former holder's. What it took is pending,
@@ -140,29 +173,81 @@ class Reader:
             places[shard].cursor = places[shard].seen
         return skipped
 
-    def _admit(self, place: _Place, delivery: Delivery, *, stale: bool) -> None:
+    def _admit(self, place: Place, delivery: Delivery, *, stale: bool) -> None:
+        """Take an entry in, or leave it on the server for now."""
+        stream_id, namespace = delivery.stream_id, delivery.namespace
+        if not place.expects(namespace, stream_id):
+            place.pass_by(stream_id)
+        elif delivery.fields is not None and not self._parking.has_room(place, namespace):
+            place.park(namespace, stream_id, unseen=place.pass_by(stream_id))
+        else:
+            self._take_in(place, delivery, stepwise=False, stale=stale)
+
+    def _take_in(self, place: Place, delivery: Delivery, *, stepwise: bool, stale: bool) -> Held | None:
+        """Take an entry into the hold; `None` where there is nothing to be taken."""
         desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
-        if place.cursor != NEW:
-            place.cursor = stream_id
-        if _later(stream_id, place.seen):
-            place.seen = stream_id
-        if desk.hold.knows(shard, stream_id):
-            return
+        recovered = place.may_travel(stream_id, desk.clock())
+        place.pass_by(stream_id)
+        place.take_up(delivery.namespace)
         if delivery.fields is None:
             log.error(
                 "shard %d: entry %s is gone without being settled; `upsertq audit` will show it", shard, stream_id
             )
             desk.hold.settlements.append(Settlement(shard, stream_id, "", 0, 0, 0, 0))
             desk.settleable.set()
-            return
+            return None
         try:
             entry = decode(delivery.fields)
         except UnknownEntry as error:
             log.error("shard %d stops at entry %s: %s", shard, stream_id, error)  # noqa: TRY400 - the message is all
             desk.alarms[f"shard {shard}"] = str(error)
             self._places.pop(shard, None)
-            return
-        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=place.recovering, stale=stale)
+            return None
+        return desk.hold.admit(
+            shard, stream_id, entry, desk.clock(), recovered=recovered, stale=stale, stepwise=stepwise
+        )
+
+    async def _send_suspects(self, cautious: Mapping[int, Place]) -> bool:
+        """Send the suspects of one shard that are next, once nothing else is in work; returns whether it did."""
+        desk = self._desk
+        if self._barred_since is None:
+            self._barred_since = desk.clock()
+        quiet = desk.idle_but(desk.paused_namespaces())
+        if not quiet and desk.clock() - self._barred_since < PATIENCE:
+            return False
+        shard, place = next(iter(cautious.items()))
+        if desk.clock() < place.settled_at:
+            # nothing of a suspect has to wait for its turn then
+            await signalled(desk.stopping, place.settled_at - desk.clock())
+            place.marks = None  # whoever lost the shard and lives may have said so
+            return True
+        deliveries = await self._queue.read({shard: place.cursor}, READ_ENTRIES, 0.0)
+        stale = await self._find_stale(deliveries)
+        place.barred = False
+        if not self._is_current(shard, place) or not deliveries or not self._stops_at_suspect(place, deliveries[0]):
+            return True
+        place.barred = False
+        first = deliveries[0]
+        if place.waits(first.namespace):
+            place.park(first.namespace, first.stream_id, unseen=place.pass_by(first.stream_id))
+        elif not quiet or first.fields is None or desk.lanes.holds(first.namespace):
+            place.exonerate([first.stream_id])
+        else:
+            cohort = self._caution.cohort(place, deliveries)
+
+            def admit(delivery: Delivery, *, stepwise: bool) -> Held | None:
+                known = (delivery.shard, delivery.stream_id) in stale
+                return self._take_in(place, delivery, stepwise=stepwise, stale=known)
+
+            await self._caution.send(place, cohort, admit)
+            place.exonerate([delivery.stream_id for delivery in cohort])
+        return True
+
+    def _stops_at_suspect(self, place: Place, delivery: Delivery) -> bool:
+        """Whether this entry has to wait because it is a suspect, or behind one."""
+        if place.expects(delivery.namespace, delivery.stream_id):
+            place.barred = place.barred or (place.cursor != NEW and delivery.stream_id in (place.marks or ()))
+        return place.barred
 
     def _go_back(self) -> None:
         """After a failed read: what it delivered is pending under our name, behind the last entry that we saw."""
@@ -174,7 +259,8 @@ class Reader:
         """Find entries that a read took which nobody answers for: they are behind all that we saw."""
         backlog = await self._queue.backlog(list(self._places))
         for shard, place in self._places.items():
-            place.strays = place.strays + 1 if backlog[shard] > self._desk.hold.count(shard) else 0
+            here = self._desk.hold.count(shard) + place.parked_count
+            place.strays = place.strays + 1 if backlog[shard] > here else 0
             if place.strays > 1 and not self._desk.unsettled:
                 place.cursor, place.recovering, place.strays = place.seen, True, 0
 
@@ -186,7 +272,3 @@ def _replayed(delivery: Delivery) -> Entry | None:
         return decode(delivery.fields)
     except UnknownEntry:
         return None  # its turn to be complained of comes when it is admitted
-
-
-def _later(stream_id: str, other: str) -> bool:
-    return tuple(map(int, stream_id.split("-"))) > tuple(map(int, other.split("-")))

@@ -18,6 +18,7 @@ from upsertq.errors import LoadStopped, WorldError
 from upsertq.server import Server
 from upsertq_worker.config import WorkConfig
 from upsertq_worker.index_options import api_key, index_options
+from upsertq_worker.service import PARENT
 
 STOP_SECONDS = 10.0
 
@@ -91,7 +92,7 @@ def _worker(url: str, queue: str, given: dict[str, Any]) -> Iterator[subprocess.
             command.append(option)
         elif value is not False:
             command += [option, str(value)]
-    environment = {"UPSERTQ_LOG_LEVEL": "WARNING", **os.environ, "UPSERTQ_REDIS_URL": url}
+    environment = {"UPSERTQ_LOG_LEVEL": "WARNING", **os.environ, "UPSERTQ_REDIS_URL": url, PARENT: str(os.getpid())}
     # a session of its own: Ctrl-C is ours to pass on, after the load has stopped in good order
     worker = subprocess.Popen(  # noqa: S603 - our own command
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True

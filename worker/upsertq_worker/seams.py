@@ -34,6 +34,17 @@ class Delivery:
     stream_id: str
     fields: Mapping[bytes, bytes] | None
 
+    @property
+    def namespace(self) -> str:
+        """The entry's namespace, without looking at more of it."""
+        return (self.fields or {}).get(b"ns", b"").decode("ascii", "replace")
+
+    @property
+    def records(self) -> int:
+        """How many records it says that it holds."""
+        said = (self.fields or {}).get(b"n", b"")
+        return int(said) if said.isdigit() and len(said) < 6 else 0  # noqa: PLR2004 - more is no number of ours
+
 
 class QueueSeam(Protocol):
     """What a worker needs of a queue."""
@@ -49,6 +60,15 @@ class QueueSeam(Protocol):
 
     async def oldest_pending(self, after: Mapping[int, str]) -> dict[int, str]:
         """The oldest entry behind each id that was read and is not settled; shards without one are left out."""
+
+    async def marks(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """The marks of each shard's entries that were in work when they were marked, by stream id."""
+
+    async def mark(self, held: Mapping[int, int], marks: Mapping[tuple[int, str], str]) -> None:
+        """Mark entries (shard, stream id) that are pending, `""` to take a mark away.
+
+        Where the lease is not ours, only marks that we made are changed.
+        """
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""

@@ -7,6 +7,7 @@ answer is in `upsertq_worker.aftermath`.
 import asyncio
 import heapq
 from collections import Counter
+from functools import partial
 
 from upsertq.errors import WorldError
 from upsertq.pauses import QUEUE, scope_of
@@ -14,7 +15,6 @@ from upsertq_worker.aftermath import Aftermath
 from upsertq_worker.answer import Sent
 from upsertq_worker.batch import Batch
 from upsertq_worker.desk import Desk
-from upsertq_worker.gates import Gates
 from upsertq_worker.judge import judge
 from upsertq_worker.seams import IndexSeam
 from upsertq_worker.versions import Lane
@@ -33,7 +33,7 @@ class Sender:
     def __init__(self, desk: Desk, index: IndexSeam) -> None:
         self._desk = desk
         self._index = index
-        self._gates = Gates(desk.settings.concurrency)
+        self._gates = desk.gates
         self._aftermath = Aftermath(desk, self._gates, self._retry)
         self._flights: dict[asyncio.Task[None], Batch] = {}
         self._retries: list[tuple[float, int, Batch]] = []
@@ -50,6 +50,7 @@ class Sender:
             if not desk.leases.safe(now):
                 self._give_up()
             self._launch()
+            self._say_next_probe()
             await signalled(desk.sendable, self._idle_time(now, next_quarantine))
 
     async def finish(self, seconds: float) -> bool:
@@ -87,9 +88,11 @@ class Sender:
             self._fly(batch)
 
     def _admits(self, namespace: str) -> bool:
-        if self._retrying[namespace] or self._desk.lanes.holds(namespace):
+        if self._desk.lanes.holds(namespace):
             return False
-        return self._gates.of(namespace).admits(self._desk.clock())
+        if self._retrying[namespace] and self._gates.of(namespace).failures:
+            return False  # nothing of it passes now: what failed goes first, and is the probe
+        return self._gates.admits(namespace, self._desk.clock(), retry=False)
 
     def _probe(self, now: float) -> Batch | None:
         """One record to see whether a paused scope is taken again."""
@@ -125,7 +128,7 @@ class Sender:
             self._retrying[batch.namespace] -= 1
             if not batch.live or self._desk.lanes.holds(batch.namespace):
                 self._aftermath.give_back(batch)
-            elif self._gates.of(batch.namespace).admits(now):
+            elif self._gates.admits(batch.namespace, now, retry=batch.delay is not None):
                 found = batch
             else:
                 passed_over.append((due, ticket, batch))
@@ -135,17 +138,29 @@ class Sender:
         self._retrying = +self._retrying  # without the namespaces that have none left
         return found
 
+    def _say_next_probe(self) -> None:
+        """Keep what is told of an outage true."""
+        outage = self._desk.outage
+        if outage is None:
+            return
+        if not self._flights and not self._retries:
+            self._desk.outage = None  # nothing is left that could tell
+            return
+        dues = [max(due, self._gates.opens_at(batch.namespace)) for due, _, batch in self._retries]
+        outage.next_probe = None if self._flights else min(dues)
+
     def _fly(self, batch: Batch) -> None:
-        self._gates.of(batch.namespace).in_flight += 1
+        retry = batch.delay is not None
+        self._gates.started(batch.namespace, retry=retry)
         self._desk.in_flight += 1
         task = asyncio.create_task(self._carry(batch))
         self._flights[task] = batch
-        task.add_done_callback(self._landed)
+        task.add_done_callback(partial(self._landed, retry=retry))
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
+    def _landed(self, task: asyncio.Task[None], *, retry: bool) -> None:
         batch = self._flights.pop(task)
         desk = self._desk
-        self._gates.landed(batch.namespace)
+        self._gates.landed(batch.namespace, retry=retry)
         desk.in_flight -= 1
         if task.cancelled():
             now = desk.clock()
@@ -157,6 +172,8 @@ class Sender:
         if desk.hold.settlements:
             desk.settleable.set()
         desk.sendable.set()
+        if desk.batcher.hurried:
+            desk.readable.set()
 
     def _give_back(self, batch: Batch) -> None:
         """Let the records of a batch that was given up wait again; a probe that was is made again."""
@@ -180,6 +197,7 @@ class Sender:
         desk.tally.requests += 1
         desk.tally.retries += batch.attempts > 1
         desk.tally.bytes += len(body)
+        desk.meter.posted(batch.versions, len(body), again=batch.attempts > 1)
         started = desk.clock()
         reply = await self._index.upsert(body)
         self._aftermath.apply(batch, judge(reply, sent, desk.wall()), started)

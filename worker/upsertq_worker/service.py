@@ -25,6 +25,9 @@ from upsertq_worker.stream import RedisQueue
 log = logging.getLogger("upsertq.worker")
 
 T = TypeVar("T")
+PARENT = "UPSERTQ_PARENT_PID"
+"""Environment variable: a worker that is started with it ends with the process of that number."""
+PARENT_SECONDS = 0.5
 OPEN_SECONDS = 10.0
 """How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
 
@@ -74,15 +77,25 @@ async def work(
             drain = Drain(seam.name, shape.shards, seam, index, settings)
             _heed_signals(drain)
             log.info("worker %s drains queue %s into %s", seam.name, queue, address.url)
-            watching = asyncio.create_task(watch(drain)) if watch else None
+            beside = [asyncio.create_task(watch(drain))] if watch else []
+            if parent := os.environ.get(PARENT):
+                beside.append(asyncio.create_task(_end_with(int(parent), drain)))
             try:
                 tally = await drain.run()
             finally:
-                if watching:
-                    watching.cancel()
+                for task in beside:
+                    task.cancel()
         return tally, await seam.books()
     finally:
         await server.close()
+
+
+async def _end_with(parent: int, drain: Drain) -> None:
+    """Stop when the process that started this one is gone: nobody is left who would."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nobody announces a death
+        await asyncio.sleep(PARENT_SECONDS)
+    log.warning("stopping: the command that started this worker is gone")
+    drain.stop()
 
 
 def _heed_signals(drain: Drain) -> None:

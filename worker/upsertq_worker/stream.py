@@ -19,16 +19,20 @@ from upsertq.pauses import of_reply as of_pauses
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import Entry
+from upsertq_worker.postage import Postage
 from upsertq_worker.seams import Delivery, Grant
 from upsertq_worker.versions import Settlement
 
 LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")
+MARK = Script.load("upsertq_worker", "mark")
 SETTLE = Script.load("upsertq_worker", "settle")
 GROUP_GONE = ("NOGROUP", "UNBLOCKED")
 """How the server says that a stream is gone with its group: it lost its data. The next round of leases makes both."""
 SETTLE_ENTRIES = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
+BOOKS_PLACE = 2
+"""Place of the shard's books among the keys of the settle script."""
 
 
 class RedisQueue:
@@ -85,6 +89,21 @@ class RedisQueue:
         )
         replies = await self._sure(ask(), "look for what is pending")
         return {shard: reply[0]["message_id"].decode() for shard, reply in zip(after, replies, strict=True) if reply}
+
+    async def marks(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
+        """As `QueueSeam.marks`."""
+        ask = ask_all([["HGETALL", self._keys.shard(shard).suspects] for shard in shards])
+        replies = await self._sure(ask(), "read the marks of suspects")
+        return {shard: _texts(reply) for shard, reply in zip(shards, replies, strict=True)}
+
+    async def mark(self, held: Mapping[int, int], marks: Mapping[tuple[int, str], str]) -> None:
+        """As `QueueSeam.mark`."""
+        calls: list[tuple[list[str], list[Argument]]] = []
+        for shard, ones in groupby(sorted(marks.items()), key=lambda item: item[0][0]):
+            keys, ours = self._keys.shard(shard), self._mark(held.get(shard, 0))
+            arguments = [argument for (_, stream_id), mark in ones for argument in (stream_id, mark)]
+            calls.append(([keys.stream, keys.lease, keys.suspects], [GROUP, ours, f" by {self.name}", *arguments]))
+        await self._sure(run_scripts(MARK, calls), "mark what is in work")
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """As `QueueSeam.settle`."""
@@ -149,18 +168,21 @@ class RedisQueue:
 
     def _settle_call(self, epoch: int, settlements: Sequence[Settlement]) -> tuple[list[str], list[Argument]]:
         shard = self._keys.shard(settlements[0].shard)
-        keys = [shard.stream, shard.books, shard.lease, shard.dead, shard.dead_ids]
+        keys = [shard.stream, shard.books, shard.lease, shard.dead, shard.dead_ids, shard.suspects]
         place: dict[str, int] = {"": 0}
-        arguments: list[Argument] = [GROUP, self._mark(epoch), len(settlements)]
+        at = max(one.settled_ms for one in settlements)
+        arguments: list[Argument] = [GROUP, self._mark(epoch), at, len(settlements)]
         for one in settlements:
             if one.run not in place:
                 keys.append(shard.run(one.run))
                 place[one.run] = len(keys)
             arguments += [one.stream_id, place[one.run], one.run, one.records, one.size, one.acked, one.superseded]
-            arguments += [one.sequence or one.stream_id, len(one.graves)]
+            figures = [*_figures(BOOKS_PLACE, one.queue_postage), *_figures(place[one.run], one.postage)]
+            arguments += [one.sequence or one.stream_id, len(one.graves), len(figures) // 3]
             for grave in one.graves:
                 fields = encode_letter(grave.entry, grave.verdict)
                 arguments += [grave.row, grave.entry.seq, grave.verdict.reason, len(fields), *fields]
+            arguments += figures
         return keys, arguments
 
     async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
@@ -178,6 +200,17 @@ def _behind(stream_id: str) -> str:
     """The first id that can follow `stream_id`."""
     milliseconds, _, number = stream_id.partition("-")
     return f"{milliseconds}-{int(number) + 1}"
+
+
+def _figures(place: int, postage: Postage | None) -> list[Argument]:
+    """What requests took as the script has it: place of the books among its keys, name and value of each figure."""
+    return [part for name, value in (postage.figures() if postage else {}).items() for part in (place, name, value)]
+
+
+def _texts(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, str]:
+    """A hash out of HGETALL, which redis-py leaves a flat list in a pipeline."""
+    pairs = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
+    return {name.decode("ascii", "replace"): value.decode("ascii", "replace") for name, value in pairs.items()}
 
 
 def _shard(settlement: Settlement) -> int:

@@ -1,0 +1,210 @@
+"""Owns how suspects are sent: what was in work when a worker died goes alone, until the record that kills is known.
+
+What a mark means is decided in `upsertq_worker.suspicion`.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Protocol
+
+from upsertq.errors import ServerUnavailable
+from upsertq.letter import Reason, Verdict
+from upsertq_worker.desk import Desk
+from upsertq_worker.places import Place
+from upsertq_worker.seams import Delivery, QueueSeam
+from upsertq_worker.suspicion import COHORT, DEATHS, Mark, Stage
+from upsertq_worker.versions import Held, Version
+from upsertq_worker.wait import signalled
+
+log = logging.getLogger("upsertq.worker")
+
+PATIENCE: Final = 30.0
+"""Seconds that everything else waits for suspects; what takes longer is no crash, and goes on in company."""
+
+
+class Admit(Protocol):
+    """Takes an entry in, with `stepwise` its records one by one; `None` where it cannot be."""
+
+    def __call__(self, delivery: Delivery, *, stepwise: bool) -> Held | None:
+        """Take it in."""
+
+
+class Caution:
+    """The marks of one worker's shards, and the sending of suspects.
+
+    Args:
+        desk: the worker's state.
+        queue: the queue.
+        is_ours: whether a place is still where its shard is read.
+    """
+
+    def __init__(self, desk: Desk, queue: QueueSeam, is_ours: Callable[[int, Place], bool]) -> None:
+        self._desk = desk
+        self._queue = queue
+        self._is_ours = is_ours
+        self._before: dict[tuple[int, str], Mark | None] = {}
+        """What was held against the entries that this worker marked."""
+        self._company: dict[tuple[int, str], tuple[str, int]] = {}
+        """Namespace and records of the entries that are in work in company, and marked so."""
+
+    async def clear_us(self, places: Mapping[int, Place]) -> None:
+        """Say of what we had in work in shards that we lost that nobody died of it."""
+        lost = {key: before for key, before in self._before.items() if key[0] not in places}
+        if lost:
+            await self._put_back(lost)
+            for key in lost:
+                self._forget(key)
+
+    async def learn(self, places: Mapping[int, Place]) -> None:
+        """Read the marks of the shards that were gained."""
+        unknown = {shard: place for shard, place in places.items() if place.marks is None}
+        if not unknown:
+            return
+        found = await self._queue.marks(list(unknown))
+        for shard, place in unknown.items():
+            marks = {stream_id: Mark.parse(text) for stream_id, text in found[shard].items()}
+            for key in [key for key in self._before if key[0] == shard]:
+                # this worker made it and lives: it says nothing
+                before = self._before[key]
+                if before is None:
+                    marks.pop(key[1], None)
+                elif key[1] in marks:
+                    marks[key[1]] = before
+            place.marks = marks
+            if marks:
+                log.warning("shard %d: %d entries were in work when a worker died: they go alone", shard, len(marks))
+
+    def room(self, places: Mapping[int, Place], troubled: set[str]) -> int:
+        """Records that may be taken in company before others are settled.
+
+        Whatever is in company when the worker dies is suspected afterwards: so there is no more of it than needed.
+        """
+        desk = self._desk
+        for key in [key for key in self._before if key[0] in places and not desk.hold.knows(*key)]:
+            self._forget(key)
+        in_work = sum(records for namespace, records in self._company.values() if namespace not in troubled)
+        return desk.settings.concurrency * desk.settings.batch.records - in_work
+
+    async def mark_company(self, deliveries: Iterable[tuple[Place, Delivery]]) -> None:
+        """Mark what was read by an earlier holder, before anything is made of it."""
+        marks = {}
+        for place, delivery in deliveries:
+            key = (delivery.shard, delivery.stream_id)
+            if (
+                delivery.fields is not None
+                and place.is_inherited(delivery.stream_id)
+                and not place.waits(delivery.namespace)
+                and place.expects(delivery.namespace, delivery.stream_id)
+            ):
+                marks[key] = str(Mark(Stage.COMPANY))
+                self._before[key] = None
+                self._company[key] = (delivery.namespace, delivery.records)
+        if marks:
+            await self._queue.mark(self._desk.leases.epochs, marks)
+
+    def cohort(self, place: Place, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """The first of these entries of one shard, a suspect, and those behind it that may be sent with it."""
+        marks, first = place.marks or {}, deliveries[0]
+        cohort = [first]
+        for delivery in deliveries[1:] if not marks[first.stream_id].singly else ():
+            mark = marks.get(delivery.stream_id)
+            many = sum(one.records for one in (*cohort, delivery)) > COHORT
+            if mark is None or mark.singly or many or delivery.namespace != first.namespace or delivery.fields is None:
+                break
+            cohort.append(delivery)
+        return cohort
+
+    async def send(self, place: Place, cohort: Sequence[Delivery], admit: Admit) -> None:
+        """Send these suspects of one shard while nothing else is in work."""
+        mark = (place.marks or {})[cohort[0].stream_id]
+        if mark.singly:
+            await self._one_by_one(place, cohort[0], mark.convicted(), admit)
+        else:
+            await self._together(place, cohort, admit)
+
+    async def end(self) -> None:
+        """Take back the marks of what is not settled: this worker ends without being killed by it."""
+        left = {key: before for key, before in self._before.items() if key[0] in self._desk.leases.epochs}
+        try:
+            await self._put_back(left)
+        except ServerUnavailable as error:
+            log.warning("%s; what is pending may go alone at first", error)
+
+    def _forget(self, key: tuple[int, str]) -> None:
+        self._company.pop(key, None)
+        self._before.pop(key, None)
+
+    async def _together(self, place: Place, cohort: Sequence[Delivery], admit: Admit) -> None:
+        before = {(one.shard, one.stream_id): (place.marks or {}).get(one.stream_id) for one in cohort}
+        await self._mark(before, Mark(Stage.COHORT))
+        for delivery in cohort:
+            admit(delivery, stepwise=False)
+        await self._see_through(place, cohort[0], before, lambda: self._desk.idle_but(self._desk.paused_namespaces()))
+
+    async def _one_by_one(self, place: Place, delivery: Delivery, mark: Mark, admit: Admit) -> None:
+        key = (delivery.shard, delivery.stream_id)
+        before = {key: mark}
+        await self._mark(before, mark)
+        held = admit(delivery, stepwise=True)
+        if held is None or not held.open:
+            return
+        left = [version for version in held.versions if version.row not in mark.dead]
+        for version in held.versions:
+            if version.row in mark.dead:
+                self._give_up(version, len(held.versions))
+        if not left:
+            self._desk.settleable.set()
+        alone = True
+        while left and not held.dropped:
+            version = left.pop(0)
+            if alone:
+                await self._mark(before, mark.at(version.row))
+            self._desk.hold.step(version, self._desk.clock())
+            self._desk.sendable.set()
+            if alone:
+                # the rest goes in company where this one is no matter of moments
+                alone = await self._see_through(place, delivery, before, lambda: held.open <= len(left))
+
+    def _give_up(self, version: Version, of: int) -> None:
+        now = int(self._desk.wall() * 1000)
+        message = f"{DEATHS} workers died one after the other while they had it, the last one while it had nothing else"
+        log.warning("dead: %s: %s", version.id, message)
+        path = f"{of} 1" if of > 1 else "1"
+        verdict = Verdict(
+            Reason.CRASH_LOOP, message=message, path=path, attempts=DEATHS, first_ms=now, last_ms=now,
+            worker=self._desk.name,
+        )  # fmt: skip
+        self._desk.hold.bury(version, verdict)
+
+    async def _see_through(
+        self, place: Place, first: Delivery, before: Mapping[tuple[int, str], Mark | None], over: Callable[[], bool]
+    ) -> bool:
+        """Wait until what was admitted is `over`; returns whether it is.
+
+        The marks say that it is in work alone until the service lets it wait: that may take long, and a worker that
+        dies meanwhile says nothing about it.
+        """
+        desk = self._desk
+        pushed_back, until = desk.pushed_back, desk.clock() + PATIENCE
+        desk.sendable.set()
+        alone = True
+        while not over():
+            paused = desk.lanes.holds(first.namespace)
+            if alone and (desk.pushed_back > pushed_back or paused or desk.clock() >= until):
+                alone = False
+                await self._put_back(before)
+            if desk.stopping.is_set() or paused or desk.clock() >= until or not self._is_ours(first.shard, place):
+                return False
+            desk.readable.clear()
+            if not over():
+                await signalled(desk.readable, 0.5)
+        return True
+
+    async def _mark(self, before: Mapping[tuple[int, str], Mark | None], mark: Mark) -> None:
+        self._before.update(before)
+        await self._queue.mark(self._desk.leases.epochs, dict.fromkeys(before, str(mark)))
+
+    async def _put_back(self, before: Mapping[tuple[int, str], Mark | None]) -> None:
+        if before:
+            marks = {key: "" if mark is None else str(mark) for key, mark in before.items()}
+            await self._queue.mark(self._desk.leases.epochs, marks)
