@@ -91,7 +91,7 @@ class Batcher:
     hold: Hold
     limits: BatchLimits
     hurried: bool = False
-    """Nothing waits for company: what is there is all that may be sent."""
+    """No record waits for company: few are taken in at a time."""
     _full: deque[Lane] = field(default_factory=deque)
     _lingering: list[tuple[float, int, Lane]] = field(default_factory=list)
     _ticket: int = 0

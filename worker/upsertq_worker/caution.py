@@ -12,20 +12,24 @@ from upsertq.letter import Reason, Verdict
 from upsertq_worker.desk import Desk
 from upsertq_worker.places import Place
 from upsertq_worker.seams import Delivery, QueueSeam
-from upsertq_worker.suspicion import COHORT, DEATHS, Mark, Stage
+from upsertq_worker.suspicion import COMPANY, DEATHS, Mark, Stage
 from upsertq_worker.versions import Held, Version
 from upsertq_worker.wait import signalled
 
 log = logging.getLogger("upsertq.worker")
 
-PATIENCE: Final = 30.0
+PATIENCE: Final = 10.0
 """Seconds that everything else waits for suspects; what takes longer is no crash, and goes on in company."""
+
+
+Suspect = tuple[Place, Delivery]
+"""An entry that is to be sent alone, and where its shard is read."""
 
 
 class Admit(Protocol):
     """Takes an entry in, with `stepwise` its records one by one; `None` where it cannot be."""
 
-    def __call__(self, delivery: Delivery, *, stepwise: bool) -> Held | None:
+    def __call__(self, place: Place, delivery: Delivery, *, stepwise: bool) -> Held | None:
         """Take it in."""
 
 
@@ -77,13 +81,12 @@ class Caution:
     def room(self, places: Mapping[int, Place], troubled: set[str]) -> int:
         """Records that may be taken in company before others are settled.
 
-        Whatever is in company when the worker dies is suspected afterwards: so there is no more of it than needed.
+        Whatever is in company when the worker dies is suspected afterwards: so there is not much of it.
         """
-        desk = self._desk
-        for key in [key for key in self._before if key[0] in places and not desk.hold.knows(*key)]:
+        for key in [key for key in self._before if key[0] in places and not self._desk.hold.knows(*key)]:
             self._forget(key)
         in_work = sum(records for namespace, records in self._company.values() if namespace not in troubled)
-        return desk.settings.concurrency * desk.settings.batch.records - in_work
+        return COMPANY - in_work
 
     async def mark_company(self, deliveries: Iterable[tuple[Place, Delivery]]) -> None:
         """Mark what was read by an earlier holder, before anything is made of it."""
@@ -102,25 +105,14 @@ class Caution:
         if marks:
             await self._queue.mark(self._desk.leases.epochs, marks)
 
-    def cohort(self, place: Place, deliveries: Sequence[Delivery]) -> list[Delivery]:
-        """The first of these entries of one shard, a suspect, and those behind it that may be sent with it."""
-        marks, first = place.marks or {}, deliveries[0]
-        cohort = [first]
-        for delivery in deliveries[1:] if not marks[first.stream_id].singly else ():
-            mark = marks.get(delivery.stream_id)
-            many = sum(one.records for one in (*cohort, delivery)) > COHORT
-            if mark is None or mark.singly or many or delivery.namespace != first.namespace or delivery.fields is None:
-                break
-            cohort.append(delivery)
-        return cohort
-
-    async def send(self, place: Place, cohort: Sequence[Delivery], admit: Admit) -> None:
-        """Send these suspects of one shard while nothing else is in work."""
-        mark = (place.marks or {})[cohort[0].stream_id]
+    async def send(self, suspects: Sequence[Suspect], admit: Admit) -> None:
+        """Send these suspects while nothing else is in work; where a worker died of some of them, it is one entry."""
+        place, first = suspects[0]
+        mark = (place.marks or {})[first.stream_id]
         if mark.singly:
-            await self._one_by_one(place, cohort[0], mark.convicted(), admit)
+            await self._one_by_one(place, first, mark.convicted(), admit)
         else:
-            await self._together(place, cohort, admit)
+            await self._together(suspects, admit)
 
     async def end(self) -> None:
         """Take back the marks of what is not settled: this worker ends without being killed by it."""
@@ -134,18 +126,17 @@ class Caution:
         self._company.pop(key, None)
         self._before.pop(key, None)
 
-    async def _together(self, place: Place, cohort: Sequence[Delivery], admit: Admit) -> None:
-        before = {(one.shard, one.stream_id): (place.marks or {}).get(one.stream_id) for one in cohort}
+    async def _together(self, cohort: Sequence[Suspect], admit: Admit) -> None:
+        before = {(one.shard, one.stream_id): (place.marks or {}).get(one.stream_id) for place, one in cohort}
         await self._mark(before, Mark(Stage.COHORT))
-        for delivery in cohort:
-            admit(delivery, stepwise=False)
-        await self._see_through(place, cohort[0], before, lambda: self._desk.idle_but(self._desk.paused_namespaces()))
+        for place, delivery in cohort:
+            admit(place, delivery, stepwise=False)
+        await self._see_through(cohort, before, lambda: self._desk.idle_but(self._desk.paused_namespaces()))
 
     async def _one_by_one(self, place: Place, delivery: Delivery, mark: Mark, admit: Admit) -> None:
-        key = (delivery.shard, delivery.stream_id)
-        before = {key: mark}
+        before = {(delivery.shard, delivery.stream_id): mark}
         await self._mark(before, mark)
-        held = admit(delivery, stepwise=True)
+        held = admit(place, delivery, stepwise=True)
         if held is None or not held.open:
             return
         left = [version for version in held.versions if version.row not in mark.dead]
@@ -154,16 +145,17 @@ class Caution:
                 self._give_up(version, len(held.versions))
         if not left:
             self._desk.settleable.set()
-        alone = True
-        while left and not held.dropped:
-            version = left.pop(0)
-            if alone:
-                await self._mark(before, mark.at(version.row))
-            self._desk.hold.step(version, self._desk.clock())
+        try:
+            while left:
+                await self._mark(before, mark.at(left[0].row))
+                self._desk.hold.step(left.pop(0), self._desk.clock())
+                if not await self._see_through([(place, delivery)], before, lambda: held.open <= len(left)):
+                    break
+        finally:
+            # the rest goes in company where this is no matter of moments
+            for version in left:
+                self._desk.hold.step(version, self._desk.clock())
             self._desk.sendable.set()
-            if alone:
-                # the rest goes in company where this one is no matter of moments
-                alone = await self._see_through(place, delivery, before, lambda: held.open <= len(left))
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)
@@ -177,7 +169,7 @@ class Caution:
         self._desk.hold.bury(version, verdict)
 
     async def _see_through(
-        self, place: Place, first: Delivery, before: Mapping[tuple[int, str], Mark | None], over: Callable[[], bool]
+        self, suspects: Sequence[Suspect], before: Mapping[tuple[int, str], Mark | None], over: Callable[[], bool]
     ) -> bool:
         """Wait until what was admitted is `over`; returns whether it is.
 
@@ -189,11 +181,12 @@ class Caution:
         desk.sendable.set()
         alone = True
         while not over():
-            paused = desk.lanes.holds(first.namespace)
+            paused = any(desk.lanes.holds(one.namespace) for _, one in suspects)
             if alone and (desk.pushed_back > pushed_back or paused or desk.clock() >= until):
                 alone = False
                 await self._put_back(before)
-            if desk.stopping.is_set() or paused or desk.clock() >= until or not self._is_ours(first.shard, place):
+            ours = all(self._is_ours(one.shard, place) for place, one in suspects)
+            if desk.stopping.is_set() or paused or desk.clock() >= until or not ours:
                 return False
             desk.readable.clear()
             if not over():

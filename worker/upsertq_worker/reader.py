@@ -9,7 +9,7 @@ from typing import Final
 
 from upsertq.errors import ServerUnavailable
 from upsertq.wire import Entry, UnknownEntry, decode
-from upsertq_worker.caution import PATIENCE, Caution
+from upsertq_worker.caution import PATIENCE, Caution, Suspect
 from upsertq_worker.desk import Desk
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place
@@ -78,7 +78,7 @@ class Reader:
         cautious = {shard: place for shard, place in self._places.items() if place.cautious}
         for place in self._places.values():
             place.barred = place.barred and place.cautious
-        self._desk.batcher.hurried = bool(cautious)
+        self._desk.batcher.hurried = any(place.among_inherited for place in self._places.values())
         if not cautious:
             self._barred_since = None
         elif all(place.barred for place in cautious.values()):
@@ -208,40 +208,65 @@ class Reader:
         )
 
     async def _send_suspects(self, cautious: Mapping[int, Place]) -> bool:
-        """Send the suspects of one shard that are next, once nothing else is in work; returns whether it did."""
+        """Send the suspects that are next, once nothing else is in work; returns whether it did."""
         desk = self._desk
         if self._barred_since is None:
             self._barred_since = desk.clock()
         quiet = desk.idle_but(desk.paused_namespaces())
         if not quiet and desk.clock() - self._barred_since < PATIENCE:
             return False
-        shard, place = next(iter(cautious.items()))
-        if desk.clock() < place.settled_at:
+        settled_at = max(place.settled_at for place in cautious.values())
+        if desk.clock() < settled_at:
             # nothing of a suspect has to wait for its turn then
-            await signalled(desk.stopping, place.settled_at - desk.clock())
-            place.marks = None  # whoever lost the shard and lives may have said so
+            await signalled(desk.stopping, settled_at - desk.clock())
+            for place in cautious.values():
+                place.marks = None  # whoever lost the shard and lives may have said so
             return True
-        deliveries = await self._queue.read({shard: place.cursor}, READ_ENTRIES, 0.0)
+        cursors = {shard: place.cursor for shard, place in cautious.items()}
+        deliveries = await self._queue.read(cursors, READ_ENTRIES, 0.0)
         stale = await self._find_stale(deliveries)
-        place.barred = False
-        if not self._is_current(shard, place) or not deliveries or not self._stops_at_suspect(place, deliveries[0]):
-            return True
-        place.barred = False
-        first = deliveries[0]
-        if place.waits(first.namespace):
-            place.park(first.namespace, first.stream_id, unseen=place.pass_by(first.stream_id))
-        elif not quiet or first.fields is None or desk.lanes.holds(first.namespace):
-            place.exonerate([first.stream_id])
-        else:
-            cohort = self._caution.cohort(place, deliveries)
 
-            def admit(delivery: Delivery, *, stepwise: bool) -> Held | None:
-                known = (delivery.shard, delivery.stream_id) in stale
-                return self._take_in(place, delivery, stepwise=stepwise, stale=known)
+        def admit(place: Place, delivery: Delivery, *, stepwise: bool) -> Held | None:
+            known = (delivery.shard, delivery.stream_id) in stale
+            return self._take_in(place, delivery, stepwise=stepwise, stale=known)
 
-            await self._caution.send(place, cohort, admit)
-            place.exonerate([delivery.stream_id for delivery in cohort])
+        suspects = self._next_suspects(cautious, deliveries, quiet=quiet)
+        if suspects:
+            await self._caution.send(suspects, admit)
+        for place, delivery in suspects:
+            place.exonerate([delivery.stream_id])
         return True
+
+    def _next_suspects(
+        self, cautious: Mapping[int, Place], deliveries: Sequence[Delivery], *, quiet: bool
+    ) -> list[Suspect]:
+        """Choose of what comes next in these shards the suspects that may be sent together.
+
+        A shard where something else comes next is left to ordinary reading; so are suspects that may not be sent now,
+        or when there is no quiet to be had.
+        """
+        cohort: list[Suspect] = []
+        for shard, place in cautious.items():
+            coming = [one for one in deliveries if one.shard == shard]
+            place.barred = bool(coming)
+            for delivery in coming if self._is_current(shard, place) else ():
+                mark = (place.marks or {}).get(delivery.stream_id)
+                if mark is None or not place.expects(delivery.namespace, delivery.stream_id):
+                    place.barred = False
+                    break
+                if place.waits(delivery.namespace):
+                    place.park(delivery.namespace, delivery.stream_id, unseen=place.pass_by(delivery.stream_id))
+                elif not quiet or delivery.fields is None or self._desk.lanes.holds(delivery.namespace):
+                    place.exonerate([delivery.stream_id])
+                    place.barred = False
+                    break
+                elif mark.singly and not cohort:
+                    return [(place, delivery)]
+                elif mark.singly or (sum(one.records for _, one in cohort) + delivery.records > COHORT and cohort):
+                    break
+                else:
+                    cohort.append((place, delivery))
+        return cohort
 
     def _stops_at_suspect(self, place: Place, delivery: Delivery) -> bool:
         """Whether this entry has to wait because it is a suspect, or behind one."""

@@ -12,6 +12,8 @@ from typing import Final
 
 COHORT: Final = 25
 """Records that suspects are sent by while it is not known which of them is at fault: as many as an entry holds."""
+COMPANY: Final = 16 * COHORT
+"""Records that may be in work at a time of what an earlier holder left: 16 rounds of suspects, should a worker die."""
 DEATHS: Final = 4
 """Workers that died over a record before it is given up: unseen, in company, in a cohort, alone. It is delivered then
 for the fifth time."""
