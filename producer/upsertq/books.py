@@ -1,5 +1,6 @@
 """Owns what the books are: the counters of a shard, a run or a queue, and the identity that they must meet."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
@@ -53,10 +54,14 @@ def of_reply(reply: Sequence[bytes | None]) -> Books:
     return Books(*(int(value or 0) for value in reply))
 
 
-def pairs(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, bytes]:
-    """A hash by name: redis-py makes a dict of some replies and leaves others a flat list."""
-    found = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
-    return {name.decode("utf-8", "backslashreplace"): value for name, value in found.items()}
+def reasons_of(parts: Iterable[Mapping[str, bytes]]) -> dict[str, int]:
+    """Dead letters by reason out of the books of all shards, the most frequent first."""
+    found: Counter[str] = Counter()
+    for part in parts:
+        for name, count in part.items():
+            if name.startswith(REASON):
+                found[name.removeprefix(REASON)] += int(count)
+    return {reason: found[reason] for reason in sorted(found, key=lambda name: (-found[name], name)) if found[reason]}
 
 
 def total(parts: Iterable[Books]) -> Books:

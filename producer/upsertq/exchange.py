@@ -5,7 +5,7 @@ go wrong with a command comes back as a value. This module decides; the two driv
 """
 
 import random
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha1
@@ -17,6 +17,20 @@ from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
 T = TypeVar("T")
 Argument: TypeAlias = str | bytes | int
 Command: TypeAlias = Sequence[Argument]
+
+
+Hash: TypeAlias = Mapping[bytes, bytes] | Sequence[bytes]
+"""The reply to HGETALL: a mapping, or in a pipeline a flat list."""
+
+
+def pairs(reply: Hash) -> Mapping[bytes, bytes]:
+    """A hash by field, in whichever form the client left it."""
+    return reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def named(reply: Hash) -> dict[str, bytes]:
+    """The same with its fields as text."""
+    return {name.decode("utf-8", "backslashreplace"): value for name, value in pairs(reply).items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class Intake:
         shards: what the queue must have; `None` for whatever it has.
         limits: the backlog to stay under.
         timeout: seconds to wait for room or for the server; 0 raises at once.
-        token: the ledger to continue; a fresh one unless given.
+        token: the ledger to continue, by records with the ordinals that they had; a fresh one unless given.
         ledger_ms: how long, in milliseconds, the ledger outlives the last enqueue.
         max_dead: dead letters in the queue at which nothing more is enqueued; `None` for no limit.
 

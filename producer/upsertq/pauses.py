@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
 from upsertq.keys import QueueKeys
 
 QUEUE: Final = "queue"
@@ -94,7 +94,7 @@ def clear_pause(
     (reply,) = yield from persistently(ask_all([["HGETALL", keys.lanes]]), patience, "read the paused lanes")
     before = of_reply(reply)
     # all: by name, so that a pause of this very moment stays, and with those whose notes nobody can read
-    fields = [scope] if scope is not None else list(_notes(reply))
+    fields = [scope] if scope is not None else list(pairs(reply))
     if fields:
         yield from persistently(ask_all([["HDEL", keys.lanes, *fields]]), patience, "end the pause")
     ended = {name: paused for name, paused in before.items() if scope in {None, name}}
@@ -104,15 +104,11 @@ def clear_pause(
 def of_reply(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, Paused]:
     """The pauses out of an HGETALL, by scope; a note that cannot be read is passed over."""
     found = {}
-    for scope, noted in sorted(_notes(reply).items()):
+    for scope, noted in sorted(pairs(reply).items()):
         paused = _read(noted)
         if paused is not None:
             found[scope.decode("utf-8", "backslashreplace")] = paused
     return found
-
-
-def _notes(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> Mapping[bytes, bytes]:
-    return reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _read(noted: bytes) -> Paused | None:

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 from upsertq import books
 from upsertq.books import COUNTERS, Books
-from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.exchange import Conversation, Patience, ask_all, named, persistently
 from upsertq.keys import QueueKeys
-from upsertq.standing import reasons_of
 
 DEFAULT_NAMESPACE: Final = "__default__"
 LSN: Final = "lsn:"
@@ -78,12 +77,12 @@ def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversa
     commands = [["HGET", keys.runs, run] if run else ["HGET", keys.meta, "created"]]
     commands += [["HGETALL", keys.shard(k).run(run) if run else keys.shard(k).books] for k in range(shards)]
     first, *replies = yield from persistently(ask_all(commands), patience, "read the receipt")
-    parts = [books.pairs(reply) for reply in replies]
+    parts = [named(reply) for reply in replies]
     return Receipt(
         queue=keys.queue,
         run=run,
         books=books.total(books.of_reply([part.get(name) for name in COUNTERS]) for part in parts),
-        reasons=reasons_of(parts),
+        reasons=books.reasons_of(parts),
         requests=_sum(parts, "requests"),
         retries=_sum(parts, "retries"),
         posted_bytes=_sum(parts, "posted"),

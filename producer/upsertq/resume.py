@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
 from upsertq.keys import QueueKeys, shard_of
 from upsertq.wire import default_namespace
 
@@ -82,7 +82,7 @@ def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Pati
     if int(replies[1]) <= REMEMBERED:
         return
     (known,) = yield from persistently(ask_all([["HGETALL", keys.loads]]), patience, "read the noted loads")
-    old: list[bytes] = [field for field, told in _pairs(known) if _attempt(told).expired(attempt.since)]
+    old: list[bytes] = [field for field, told in pairs(known).items() if _attempt(told).expired(attempt.since)]
     if old:
         yield from persistently(ask_all([["HDEL", keys.loads, *old]]), patience, "forget expired loads")
 
@@ -94,14 +94,9 @@ def read_ledger(keys: QueueKeys, shards: int, token: str, patience: Patience) ->
     renew: list[list[str | int]] = [["PEXPIRE", name, LEDGER_MS] for name in names]
     yield from persistently(ask_all(renew), patience, "renew the load's ledger")
     replies = yield from persistently(ask_all([["HGETALL", name] for name in names]), patience, "read the ledger")
-    return Ledger(shards, [{space.decode("ascii"): int(last) for space, last in _pairs(reply)} for reply in replies])
-
-
-def _pairs(reply: Any) -> list[tuple[bytes, bytes]]:
-    # RESP2 gives a flat list unless the client made a mapping of it
-    if isinstance(reply, Mapping):
-        return list(reply.items())
-    return list(zip(reply[::2], reply[1::2], strict=True))
+    return Ledger(
+        shards, [{space.decode("ascii"): int(last) for space, last in pairs(reply).items()} for reply in replies]
+    )
 
 
 def _attempt(told: bytes) -> Attempt:

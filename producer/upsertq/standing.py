@@ -3,8 +3,7 @@
 It reads alone, and bears with whatever a worker of another version has written about itself.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import orjson
 
 from upsertq import books, pauses
 from upsertq.books import COUNTERS, Books
-from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
+from upsertq.exchange import Conversation, Patience, Script, ask_all, named, persistently, run_scripts
 from upsertq.keys import QueueKeys
 from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
@@ -21,7 +20,6 @@ GLANCE: Final = Script.load("upsertq", "glance")
 BEATS_MISSED: Final = 3
 """A worker whose last beat is older than so many intervals is gone."""
 DEFAULT_BEAT: Final = 5.0
-REASON: Final = "reason:"
 """What the counters of dead letters by reason begin with, in the books."""
 
 
@@ -146,33 +144,23 @@ def look(
     of_shards = replies[4:]
     now = int(seconds) + int(micros) / 1e6
     n = shape.shards
-    counters = [_pairs(reply) for reply in of_shards[:n]]
+    counters = [named(reply) for reply in of_shards[:n]]
     entries, oldest = yield from _backlog(keys, n, patience)
-    shown_runs = yield from _runs(keys, n, _pairs(runs), most_runs, patience)
+    shown_runs = yield from _runs(keys, n, named(runs), most_runs, patience)
     return Standing(
         shape=shape,
         run=run,
         at=now,
         books=books.total(books.of_reply([of_shard.get(name) for name in COUNTERS]) for of_shard in counters),
-        reasons=reasons_of(counters),
+        reasons=books.reasons_of(counters),
         entries=entries,
         oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
         leases=leases_of(of_shards[n : 2 * n], of_shards[2 * n :]),
-        workers=workers_of(_pairs(beats), now),
+        workers=workers_of(named(beats), now),
         paused=pauses.of_reply(lanes),
         runs=shown_runs,
-        runs_known=len(_pairs(runs)),
+        runs_known=len(named(runs)),
     )
-
-
-def reasons_of(counters: Iterable[Mapping[str, bytes]]) -> dict[str, int]:
-    """The dead letters by reason out of the books of several shards, the most frequent first; none that has none."""
-    found: Counter[str] = Counter()
-    for of_shard in counters:
-        for name, count in of_shard.items():
-            if name.startswith(REASON):
-                found[name.removeprefix(REASON)] += int(count)
-    return {reason: found[reason] for reason in sorted(found, key=lambda name: (-found[name], name)) if found[reason]}
 
 
 def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple[Lease, ...]:
@@ -239,9 +227,3 @@ def _runs(
         RunStanding(run, int(known[run]) / 1000, books.total(found[i * shards : (i + 1) * shards]))
         for i, run in enumerate(newest)
     )
-
-
-def _pairs(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, bytes]:
-    """A hash by name: redis-py makes a dict of some replies and leaves others a flat list."""
-    pairs = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
-    return {name.decode("utf-8", "backslashreplace"): value for name, value in pairs.items()}

@@ -11,7 +11,7 @@ import orjson
 
 from upsertq.books import COUNTERS, Books, of_reply, total
 from upsertq.errors import ServerRefused, ServerUnavailable
-from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
+from upsertq.exchange import Argument, Conversation, Hash, Script, Trouble, ask_all, named, run_scripts, worst
 from upsertq.keys import CONSUMER, GROUP, QueueKeys
 from upsertq.letter import encode_letter, is_superseded, mark_field
 from upsertq.pauses import Paused, note
@@ -207,10 +207,8 @@ def _figures(place: int, postage: Postage | None) -> list[Argument]:
     return [part for name, value in (postage.figures() if postage else {}).items() for part in (place, name, value)]
 
 
-def _texts(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, str]:
-    """A hash out of HGETALL, which redis-py leaves a flat list in a pipeline."""
-    pairs = reply if isinstance(reply, Mapping) else dict(zip(reply[::2], reply[1::2], strict=True))
-    return {name.decode("ascii", "replace"): value.decode("ascii", "replace") for name, value in pairs.items()}
+def _texts(reply: Hash) -> dict[str, str]:
+    return {name: value.decode("ascii", "replace") for name, value in named(reply).items()}
 
 
 def _shard(settlement: Settlement) -> int:
