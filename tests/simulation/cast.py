@@ -66,7 +66,7 @@ class Cast:
             self.spoilt, self.incidents, self.replays = 0.02, rng.randrange(3), 0
         elif self.climate == "parked":  # more than fits in memory of namespaces that must wait, others between
             self.shards, self.workers, self.incidents = rng.choice((1, 1, 2)), rng.choice((1, 2)), rng.randrange(4)
-            self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(3, 10)
+            self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(5, 30)
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
         if self.climate in {"graves", "moods"}:
@@ -109,6 +109,8 @@ class Cast:
             case "graves" | "moods" | "parked":
                 weather.mishaps, weather.sick, weather.latency = 0.02, {}, 0.001 * self.lease
                 weather.troubles = rng.choice((0.0, 0.05))
+                if self.climate == "parked":
+                    weather.troubles, weather.kinds = rng.choice((0.0, 0.3)), {Trouble.LOST: 1.0, Trouble.SLOW: 0.1}
             case _:
                 pass
         return weather

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from model_queue import ModelQueue
 from planted_deaths import PLANTED_DEATHS
+from planted_reading import PLANTED_READING
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
 from upsertq_worker import sender
@@ -231,5 +232,6 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     pending_ignored: "",
     older_versions_not_superseded: "",
     **PLANTED_DEATHS,
+    **PLANTED_READING,
 }
 """Every planted bug, and the climate in which it shows soon (`""`: any)."""

@@ -118,8 +118,9 @@ class Reader:
         deliveries = [
             one for one in deliveries if one.shard not in brought and not self._stops_at_suspect(places[one.shard], one)
         ]
-        stale = await self._find_stale(deliveries)
         await self._caution.mark_company((places[one.shard], one) for one in deliveries)
+        # last: what is settled after this was asked must not be missed
+        stale = await self._find_stale(deliveries)
         for delivery in deliveries:
             place = places[delivery.shard]
             if self._is_current(delivery.shard, place):
