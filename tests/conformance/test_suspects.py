@@ -102,7 +102,7 @@ async def test_marks_are_written_changed_and_taken_away(bench: Bench) -> None:
     company = str(Mark(Stage.COMPANY))
     await worker.mark(OURS, {place(one): company for one in read})
     assert bench.noted() == {place(one): "company by me:with by spaces" for one in read}
-    alone = Mark(Stage.RECORD, 3, (1, 2))
+    alone = Mark(Stage.ALONE, 3, (1, 2))
     await worker.mark(OURS, {place(first): str(alone), place(second): ""})
     found = await worker.marks([0, 1])
     assert Mark.parse(found[first.shard][first.stream_id]) == alone
@@ -117,10 +117,10 @@ async def test_the_same_call_again_changes_nothing(bench: Bench) -> None:
     worker = await bench.holder()
     (first, second) = await read_all(worker)
     for _ in range(2):
-        await worker.mark(OURS, {place(first): "cohort", place(second): ""})
-        assert bench.noted() == {place(first): "cohort by me"}
+        await worker.mark(OURS, {place(first): "alone", place(second): ""})
+        assert bench.noted() == {place(first): "alone by me"}
     await worker.mark(OURS, {})
-    assert bench.noted() == {place(first): "cohort by me"}
+    assert bench.noted() == {place(first): "alone by me"}
 
 
 async def test_only_what_is_pending_is_marked(bench: Bench) -> None:
@@ -137,7 +137,7 @@ async def test_only_what_is_pending_is_marked(bench: Bench) -> None:
     await worker.mark(OURS, {place(one): "company", **dict.fromkeys(unread, "company"), **never})
     assert bench.noted() == {place(one): "company by me"}
     await worker.settle(OURS, [acked(one)])
-    await worker.mark(OURS, {place(one): "cohort"})
+    await worker.mark(OURS, {place(one): "alone"})
     assert bench.noted() == {}
 
 
@@ -159,9 +159,9 @@ async def test_a_fenced_settling_leaves_the_mark(bench: Bench) -> None:
     old = await bench.holder("old")
     (one,) = await read_all(old)
     new = await bench.holder("new")
-    await new.mark({one.shard: 2}, {place(one): "cohort"})
+    await new.mark({one.shard: 2}, {place(one): "alone"})
     assert await old.settle(OURS, [acked(one)]) == {one.shard}
-    assert bench.noted() == {place(one): "cohort by new"}
+    assert bench.noted() == {place(one): "alone by new"}
 
 
 async def test_a_former_holder_changes_its_own_marks_alone(bench: Bench) -> None:
@@ -170,15 +170,15 @@ async def test_a_former_holder_changes_its_own_marks_alone(bench: Bench) -> None
     old = await bench.holder("old")
     read = await read_all(old)
     mine, theirs, unmarked, changed = (place(one) for one in read[:4])
-    await old.mark(OURS, {mine: "company", theirs: "company", changed: "record at 2"})
+    await old.mark(OURS, {mine: "company", theirs: "company", changed: "alone at 2"})
     new = await bench.holder("new")
-    await new.mark({0: 2, 1: 2}, {theirs: "cohort"})
-    assert bench.noted() == {mine: "company by old", theirs: "cohort by new", changed: "record at 2 by old"}
-    await old.mark(OURS, {mine: "", theirs: "", unmarked: "company", changed: "cohort"})
-    assert bench.noted() == {theirs: "cohort by new", changed: "cohort by old"}
+    await new.mark({0: 2, 1: 2}, {theirs: "alone"})
+    assert bench.noted() == {mine: "company by old", theirs: "alone by new", changed: "alone at 2 by old"}
+    await old.mark(OURS, {mine: "", theirs: "", unmarked: "company", changed: "alone"})
+    assert bench.noted() == {theirs: "alone by new", changed: "alone by old"}
     # it may not even know an epoch any more
     await old.mark({}, {theirs: "company", unmarked: "company", changed: ""})
-    assert bench.noted() == {theirs: "cohort by new"}
+    assert bench.noted() == {theirs: "alone by new"}
 
 
 async def test_a_name_that_ends_like_another_is_another(bench: Bench) -> None:
@@ -203,10 +203,10 @@ async def test_with_another_epoch_it_is_another_holder(bench: Bench) -> None:
     await worker.mark(OURS, {place(first): "company"})
     await bench.holder("other")
     await bench.holder("me")
-    await worker.mark(OURS, {place(first): "cohort", place(second): "cohort"})
-    assert bench.noted() == {place(first): "cohort by me"}
-    await worker.mark({0: 3, 1: 3}, {place(second): "cohort"})
-    assert bench.noted() == {place(first): "cohort by me", place(second): "cohort by me"}
+    await worker.mark(OURS, {place(first): "alone", place(second): "alone"})
+    assert bench.noted() == {place(first): "alone by me"}
+    await worker.mark({0: 3, 1: 3}, {place(second): "alone"})
+    assert bench.noted() == {place(first): "alone by me", place(second): "alone by me"}
 
 
 @pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
@@ -223,9 +223,9 @@ async def test_a_full_server_takes_marks(kind: ServerKind, make_server: Callable
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             sync.set("x", "y")
         await worker.mark(OURS, {place(one): "company" for one in read})
-        await worker.mark(OURS, {place(read[0]): "record at 0 dead 3", place(read[1]): ""})
+        await worker.mark(OURS, {place(read[0]): "again at 0 dead 3", place(read[1]): ""})
         assert len(bench.noted()) == 5
-        assert bench.noted()[place(read[0])] == "record at 0 dead 3 by me"
+        assert bench.noted()[place(read[0])] == "again at 0 dead 3 by me"
         assert await worker.settle(OURS, [acked(one) for one in read]) == frozenset()
         assert bench.noted() == {}
         await connection.close()

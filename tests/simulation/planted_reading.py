@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from upsertq_worker import hold
+from upsertq_worker import shedding
 from upsertq_worker.caution import Caution
 from upsertq_worker.hold import Hold
 from upsertq_worker.parking import Parking
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.versions import Held
 
 ROWS: Final = 25
 """Records of an entry at most."""
@@ -30,7 +28,7 @@ def convicted_in_company() -> AbstractContextManager[Any]:
 
     def hasty(text: str) -> Mark:
         mark = parse(text)
-        return Mark(Stage.COHORT, None, tuple(range(ROWS))) if mark.stage is Stage.COMPANY else mark
+        return Mark(Stage.ALONE, None, tuple(range(ROWS))) if mark.stage is Stage.COMPANY else mark
 
     return patch.object(Mark, "parse", hasty)
 
@@ -56,13 +54,13 @@ def marks_of_the_living_count() -> Iterator[None]:
         yield
 
 
-def row_convicted_in_a_cohort() -> AbstractContextManager[Any]:
-    """A death in a cohort counts as one alone: its first record is given up."""
+def convicted_in_company_alone() -> AbstractContextManager[Any]:
+    """A death in company counts as two alone: the first record of each suspect is given up."""
     parse = Mark.parse
 
     def hasty(text: str) -> Mark:
         mark = parse(text)
-        return Mark(Stage.RECORD, 0, mark.dead) if mark.stage is Stage.COHORT and not mark.dead else mark
+        return Mark(Stage.AGAIN, 0, mark.dead) if mark.stage is Stage.COMPANY else mark
 
     return patch.object(Mark, "parse", hasty)
 
@@ -94,35 +92,32 @@ def parked_for_ever() -> AbstractContextManager[Any]:
 
 def touched_ones_shed() -> AbstractContextManager[Any]:
     """What may still take effect, or has a newer version under way, is put aside too."""
-    return patch.object(hold, "_touched", lambda version: version not in version.chain.waiting)
+    return patch.object(shedding, "_touched", lambda version: version not in version.chain.waiting)
 
 
-def keys_cut_in_two() -> AbstractContextManager[Any]:
-    """Of a key some versions are put aside, and older ones kept."""
+def older_ones_shed() -> AbstractContextManager[Any]:
+    """The oldest entries are put aside, so that newer ones overtake them."""
+    shed = Hold.shed
 
-    def cut(_self: Hold, entries: list[Held], spare: int) -> int:
-        kept = list(accumulate((held.weight for held in entries), initial=0))
-        found = len(entries)
-        for position in range(len(entries) - 1, -1, -1):
-            if entries[position].open < len(entries[position].versions) or kept[position] < spare:
-                break
-            if any(hold._touched(version) for version in entries[position].versions):
-                break
-            found = position
-        return found
+    def upside_down(self: Hold, namespace: str, spare: int) -> dict[int, list[str]]:
+        for entries in self._held.values():
+            turned = list(reversed(entries.items()))
+            entries.clear()
+            entries.update(turned)
+        return shed(self, namespace, spare)
 
-    return patch.object(Hold, "_cut", cut)
+    return patch.object(Hold, "shed", upside_down)
 
 
 PLANTED_READING: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     convicted_in_company: "kills",
-    row_convicted_in_a_cohort: "kills",
+    convicted_in_company_alone: "kills",
     marks_of_the_living_count: "starved",
     suspects_never_alone: "deadly",
     taken_in_again: "parked",
     parked_ones_overtaken: "parked",
     parked_for_ever: "parked",
     touched_ones_shed: "parked",
-    keys_cut_in_two: "parked",
+    older_ones_shed: "parked",
 }
 """Each of them, and the climate in which it shows soon (`""`: any)."""

@@ -4,7 +4,8 @@ What a mark means is decided in `upsertq_worker.suspicion`.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from upsertq.errors import ServerUnavailable
@@ -12,7 +13,7 @@ from upsertq.letter import Reason, Verdict
 from upsertq_worker.desk import Desk
 from upsertq_worker.places import Place
 from upsertq_worker.seams import Delivery, QueueSeam
-from upsertq_worker.suspicion import COMPANY, DEATHS, Mark, Stage
+from upsertq_worker.suspicion import COMPANY, COMPANY_BEHIND, DEATHS, HEAD, Mark, Stage
 from upsertq_worker.versions import Held, Version
 from upsertq_worker.wait import signalled
 
@@ -20,10 +21,9 @@ log = logging.getLogger("upsertq.worker")
 
 PATIENCE: Final = 10.0
 """Seconds that everything else waits for suspects; what takes longer is no crash, and goes on in company."""
-
-
-Suspect = tuple[Place, Delivery]
-"""An entry that is to be sent alone, and where its shard is read."""
+GUILTY: Final = 5.0
+"""Seconds for which a death is held against what is in work alone: what kills does so at once."""
+_STREAM_ID: Final = re.compile(r"\d{1,20}-\d{1,20}")
 
 
 class Admit(Protocol):
@@ -51,6 +51,9 @@ class Caution:
         self._company: dict[tuple[int, str], tuple[str, int]] = {}
         """Namespace and records of the entries that are in work in company, and marked so."""
 
+        self._taken = 0
+        """Records taken in company since shards were gained."""
+
     async def clear_us(self, places: Mapping[int, Place]) -> None:
         """Say of what we had in work in shards that we lost that nobody died of it."""
         lost = {key: before for key, before in self._before.items() if key[0] not in places}
@@ -59,14 +62,27 @@ class Caution:
             for key in lost:
                 self._forget(key)
 
+    async def clear_aside(self, places: Mapping[int, Place]) -> None:
+        """Say of what was put aside, or left on the server, that it is not in work; forget what is settled."""
+        desk = self._desk
+        if desk.unsettled or desk.hold.settlements:
+            return  # not known yet which of it is settled
+        gone = {key: before for key, before in self._before.items() if key[0] in places and not desk.hold.knows(*key)}
+        aside = {key: before for key, before in gone.items() if places[key[0]].parked}
+        await self._put_back(aside)  # of what is settled there is no mark to be taken
+        for key in gone:
+            self._forget(key)
+
     async def learn(self, places: Mapping[int, Place]) -> None:
         """Read the marks of the shards that were gained."""
         unknown = {shard: place for shard, place in places.items() if place.marks is None}
         if not unknown:
             return
         found = await self._queue.marks(list(unknown))
+        self._taken = 0
         for shard, place in unknown.items():
-            marks = {stream_id: Mark.parse(text) for stream_id, text in found[shard].items()}
+            noted = found[shard].items()
+            marks = {stream_id: Mark.parse(text) for stream_id, text in noted if _STREAM_ID.fullmatch(stream_id)}
             for key in [key for key in self._before if key[0] == shard]:
                 # this worker made it and lives: it says nothing
                 before = self._before[key]
@@ -79,14 +95,15 @@ class Caution:
                 log.warning("shard %d: %d entries were in work when a worker died: they go alone", shard, len(marks))
 
     def room(self, places: Mapping[int, Place], troubled: set[str]) -> int:
-        """Records that may be taken in company before others are settled.
+        """Records that may be taken in company before others are settled; 0 while there is room for few.
 
         Whatever is in company when the worker dies is suspected afterwards: so there is not much of it.
         """
-        for key in [key for key in self._before if key[0] in places and not self._desk.hold.knows(*key)]:
-            self._forget(key)
+        for key in [key for key in self._company if key[0] in places and not self._desk.hold.knows(*key)]:
+            del self._company[key]
         in_work = sum(records for namespace, records in self._company.values() if namespace not in troubled)
-        return COMPANY - in_work
+        window = COMPANY if self._taken < HEAD else COMPANY_BEHIND
+        return window - in_work if in_work <= window // 2 else 0
 
     async def mark_company(self, deliveries: Iterable[tuple[Place, Delivery]]) -> None:
         """Mark what was read by an earlier holder, before anything is made of it."""
@@ -102,17 +119,37 @@ class Caution:
                 marks[key] = str(Mark(Stage.COMPANY))
                 self._before[key] = None
                 self._company[key] = (delivery.namespace, delivery.records)
+                self._taken += delivery.records
         if marks:
             await self._queue.mark(self._desk.leases.epochs, marks)
 
-    async def send(self, suspects: Sequence[Suspect], admit: Admit) -> None:
-        """Send these suspects while nothing else is in work; where a worker died of some of them, it is one entry."""
-        place, first = suspects[0]
-        mark = (place.marks or {})[first.stream_id]
-        if mark.singly:
-            await self._one_by_one(place, first, mark.convicted(), admit)
-        else:
-            await self._together(suspects, admit)
+    async def send(self, place: Place, delivery: Delivery, admit: Admit) -> None:
+        """Send the records of a suspect one by one while nothing else is in work."""
+        found = (place.marks or {})[delivery.stream_id]
+        before, mark = {(delivery.shard, delivery.stream_id): found}, found.after_death()
+        held = admit(place, delivery, stepwise=True)
+        if held is None or not held.open:
+            return
+        left = [version for version in held.versions if version.row not in mark.dead]
+        left.sort(key=lambda version: version.row != mark.row)
+        for version in held.versions:
+            if version.row in mark.dead:
+                self._give_up(version, len(held.versions))
+        if not left:
+            self._desk.settleable.set()
+        try:
+            while left:
+                await self._mark(before, mark.at(left[0].row))
+                self._desk.hold.step(left.pop(0), self._desk.clock())
+                if not await self._see_through(place, delivery, before, lambda: held.open <= len(left)):
+                    break
+            else:
+                await self._put_back(before)  # its settling may take long yet
+        finally:
+            # the rest goes in company where this is no matter of moments
+            for version in left:
+                self._desk.hold.step(version, self._desk.clock())
+            self._desk.sendable.set()
 
     async def end(self) -> None:
         """Take back the marks of what is not settled: this worker ends without being killed by it."""
@@ -126,40 +163,9 @@ class Caution:
         self._company.pop(key, None)
         self._before.pop(key, None)
 
-    async def _together(self, cohort: Sequence[Suspect], admit: Admit) -> None:
-        before = {(one.shard, one.stream_id): (place.marks or {}).get(one.stream_id) for place, one in cohort}
-        await self._mark(before, Mark(Stage.COHORT))
-        for place, delivery in cohort:
-            admit(place, delivery, stepwise=False)
-        await self._see_through(cohort, before, lambda: self._desk.idle_but(self._desk.paused_namespaces()))
-
-    async def _one_by_one(self, place: Place, delivery: Delivery, mark: Mark, admit: Admit) -> None:
-        before = {(delivery.shard, delivery.stream_id): mark}
-        await self._mark(before, mark)
-        held = admit(place, delivery, stepwise=True)
-        if held is None or not held.open:
-            return
-        left = [version for version in held.versions if version.row not in mark.dead]
-        for version in held.versions:
-            if version.row in mark.dead:
-                self._give_up(version, len(held.versions))
-        if not left:
-            self._desk.settleable.set()
-        try:
-            while left:
-                await self._mark(before, mark.at(left[0].row))
-                self._desk.hold.step(left.pop(0), self._desk.clock())
-                if not await self._see_through([(place, delivery)], before, lambda: held.open <= len(left)):
-                    break
-        finally:
-            # the rest goes in company where this is no matter of moments
-            for version in left:
-                self._desk.hold.step(version, self._desk.clock())
-            self._desk.sendable.set()
-
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)
-        message = f"{DEATHS} workers died one after the other while they had it, the last one while it had nothing else"
+        message = f"{DEATHS} workers died or fell silent while they had it, the last two while they had nothing else"
         log.warning("dead: %s: %s", version.id, message)
         path = f"{of} 1" if of > 1 else "1"
         verdict = Verdict(
@@ -169,24 +175,24 @@ class Caution:
         self._desk.hold.bury(version, verdict)
 
     async def _see_through(
-        self, suspects: Sequence[Suspect], before: Mapping[tuple[int, str], Mark | None], over: Callable[[], bool]
+        self, place: Place, suspect: Delivery, before: Mapping[tuple[int, str], Mark | None], over: Callable[[], bool]
     ) -> bool:
-        """Wait until what was admitted is `over`; returns whether it is.
+        """Wait until what was stepped to is `over`; returns whether it is.
 
-        The marks say that it is in work alone until the service lets it wait: that may take long, and a worker that
+        The mark says that it is in work alone until the service lets it wait: that may take long, and a worker that
         dies meanwhile says nothing about it.
         """
         desk = self._desk
-        pushed_back, until = desk.pushed_back, desk.clock() + PATIENCE
+        pushed_back, until, guilty_until = desk.pushed_back, desk.clock() + PATIENCE, desk.clock() + GUILTY
         desk.sendable.set()
         alone = True
         while not over():
-            paused = any(desk.lanes.holds(one.namespace) for _, one in suspects)
-            if alone and (desk.pushed_back > pushed_back or paused or desk.clock() >= until):
+            paused = desk.lanes.holds(suspect.namespace)
+            slow = desk.clock() >= guilty_until or desk.pushed_back > pushed_back
+            if alone and (slow or paused or desk.stopping.is_set()):
                 alone = False
                 await self._put_back(before)
-            ours = all(self._is_ours(one.shard, place) for place, one in suspects)
-            if desk.stopping.is_set() or paused or desk.clock() >= until or not ours:
+            if desk.stopping.is_set() or paused or desk.clock() >= until or not self._is_ours(suspect.shard, place):
                 return False
             desk.readable.clear()
             if not over():

@@ -29,6 +29,8 @@ class Gates:
     _gates: dict[str, Gate] = field(default_factory=dict)
     _rated: dict[str, float] = field(default_factory=dict)
     """When namespaces were told last that they are too fast."""
+    _failing: dict[str, float] = field(default_factory=dict)
+    """When namespaces were pushed back first since their last success."""
 
     def of(self, namespace: str) -> Gate:
         """The gate of this namespace."""
@@ -56,12 +58,14 @@ class Gates:
 
     def succeeded(self, namespace: str) -> None:
         """A request of this namespace was answered as it should be."""
+        self._failing.pop(namespace, None)
         self.of(namespace).succeeded()
         self.budget.succeeded()
 
     def pushed_back(self, namespace: str, busy: Busy, started: float, now: float, rng: random.Random) -> None:
         """A request of this namespace that started at `started` had `busy` for an outcome."""
         too_fast = busy.kind == "rate"
+        self._failing.setdefault(namespace, now)
         self.of(namespace).pushed_back(started, now, busy.retry_after, rng, too_fast=too_fast)
         self.budget.failed(now, rng)
         if too_fast:
@@ -72,6 +76,10 @@ class Gates:
         if self._rated:
             self._rated = {namespace: at for namespace, at in self._rated.items() if at >= since}
         return set(self._rated)
+
+    def failing(self, since: float) -> set[str]:
+        """The namespaces of which requests failed, and none passed, since that time or longer."""
+        return {namespace for namespace, at in self._failing.items() if at <= since}
 
     def opens_at(self, namespace: str) -> float:
         """When a retry of this namespace may start."""

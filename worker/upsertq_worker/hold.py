@@ -10,11 +10,11 @@ Pure: it keeps what was read and not yet settled, decides, and does no I/O. Thre
 """
 
 import heapq
-from collections import Counter, deque
-from itertools import accumulate
+from collections import deque
 
 from upsertq.letter import Verdict
 from upsertq.wire import Entry, one_record
+from upsertq_worker.shedding import where_to_cut
 from upsertq_worker.versions import Chain, Fate, Grave, Held, Lane, Order, Settlement, Version, estimate
 
 
@@ -182,60 +182,44 @@ class Hold:
         self.settlements = [settlement for settlement in self.settlements if settlement.shard != shard]
 
     def shed(self, namespace: str, spare: int) -> dict[int, list[str]]:
-        """Forget the newest entries of a namespace of which nothing was sent, but for about `spare` bytes.
+        """Forget the newest entries of a namespace of which nothing was sent, but for `spare` bytes or a little more.
 
-        They stay pending on the server and are to be read again, in order. Of each shard a tail is forgotten, and every
-        key has all of its entries in that tail or none, so that no version is ever overtaken by one that is read again.
-        Returns their stream ids by shard, oldest first.
+        They stay pending on the server and are to be read again, in order: it is as if they had not been read yet. Of
+        each shard a tail is forgotten, never all. Returns the stream ids by shard, oldest first.
         """
         shed: dict[int, list[str]] = {}
         for shard, entries in self._held.items():
             of_namespace = [held for held in entries.values() if held.entry.namespace == namespace]
-            cut = self._cut(of_namespace, spare // len(self._held))
-            if len(of_namespace) > 1 and cut < len(of_namespace):
-                shed[shard] = [held.stream_id for held in of_namespace[cut:]]
-        for shard, stream_ids in shed.items():
-            for stream_id in stream_ids:
-                self._forget(self._held[shard].pop(stream_id))
+            cut = where_to_cut(of_namespace, spare // len(self._held))
+            for held in of_namespace[cut:]:
+                held.dropped = True
+                self._weigh(held, -1)
+                del entries[held.stream_id]
+                shed.setdefault(shard, []).append(held.stream_id)
+            if cut < len(of_namespace):
+                self._mend(shard, of_namespace[:cut], of_namespace[cut:])
         if shed:
             lane = self._lane(namespace)
-            lane.line = deque(chain for chain in lane.line if chain.entries)
+            lane.line = deque(chain for chain in lane.line if chain.waiting)
             lane.estimate = sum(chain.estimate for chain in lane.line)
         return shed
 
-    def _cut(self, entries: list[Held], spare: int) -> int:
-        """Where the tail that may be forgotten begins; it leaves `spare` bytes where it can, else less."""
-        kept = list(accumulate((held.weight for held in entries), initial=0))
-        cut = len(entries)
-        inside: Counter[int] = Counter()
-        whole = 0
-        for position in range(len(entries) - 1, -1, -1):
-            held = entries[position]
-            if held.open < len(held.versions) or any(_touched(version) for version in held.versions):
-                break
+    def _mend(self, shard: int, kept: list[Held], gone: list[Held]) -> None:
+        """Take what is gone out of the keys' chains, and forget the keys of which nothing is left."""
+        for held in gone:
             for version in held.versions:
                 chain = version.chain
-                if not inside[id(chain)]:
-                    whole += 1
-                inside[id(chain)] += 1
-                if inside[id(chain)] == chain.entries:
-                    whole -= 1
-            if not whole:
-                if kept[position] < spare and cut < len(entries):
-                    break
-                cut = position
-        return cut
-
-    def _forget(self, held: Held) -> None:
-        held.dropped = True
-        self._weigh(held, -1)
-        for version in held.versions:
-            chain = version.chain
-            chain.waiting.clear()
-            chain.entries -= 1
-            if not chain.entries:
+                chain.waiting.remove(version)
+                chain.entries -= 1
+                chain.queued = chain.queued and bool(chain.waiting)
                 chain.last = None
-                self._chains[held.shard].pop(chain.key, None)
+                if not chain.entries:
+                    del self._chains[shard][chain.key]
+        for held in kept:
+            held.newer = [newer for newer in held.newer if not newer.dropped]
+            for version in held.versions:
+                if version.chain.last is None or version.chain.last in kept:
+                    version.chain.last = held
 
     def _weigh(self, held: Held, sign: int) -> None:
         self.weight += sign * held.weight
@@ -353,12 +337,6 @@ class Hold:
 
 def _order(version: Version) -> Order:
     return version.order
-
-
-def _touched(version: Version) -> bool:
-    """Whether something of the version's key is under way, or was and may still take effect."""
-    chain = version.chain
-    return chain.flying is not None or version not in chain.waiting or chain.quarantined_until > 0
 
 
 def _settlement(held: Held) -> Settlement:

@@ -1,6 +1,6 @@
 """Owns which namespaces must not fill the memory for records read ahead, and what is put aside of them.
 
-A namespace in trouble of its own (paused, or held to its rate) keeps a share; what is beyond stays on the server, so
+A namespace in trouble (paused, held to its rate, failing) keeps a share; what is beyond stays on the server, so
 that the others' records are reached. It never decides what to send.
 """
 
@@ -12,8 +12,8 @@ from upsertq_worker.desk import Desk
 from upsertq_worker.places import Place
 from upsertq_worker.seams import NEW
 
-RATED_SECONDS: Final = 15.0
-"""How long after it was told to slow down a namespace is taken to be slow."""
+TROUBLED_SECONDS: Final = 15.0
+"""How long after it was called too fast a namespace is taken to be slow; how long it must have failed to be so."""
 
 
 class Parking:
@@ -24,16 +24,15 @@ class Parking:
         self._known: set[str] = set()
 
     def troubled(self) -> set[str]:
-        """The namespaces that keep others waiting.
+        """The namespaces of what is held that keep others waiting.
 
-        When the whole queue is paused, or nobody else is known beside a slow namespace, nobody waits for it: then the
-        stream is not searched for others.
+        When the whole queue is paused nobody does. Nobody waits for a namespace that is merely too fast where no other
+        one is known: the stream is not searched for one.
         """
-        desk = self._desk
-        if QUEUE in desk.lanes.paused:
+        weights = self._desk.hold.weights
+        if QUEUE in self._desk.lanes.paused:
             return set()
-        slow = desk.gates.rated(desk.clock() - RATED_SECONDS) if len(self._known) > 1 else set()
-        return slow | {namespace for namespace in desk.hold.weights if desk.lanes.holds(namespace)}
+        return {namespace for namespace in self._slow() | self._desk.paused_namespaces() if namespace in weights}
 
     def has_room(self, place: Place, namespace: str) -> bool:
         """Whether an entry of this namespace, which comes next in this shard, may be taken in."""
@@ -41,11 +40,13 @@ class Parking:
             self._known.add(namespace)
         if place.waits(namespace):
             return False
-        taken = self._desk.hold.weights.get(namespace, 0)
-        if not taken:
+        if not self._is_troubled(namespace):
             return True
-        troubled = self.troubled()
-        return namespace not in troubled or taken < self._share(troubled)
+        taken, troubled = self._desk.hold.weights.get(namespace, 0), self.troubled()
+        if taken:
+            return taken < self._share(troubled)
+        # one of each, to probe with; those beyond wait for these
+        return self._together(troubled) < max(1, self._desk.settings.read_ahead * 3 // 4)
 
     def make_room(self, places: Mapping[int, Place]) -> None:
         """Put aside what troubled namespaces have beyond their share."""
@@ -65,10 +66,24 @@ class Parking:
             return
         troubled, weights = self.troubled(), self._desk.hold.weights
         low = self._share(troubled) // 2
-        place.go_back(name for name in place.parked if name not in troubled or weights.get(name, 0) <= low)
+        room = self._together(troubled) < max(1, self._desk.settings.read_ahead // 4)
+        place.go_back(
+            name for name in place.parked if not self._is_troubled(name) or (room and weights.get(name, 0) <= low)
+        )
+
+    def _is_troubled(self, namespace: str) -> bool:
+        if QUEUE in self._desk.lanes.paused:
+            return False
+        return self._desk.lanes.holds(namespace) or namespace in self._slow()
+
+    def _slow(self) -> set[str]:
+        """Those that are too fast for the service, and those that nothing passes of."""
+        gates, since = self._desk.gates, self._desk.clock() - TROUBLED_SECONDS
+        return gates.failing(since) | (gates.rated(since) if len(self._known) > 1 else set())
 
     def _share(self, troubled: set[str]) -> int:
-        """Bytes that each of these may keep: half of all together, but an entry for each shard in any case."""
-        hold = self._desk.hold
-        least = len(self._desk.leases.epochs) * (hold.weight // hold.entries) if hold.entries else 0
-        return max(least, self._desk.settings.read_ahead // (2 * max(1, len(troubled))))
+        """Bytes that each of these may keep: half of all together."""
+        return self._desk.settings.read_ahead // (2 * max(1, len(troubled)))
+
+    def _together(self, troubled: set[str]) -> int:
+        return sum(self._desk.hold.weights.get(namespace, 0) for namespace in troubled)

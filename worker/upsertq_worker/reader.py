@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
-from upsertq.wire import Entry, UnknownEntry, decode
-from upsertq_worker.caution import PATIENCE, Caution, Suspect
+from upsertq.wire import ENTRY_RECORDS, Entry, UnknownEntry, decode
+from upsertq_worker.caution import PATIENCE, Caution
 from upsertq_worker.desk import Desk
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place
 from upsertq_worker.seams import NEW, Delivery, QueueSeam
-from upsertq_worker.suspicion import COHORT
 from upsertq_worker.versions import Held, Settlement
 from upsertq_worker.wait import Troubles, signalled
 
@@ -75,6 +74,7 @@ class Reader:
         if not self._places:
             return False
         await self._caution.learn(self._places)
+        await self._caution.clear_aside(self._places)
         cautious = {shard: place for shard, place in self._places.items() if place.cautious}
         for place in self._places.values():
             place.barred = place.barred and place.cautious
@@ -93,23 +93,25 @@ class Reader:
         if count:
             for place in places.values():
                 self._parking.bring_back(place)
-            await self._read(places, count)
-        return bool(count)
+            return await self._read(places, count) or self._desk.outage is None
+        return False
 
     def _room(self, places: Mapping[int, Place]) -> int:
         """Entries a shard that may be read now."""
         hold, budget = self._desk.hold, self._desk.settings.read_ahead
         left = budget - hold.weight
         if left <= 0:
-            return 0
+            # what is behind all that troubled namespaces have here may be for others
+            return int(bool(hold.weights) and hold.weights.keys() <= self._parking.troubled())
         mean = hold.weight // hold.entries if hold.entries else budget // 64
         count = max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(places))))
         if any(place.among_inherited for place in places.values()):
             records = self._caution.room(self._places, self._parking.troubled())
-            return min(count, max(1, records // (COHORT * len(places)))) if records > 0 else 0
+            return min(count, max(1, records // (ENTRY_RECORDS * len(places)))) if records else 0
         return count
 
-    async def _read(self, places: Mapping[int, Place], count: int) -> None:
+    async def _read(self, places: Mapping[int, Place], count: int) -> bool:
+        """Read up to `count` entries a shard; returns whether any was taken in."""
         cursors = {shard: place.cursor for shard, place in places.items()}
         waits = all(cursor == NEW for cursor in cursors.values())
         deliveries = await self._queue.read(cursors, count, READ_WAIT)
@@ -121,6 +123,7 @@ class Reader:
         await self._caution.mark_company((places[one.shard], one) for one in deliveries)
         # last: what is settled after this was asked must not be missed
         stale = await self._find_stale(deliveries)
+        held = self._desk.hold.entries
         for delivery in deliveries:
             place = places[delivery.shard]
             if self._is_current(delivery.shard, place):
@@ -132,8 +135,10 @@ class Reader:
                 place.pass_over()
         if self._desk.hold.stirred:
             self._desk.sendable.set()
+        taken_in = self._desk.hold.entries > held
         if idle:
             await self._look_for_strays()
+        return taken_in
 
     def _is_current(self, shard: int, place: Place) -> bool:
         return shard in self._desk.leases.epochs and self._places.get(shard) is place
@@ -189,8 +194,9 @@ class Reader:
         desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
         recovered = place.may_travel(stream_id, desk.clock())
         place.pass_by(stream_id)
-        place.take_up(delivery.namespace)
-        if delivery.fields is None:
+        if delivery.fields is not None:
+            place.take_up(delivery.namespace)
+        else:
             log.error(
                 "shard %d: entry %s is gone without being settled; `upsertq audit` will show it", shard, stream_id
             )
@@ -209,7 +215,7 @@ class Reader:
         )
 
     async def _send_suspects(self, cautious: Mapping[int, Place]) -> bool:
-        """Send the suspects that are next, once nothing else is in work; returns whether it did."""
+        """Send a suspect that is next, once nothing else is in work; returns whether it did something."""
         desk = self._desk
         if self._barred_since is None:
             self._barred_since = desk.clock()
@@ -223,51 +229,24 @@ class Reader:
             for place in cautious.values():
                 place.marks = None  # whoever lost the shard and lives may have said so
             return True
-        cursors = {shard: place.cursor for shard, place in cautious.items()}
-        deliveries = await self._queue.read(cursors, READ_ENTRIES, 0.0)
+        shard, place = next(iter(cautious.items()))
+        deliveries = await self._queue.read({shard: place.cursor}, 1, 0.0)
         stale = await self._find_stale(deliveries)
+        place.barred = False
+        if not self._is_current(shard, place) or not deliveries or not self._stops_at_suspect(place, deliveries[0]):
+            return True
+        (suspect,) = deliveries
+        if place.waits(suspect.namespace):
+            place.park(suspect.namespace, suspect.stream_id, unseen=place.pass_by(suspect.stream_id))
+            return True
+        if quiet and suspect.fields is not None and not desk.lanes.holds(suspect.namespace):
 
-        def admit(place: Place, delivery: Delivery, *, stepwise: bool) -> Held | None:
-            known = (delivery.shard, delivery.stream_id) in stale
-            return self._take_in(place, delivery, stepwise=stepwise, stale=known)
+            def admit(place: Place, delivery: Delivery, *, stepwise: bool) -> Held | None:
+                return self._take_in(place, delivery, stepwise=stepwise, stale=bool(stale))
 
-        suspects = self._next_suspects(cautious, deliveries, quiet=quiet)
-        if suspects:
-            await self._caution.send(suspects, admit)
-        for place, delivery in suspects:
-            place.exonerate([delivery.stream_id])
+            await self._caution.send(place, suspect, admit)
+        place.exonerate([suspect.stream_id])
         return True
-
-    def _next_suspects(
-        self, cautious: Mapping[int, Place], deliveries: Sequence[Delivery], *, quiet: bool
-    ) -> list[Suspect]:
-        """Choose of what comes next in these shards the suspects that may be sent together.
-
-        A shard where something else comes next is left to ordinary reading; so are suspects that may not be sent now,
-        or when there is no quiet to be had.
-        """
-        cohort: list[Suspect] = []
-        for shard, place in cautious.items():
-            coming = [one for one in deliveries if one.shard == shard]
-            place.barred = bool(coming)
-            for delivery in coming if self._is_current(shard, place) else ():
-                mark = (place.marks or {}).get(delivery.stream_id)
-                if mark is None or not place.expects(delivery.namespace, delivery.stream_id):
-                    place.barred = False
-                    break
-                if place.waits(delivery.namespace):
-                    place.park(delivery.namespace, delivery.stream_id, unseen=place.pass_by(delivery.stream_id))
-                elif not quiet or delivery.fields is None or self._desk.lanes.holds(delivery.namespace):
-                    place.exonerate([delivery.stream_id])
-                    place.barred = False
-                    break
-                elif mark.singly and not cohort:
-                    return [(place, delivery)]
-                elif mark.singly or (sum(one.records for _, one in cohort) + delivery.records > COHORT and cohort):
-                    break
-                else:
-                    cohort.append((place, delivery))
-        return cohort
 
     def _stops_at_suspect(self, place: Place, delivery: Delivery) -> bool:
         """Whether this entry has to wait because it is a suspect, or behind one."""

@@ -2,7 +2,7 @@
 
 Pure. A mark is written before an entry is worked on and goes when it is settled, so that one which is found by the next
 holder of the shard is evidence of a death; a count of deliveries is none, for it grows with every restart, whoever is
-to blame. Each death narrows the circle: in work with others, alone with few others, alone as one record.
+to blame. Each death narrows the circle: in work with others, alone as one record, the same record alone again.
 """
 
 import re
@@ -10,26 +10,28 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-COHORT: Final = 25
-"""Records that suspects are sent by while it is not known which of them is at fault: as many as an entry holds."""
-COMPANY: Final = 16 * COHORT
-"""Records that may be in work at a time of what an earlier holder left: 16 rounds of suspects, should a worker die."""
+COMPANY: Final = 100
+"""Records that are in work at a time of what an earlier holder left: they are the suspects, should a worker die."""
+HEAD: Final = 1_600
+"""Records that are taken in so. Who is behind them was hardly in work when the earlier holder died."""
+COMPANY_BEHIND: Final = 400
+"""Records that are in work at a time behind these."""
 DEATHS: Final = 4
-"""Workers that died over a record before it is given up: unseen, in company, in a cohort, alone. It is delivered then
+"""Workers that died over a record before it is given up: unseen, in company, alone, alone again. It is delivered then
 for the fifth time."""
 
-_FORM: Final = re.compile(r"(company|cohort|record)(?: at (\d+))?(?: dead ([\d,]+))?(?: by .*)?")
+_FORM: Final = re.compile(r"(company|alone|again)(?: at (\d{1,4}))?(?: dead ([\d,]{1,200}))?(?: by .*)?")
 
 
 class Stage(Enum):
     """How narrow the circle was in which an entry was worked on."""
 
     COMPANY = "company"
-    """With everything else that its worker had in work."""
-    COHORT = "cohort"
-    """With other suspects, `COHORT` records at most, and nothing else."""
-    RECORD = "record"
+    """Among others."""
+    ALONE = "alone"
     """One record of it, and nothing else."""
+    AGAIN = "again"
+    """The record that was in work alone when a worker died, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +65,14 @@ class Mark:
             Stage(stage), None if row is None else int(row), tuple(int(one) for one in (dead or "").split(",") if one)
         )
 
-    @property
-    def singly(self) -> bool:
-        """Whether the entry's records are to be sent one by one from now on."""
-        return self.stage is not Stage.COMPANY
-
-    def convicted(self) -> "Mark":
-        """The mark after its worker died: the row that was worked on alone is given up."""
-        if self.row is None:
-            return self
-        return Mark(Stage.COHORT, None, (*self.dead, self.row))
+    def after_death(self) -> "Mark":
+        """What to do next: send record by record, begin with `row` where there is one, and not send those `dead`."""
+        if self.row is None or self.stage is Stage.COMPANY:
+            return Mark(Stage.ALONE, None, self.dead)
+        if self.stage is Stage.ALONE:
+            return Mark(Stage.AGAIN, self.row, self.dead)
+        return Mark(Stage.ALONE, None, (*self.dead, self.row))
 
     def at(self, row: int) -> "Mark":
         """The mark for working on one row alone."""
-        return Mark(Stage.RECORD, row, self.dead)
+        return self if self.stage is Stage.AGAIN and row == self.row else Mark(Stage.ALONE, row, self.dead)
