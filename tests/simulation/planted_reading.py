@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from upsertq_worker import shedding
 from upsertq_worker.caution import Caution
 from upsertq_worker.hold import Hold
 from upsertq_worker.parking import Parking
@@ -90,11 +89,6 @@ def parked_for_ever() -> AbstractContextManager[Any]:
     return patch.object(Parking, "bring_back", lambda *_: None)
 
 
-def touched_ones_shed() -> AbstractContextManager[Any]:
-    """What may still take effect, or has a newer version under way, is put aside too."""
-    return patch.object(shedding, "_touched", lambda version: version not in version.chain.waiting)
-
-
 def older_ones_shed() -> AbstractContextManager[Any]:
     """The oldest entries are put aside, so that newer ones overtake them."""
     shed = Hold.shed
@@ -117,7 +111,6 @@ PLANTED_READING: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     taken_in_again: "parked",
     parked_ones_overtaken: "parked",
     parked_for_ever: "parked",
-    touched_ones_shed: "parked",
     older_ones_shed: "parked",
 }
 """Each of them, and the climate in which it shows soon (`""`: any)."""

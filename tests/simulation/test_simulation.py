@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SEEDS: Final = 300
 BLOCK: Final = 50
 DEATHS: Final = ("poison", "blame", "dead", "replay", "outdated")
-PATIENCE: Final = 150
+PATIENCE: Final = 400
 """Histories within which a planted bug must show."""
 
 

@@ -69,7 +69,7 @@ class Drain:
         """
         desk = self.desk
         keeping, *working = [
-            asyncio.create_task(self._guarded(work()))
+            asyncio.create_task(self._guarded(work))
             for work in (self._keeper.run, self._reader.run, self._sender.run, self._settler.run, self._watch)
         ]
         try:
@@ -90,9 +90,9 @@ class Drain:
             raise desk.failure
         return desk.tally
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001 - it ends the worker, and `run` raises it
             self.desk.fail(error)
 
