@@ -45,6 +45,10 @@ PURE: Final = frozenset(
             "lanes",
             "outage",
             "postage",
+            "suspicion",
+            "shedding",
+            "places",
+            "seams",
         )
     ]
 )
