@@ -91,17 +91,17 @@ class Caution:
                 elif key[1] in marks:
                     marks[key[1]] = before
             place.marks = marks
-            if marks:
+            if marks and self._desk.clock() < place.settled_at:
                 log.warning("shard %d: %d entries were in work when a worker died: they go alone", shard, len(marks))
 
-    def room(self, places: Mapping[int, Place], troubled: set[str]) -> int:
+    def room(self, places: Mapping[int, Place], is_stuck: Callable[[str], bool]) -> int:
         """Records that may be taken in company before others are settled; 0 while there is room for few.
 
         Whatever is in company when the worker dies is suspected afterwards: so there is not much of it.
         """
         for key in [key for key in self._company if key[0] in places and not self._desk.hold.knows(*key)]:
             del self._company[key]
-        in_work = sum(records for namespace, records in self._company.values() if namespace not in troubled)
+        in_work = sum(records for namespace, records in self._company.values() if not is_stuck(namespace))
         window = COMPANY if self._taken < HEAD else COMPANY_BEHIND
         return window - in_work if in_work <= window // 2 else 0
 

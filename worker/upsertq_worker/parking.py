@@ -43,6 +43,8 @@ class Parking:
         if not self._is_troubled(namespace):
             return True
         taken, troubled = self._desk.hold.weights.get(namespace, 0), self.troubled()
+        if taken and place.among_inherited and self.is_stuck(namespace):
+            return False  # it would be in company, and suspected, for as long as the trouble lasts
         if taken:
             return taken < self._share(troubled)
         # one of each, to probe with; those beyond wait for these
@@ -71,6 +73,10 @@ class Parking:
             name for name in place.parked if not self._is_troubled(name) or (room and weights.get(name, 0) <= low)
         )
 
+    def is_stuck(self, namespace: str) -> bool:
+        """Whether nothing of this namespace passes: it is paused, or fails."""
+        return self._desk.lanes.holds(namespace) or namespace in self._failing()
+
     def _is_troubled(self, namespace: str) -> bool:
         if QUEUE in self._desk.lanes.paused:
             return False
@@ -78,8 +84,11 @@ class Parking:
 
     def _slow(self) -> set[str]:
         """Those that are too fast for the service, and those that nothing passes of."""
-        gates, since = self._desk.gates, self._desk.clock() - TROUBLED_SECONDS
-        return gates.failing(since) | (gates.rated(since) if len(self._known) > 1 else set())
+        since = self._desk.clock() - TROUBLED_SECONDS
+        return self._failing() | (self._desk.gates.rated(since) if len(self._known) > 1 else set())
+
+    def _failing(self) -> set[str]:
+        return self._desk.gates.failing(self._desk.clock() - TROUBLED_SECONDS)
 
     def _share(self, troubled: set[str]) -> int:
         """Bytes that each of these may keep: half of all together."""

@@ -106,7 +106,7 @@ class Reader:
         mean = hold.weight // hold.entries if hold.entries else budget // 64
         count = max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(places))))
         if any(place.among_inherited for place in places.values()):
-            records = self._caution.room(self._places, self._parking.troubled())
+            records = self._caution.room(self._places, self._parking.is_stuck)
             return min(count, max(1, records // (ENTRY_RECORDS * len(places)))) if records else 0
         return count
 
