@@ -64,14 +64,19 @@ class Parking:
 
     def bring_back(self, place: Place) -> None:
         """Have what is parked read again where there is room for it."""
-        if place.cursor != NEW or not place.parked:
+        if place.cursor != NEW or not place.parked or not place.looked:
             return
-        troubled, weights = self.troubled(), self._desk.hold.weights
-        low = self._share(troubled) // 2
+        troubled = self.troubled()
+        place.go_back(name for name in place.parked if self._may_return(place, name, troubled))
+
+    def _may_return(self, place: Place, namespace: str, troubled: set[str]) -> bool:
+        if not self._is_troubled(namespace):
+            return True
+        taken = self._desk.hold.weights.get(namespace, 0)
+        if taken and place.is_inherited(place.parked[namespace].first) and self.is_stuck(namespace):
+            return False  # as in `has_room`
         room = self._together(troubled) < max(1, self._desk.settings.read_ahead // 4)
-        place.go_back(
-            name for name in place.parked if not self._is_troubled(name) or (room and weights.get(name, 0) <= low)
-        )
+        return room and taken <= self._share(troubled) // 2
 
     def is_stuck(self, namespace: str) -> bool:
         """Whether nothing of this namespace passes: it is paused, or fails."""

@@ -51,6 +51,8 @@ class Place:
     parked: dict[str, Parked] = field(default_factory=dict)
     marks: dict[str, Mark] | None = None
     """What is held against entries, by stream id; `None` until it was asked for."""
+    looked: bool = True
+    """New entries were looked for since something was read again: neither may keep the other waiting."""
     barred: bool = False
     """The next entry is a suspect: it must wait until nothing else is in work."""
 
@@ -133,6 +135,7 @@ class Place:
         if ahead:
             for parked in ahead:
                 parked.returning = True
+            self.looked = False
             self.cursor = before(min((parked.first for parked in ahead), key=place_of))
 
     def cut_short(self) -> None:

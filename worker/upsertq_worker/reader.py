@@ -130,6 +130,7 @@ class Reader:
                 brought.add(delivery.shard)
                 self._admit(place, delivery, stale=(delivery.shard, delivery.stream_id) in stale)
         for shard, place in places.items():
+            place.looked = place.looked or cursors[shard] == NEW
             place.cut_short()
             if shard not in brought and place.cursor != NEW and not place.barred:
                 place.pass_over()
