@@ -94,6 +94,9 @@ class Checker:
         """Dead letters by shard and run (`""`: all of the shard)."""
         self._mistaken: Counter[tuple[str, str]] = Counter()
         """Records that died while the service refused everything, by worker and namespace."""
+        self._belated: Counter[tuple[str, str]] = Counter()
+        """Times that a worker, while it was refused, learnt of one accepted before: it begins to count anew then."""
+        self._refused: set[tuple[str, str]] = set()
 
     def note(self, kind: str, text: str) -> None:
         """Count an event, and write it down where that is wanted."""
@@ -160,6 +163,10 @@ class Checker:
     def answered(self, worker: str, records: Sequence[tuple[Key, int]], what: str, *, held_until: float) -> None:
         """`worker` got its answer, or learnt that there is none: the request may be applied until `held_until`."""
         self.note("answer", f"{worker}: {what}: {_shown(records)}")
+        lanes = {(worker, key[0]) for key, _ in records}
+        if what == "200":
+            self._belated.update(lanes & self._refused)
+        self._refused = self._refused - lanes if what == "200" else self._refused | (lanes if what == "400" else set())
         for key, version in records:
             if what not in {"200", "400"}:
                 self._faults(key, version)["failed"] += 1
@@ -263,7 +270,8 @@ class Checker:
                 guilty = faults["failed"] >= self.patience[verdict.worker]
             case Reason.REFUSED if not faults[verdict.reason] and faults["systemic"]:
                 self._mistaken[verdict.worker, key[0]] += 1
-                guilty = self._mistaken[verdict.worker, key[0]] <= MOST_CULPRITS
+                lane = verdict.worker, key[0]
+                guilty = self._mistaken[lane] <= MOST_CULPRITS * (1 + self._belated[lane])
             case Reason.CRASH_LOOP:
                 # a shard may change hands without a death, before the first of those that are counted
                 guilty = self._filed[settlement.shard, settlement.stream_id].deaths >= DEATHS - 1
