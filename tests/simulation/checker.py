@@ -28,6 +28,8 @@ Key = tuple[str, str]
 ENOUGH: Final = 20
 """Violations kept of one history."""
 ROUNDING: Final = 1e-6
+ALONE: Final = 2
+"""Workers that a record must have killed while it was sent alone, so that no other death need be known of it."""
 
 
 @dataclass(slots=True)
@@ -126,6 +128,8 @@ class Checker:
         self.note("replay", f"shard {shard} {stream_id} (first {entry.seq}): {_shown([(key, version)])}")
         if self._line(key).letters.pop(version, None) is None:
             self.violated(f"{key} v{version} is replayed, but it is no dead letter")
+        # whom it killed before its death says nothing about a second death
+        self._faults(key, version)[Reason.CRASH_LOOP] = 0
         self._count_letter(key, entry.run, -1)
 
     def blamed(self, records: Sequence[tuple[Key, int]], what: str) -> None:
@@ -273,8 +277,9 @@ class Checker:
                 lane = verdict.worker, key[0]
                 guilty = self._mistaken[lane] <= MOST_CULPRITS * (1 + self._belated[lane])
             case Reason.CRASH_LOOP:
-                # a shard may change hands without a death, before the first of those that are counted
-                guilty = self._filed[settlement.shard, settlement.stream_id].deaths >= DEATHS - 1
+                # one that lost its lease before it died is not among the deaths; what killed alone twice needs no other
+                deaths = self._filed[settlement.shard, settlement.stream_id].deaths
+                guilty = deaths >= DEATHS - 1 or faults[verdict.reason] >= ALONE
                 self.note("crash_loop" if faults[verdict.reason] else "unlucky", f"{key} v{version}")
             case _:
                 guilty = bool(faults[verdict.reason])

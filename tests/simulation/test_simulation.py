@@ -14,8 +14,13 @@ import pytest
 
 import history
 from cast import CLIMATES
+from checker import ALONE, Checker, Filed
 from history import live
 from planted import PLANTED
+from upsertq import wire
+from upsertq.letter import Reason, Verdict
+from upsertq_worker import suspicion
+from upsertq_worker.versions import Grave, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,3 +85,56 @@ def test_the_soak_names_the_seeds_that_failed(capfd: pytest.CaptureFixture[str])
     out = capfd.readouterr().out
     assert out.startswith("4 histories in ")
     assert "FAILED" not in out
+
+
+ACCUSED: Final = ("docs", "a"), 1
+ENTRY: Final = wire.Entry("docs", ("a",), 1, b"\0\0\x80?", metadata=b'[{"version":1}]')
+
+
+def _buried(checker: Checker, stream_id: str) -> list[str]:
+    """Bury the record of an entry as a crash loop, and return what the checker says to it."""
+    grave = Grave(0, ENTRY, Verdict(Reason.CRASH_LOOP, worker="w"))
+    checker.settled("w", Settlement(0, stream_id, "", 1, ENTRY.size, 0, 0, graves=(grave,)), "w")
+    return checker.violations
+
+
+def _accused() -> Checker:
+    checker = Checker(lambda: 0.0, traced=False)
+    checker.enqueued(0, "1-0", Filed("", ENTRY.size, (ACCUSED,)))
+    return checker
+
+
+@pytest.mark.parametrize(
+    ("deaths", "alone", "guilty"),
+    [
+        (suspicion.DEATHS - 1, 0, True),
+        (suspicion.DEATHS - 2, ALONE, True),
+        (0, ALONE, True),
+        (suspicion.DEATHS - 2, ALONE - 1, False),
+        (suspicion.DEATHS - 2, 0, False),
+        (0, 0, False),
+    ],
+)
+def test_who_is_buried_as_a_crash_loop_killed_twice_alone_or_was_there_often(
+    deaths: int, alone: int, *, guilty: bool
+) -> None:
+    """A worker that had lost its lease when it died counts for nobody; what killed alone twice is guilty without."""
+    checker = _accused()
+    for _ in range(deaths):
+        checker.died_over(0, ["1-0"])
+    for _ in range(alone):
+        checker.blamed([ACCUSED], "crash_loop")
+    checker.blamed([ACCUSED, (("docs", "b"), 1)], "crash_loop")
+    violations = _buried(checker, "1-0")
+    assert [text for text in violations if "innocent" in text] == violations
+    assert (not violations) is guilty
+
+
+def test_a_replayed_record_must_kill_anew_to_be_buried_again() -> None:
+    """What it was buried for before says nothing about its second death."""
+    checker = _accused()
+    checker.blamed([ACCUSED], "crash_loop")
+    checker.blamed([ACCUSED], "crash_loop")
+    assert _buried(checker, "1-0") == []
+    checker.replayed(0, "2-0", ENTRY)
+    assert "innocent" in "".join(_buried(checker, "2-0"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -121,3 +122,57 @@ def test_a_fuse_strikes_between_two_lines(loop: VirtualLoop) -> None:
     loop.run_until_complete(asyncio.sleep(60))
     assert 0 < len(ticks) < 5
     loop.bury([process])
+
+
+async def _tick_and_tidy_up(loop: VirtualLoop) -> None:
+    try:
+        await _tick(loop, [])
+    finally:
+        await asyncio.sleep(0)
+
+
+def _busy(loop: VirtualLoop) -> tuple[Process, list[asyncio.Task[None]]]:
+    """Start a process of some tasks, each of which takes more than one step for its end."""
+    process = Process(loop, "p")
+    tasks = [process.start(_tick_and_tidy_up(loop)) for _ in range(5)]
+    loop.run_until_complete(asyncio.sleep(1.5))
+    return process, tasks
+
+
+@pytest.mark.parametrize("befalls", ["kill", "pause"])
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_fuse_goes_out_with_the_burial(loop: VirtualLoop, befalls: str, *, dead: bool) -> None:
+    """One that still burns, as the worker died of something else first, does not keep its tasks from their end."""
+    process, tasks = _busy(loop)
+    process.fuse = 1, getattr(process, befalls)
+    if dead:
+        process.kill()
+    loop.bury([process])
+    assert all(task.cancelled() for task in tasks)
+
+
+@pytest.mark.parametrize("befalls", ["kill", "pause"])
+def test_a_burial_is_not_held_up_by_the_world(loop: VirtualLoop, befalls: str) -> None:
+    """What the world was about to do to a process at that very moment does not stop it again."""
+    process, tasks = _busy(loop)
+    loop.later(0, getattr(process, befalls))
+    loop.bury([process])
+    assert all(task.cancelled() for task in tasks)
+
+
+def test_a_burial_without_end_is_named(loop: VirtualLoop) -> None:
+    """A task that never takes its cancellation is told of, rather than waited for."""
+    enough = False
+
+    async def cling() -> None:
+        while not enough:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    task = loop.create_task(cling(), name="cling")
+    loop.run_until_complete(asyncio.sleep(1))
+    with pytest.raises(TimeStandsStill, match=r"no end: .*cling"):
+        loop.bury([])
+    enough = True
+    loop.bury([])
+    assert task.done()

@@ -18,6 +18,8 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 _SPINS: Final = 50_000
 """Rounds of the loop in one instant after which it counts as a busy loop: a healthy shell needs a few dozen."""
+_WAKES: Final = 1_000
+"""Rounds of cancelling after which a task counts as one that never ends: a healthy worker needs two or three."""
 
 
 class TimeStandsStill(RuntimeError):  # noqa: N818 - what happened, in the words of the simulation
@@ -64,7 +66,10 @@ class Process:
         self.stopped = self.dead = True
 
     def run(self, step: _Step) -> None:
-        """Run a callback of this process, or keep it for later."""
+        """Run a callback of this process, or keep it for later. Nothing befalls it any more once it is buried."""
+        if self.buried:
+            step.callback(*step.arguments)
+            return
         if self.fuse is not None and not self.stopped:
             left, befall = self.fuse
             self.fuse = (left - 1, befall) if left else None
@@ -161,13 +166,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return handle
 
     def bury(self, processes: list[Process]) -> None:
-        """End every task that is left, the dead processes' included, so that none is destroyed while pending."""
+        """End every task that is left, the dead processes' included, so that none is destroyed while pending.
+
+        Raises:
+            TimeStandsStill: some task does not end.
+        """
         self.set_exception_handler(lambda _loop, _context: None)
         for process in processes:
             process.buried = True
             process.resume()
-        while left := asyncio.all_tasks(self):
+        for _ in range(_WAKES):
+            left = asyncio.all_tasks(self)
+            if not left:
+                return
             self._jump.spins = 0
             for task in left:
                 task.cancel()
             self.run_until_complete(asyncio.sleep(0))
+        names = sorted(repr(task) for task in asyncio.all_tasks(self))
+        raise TimeStandsStill(f"no end: tasks go on although they are cancelled: {'; '.join(names)}")
