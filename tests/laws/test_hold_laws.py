@@ -143,7 +143,7 @@ class HoldLaws(RuleBasedStateMachine):
         sizes = (read.entry.size + RECORD_WEIGHT * len(read.entry.ids) for read in self.read.values())
         assert self.hold.weight == sum(sizes)
         for (shard, stream_id), read in self.read.items():
-            assert self.hold.knows(shard, stream_id), read
+            assert self.hold.find(shard, stream_id) is not None, read
         for lane in self.hold.lanes.values():
             assert lane.estimate == sum(chain.estimate for chain in lane.line)
             assert len(set(map(id, lane.line))) == len(lane.line), "a key stands in line twice"

@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from upsertq_worker.caution import Caution
 from upsertq_worker.hold import Hold
+from upsertq_worker.marks import Marks
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place
 from upsertq_worker.suspicion import Mark, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 
@@ -35,20 +35,20 @@ def convicted_in_company() -> AbstractContextManager[Any]:
 @contextmanager
 def marks_of_the_living_count() -> Iterator[None]:
     """A worker that lost its shards, or that ends in good order, leaves its marks behind."""
-    learn = Caution.learn
+    learn = Marks._learn
 
     async def leave(*_: Any) -> None:
         pass
 
-    async def unknowing(self: Caution, places: Mapping[int, Place]) -> None:
-        for key in [key for key in self._before if key[0] in places and places[key[0]].marks is None]:
-            self._forget(key)
-        await learn(self, places)
+    async def unknowing(self: Marks) -> bool:
+        for key in [key for key in self._before if key[0] in self._shards and self._shards[key[0]].found is None]:
+            del self._before[key]
+        return await learn(self)
 
     with (
-        patch.object(Caution, "clear_us", leave),
-        patch.object(Caution, "end", leave),
-        patch.object(Caution, "learn", unknowing),
+        patch.object(Marks, "_clear", leave),
+        patch.object(Marks, "end", leave),
+        patch.object(Marks, "_learn", unknowing),
     ):
         yield
 
@@ -66,12 +66,7 @@ def convicted_in_company_alone() -> AbstractContextManager[Any]:
 
 def suspects_never_alone() -> AbstractContextManager[Any]:
     """Nothing is ever held against anybody: what kills is sent among others for ever."""
-
-    async def blind(_self: Caution, places: Mapping[int, Place]) -> None:
-        for place in places.values():
-            place.marks = {}
-
-    return patch.object(Caution, "learn", blind)
+    return patch.object(Marks, "suspects", lambda *_: [])
 
 
 def taken_in_again() -> AbstractContextManager[Any]:
@@ -93,12 +88,12 @@ def older_ones_shed() -> AbstractContextManager[Any]:
     """The oldest entries are put aside, so that newer ones overtake them."""
     shed = Hold.shed
 
-    def upside_down(self: Hold, namespace: str, spare: int) -> dict[int, list[str]]:
+    def upside_down(self: Hold, namespace: str, spare: int, now: float) -> dict[int, list[str]]:
         for entries in self._held.values():
             turned = list(reversed(entries.items()))
             entries.clear()
             entries.update(turned)
-        return shed(self, namespace, spare)
+        return shed(self, namespace, spare, now)
 
     return patch.object(Hold, "shed", upside_down)
 

@@ -17,7 +17,7 @@ from upsertq_worker.postage import Meter
 
 if TYPE_CHECKING:
     from upsertq_worker.outage import Outage
-    from upsertq_worker.versions import Settlement
+    from upsertq_worker.versions import Settlement, Version
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,12 @@ class Desk:
         """What needs an operator, by what it concerns."""
         self.outage: Outage | None = None
         """The time in which nothing lands, while it lasts."""
+        self.catching_up = True
+        """More of what earlier holders left is being read: newer versions of what is here may come."""
+        self.hushed = False
+        """Nothing is sent but what goes alone."""
+        self.alone: Version | None = None
+        """What goes alone."""
         self.in_flight = 0
         self.pushed_back = 0
         """Requests that the service was too busy for, or that it did not answer."""
@@ -126,6 +132,7 @@ class Desk:
         self.sendable = asyncio.Event()
         self.settleable = asyncio.Event()
         self.readable = asyncio.Event()
+        self.allowable = asyncio.Event()
         self.noteworthy = asyncio.Event()
 
     def fail(self, error: Exception) -> None:
@@ -143,6 +150,7 @@ class Desk:
         self.stopping.set()
         self.sendable.set()
         self.readable.set()
+        self.allowable.set()
 
     @property
     def idle(self) -> bool:
@@ -152,11 +160,6 @@ class Desk:
     def paused_namespaces(self) -> set[str]:
         """The namespaces of what is held that may not be sent now."""
         return {namespace for namespace in self.hold.weights if self.lanes.holds(namespace)}
-
-    def idle_but(self, namespaces: set[str]) -> bool:
-        """Whether nothing is left to do but with records of these namespaces."""
-        at_work = self.in_flight or self.unsettled or self.hold.settlements
-        return not at_work and self.hold.weights.keys() <= namespaces
 
     def lose(self, shard: int) -> None:
         """Forget a shard that is not ours any more."""

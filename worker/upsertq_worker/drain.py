@@ -8,8 +8,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from upsertq.errors import ServerUnavailable, WorldError
+from upsertq_worker.caution import Caution
 from upsertq_worker.desk import Desk, Settings, Tally
 from upsertq_worker.keeper import Keeper
+from upsertq_worker.parking import Parking
 from upsertq_worker.reader import Reader
 from upsertq_worker.seams import IndexSeam, QueueSeam
 from upsertq_worker.sender import Refused, Sender
@@ -47,7 +49,9 @@ class Drain:
     ) -> None:
         self.desk = Desk(name, shards, settings, clock=clock, wall=wall, rng=rng or random.Random())
         self._queue = queue
-        self._reader = Reader(self.desk, queue)
+        parking = Parking(self.desk)
+        self._reader = Reader(self.desk, queue, parking)
+        self._caution = Caution(self.desk, queue, parking.is_stuck)
         self._sender = Sender(self.desk, index)
         self._settler = Settler(self.desk, queue, self._begin_anew)
         self._keeper = Keeper(self.desk, queue, self._begin_anew)
@@ -70,7 +74,14 @@ class Drain:
         desk = self.desk
         keeping, *working = [
             asyncio.create_task(self._guarded(work))
-            for work in (self._keeper.run, self._reader.run, self._sender.run, self._settler.run, self._watch)
+            for work in (
+                self._keeper.run,
+                self._reader.run,
+                self._caution.run,
+                self._sender.run,
+                self._settler.run,
+                self._watch,
+            )
         ]
         try:
             await desk.stopping.wait()
@@ -81,7 +92,7 @@ class Drain:
             await asyncio.gather(*working)
             left = max(1.0, desk.settings.grace - (desk.clock() - started))
             await self._settler.flush(left)
-            await self._reader.end()
+            await self._caution.end()
             desk.done.set()
             desk.noteworthy.set()
             await keeping
@@ -98,6 +109,7 @@ class Drain:
 
     def _begin_anew(self, shards: Sequence[int]) -> None:
         self._reader.forget(shards)
+        self._caution.forget(shards)
         self._settler.forget(shards)
         self._sender.revoke(frozenset(shards))
 

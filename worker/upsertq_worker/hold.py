@@ -34,6 +34,8 @@ class Hold:
         self.lanes: dict[str, Lane] = {}
         self.stirred: list[Lane] = []
         """Lanes that got something to send since the owner last cleared this list."""
+        self.barred: dict[str, dict[Held, None]] = {}
+        """By namespace the entries, oldest first, with records that wait for nothing but `allow`."""
         self.settlements: list[Settlement] = []
         """Entries given out for settling since the owner last cleared this list."""
         self.weight = 0
@@ -50,9 +52,9 @@ class Hold:
         """Entries held of one shard."""
         return len(self._held.get(shard, ()))
 
-    def knows(self, shard: int, stream_id: str) -> bool:
-        """Whether this entry is held."""
-        return stream_id in self._held.get(shard, ())
+    def find(self, shard: int, stream_id: str) -> Held | None:
+        """This entry, if it is held."""
+        return self._held.get(shard, {}).get(stream_id)
 
     def admit(
         self,
@@ -63,7 +65,7 @@ class Hold:
         *,
         recovered: bool = False,
         stale: bool = False,
-        stepwise: bool = False,
+        barred: bool = False,
     ) -> Held:
         """Take an entry that was read.
 
@@ -74,7 +76,7 @@ class Hold:
             now: the time in seconds.
             recovered: an earlier holder may have sent parts of it.
             stale: it was replayed, and a newer version of its record was acknowledged since: it is superseded.
-            stepwise: none of its records may be sent before `step` or `bury` is called for it.
+            barred: each of its records waits until `allow`, `take_barred` or `bury` is called for it.
         """
         milliseconds, number, *replayed_row = map(int, (entry.seq or stream_id).split("-"))
         first_row = replayed_row[0] if replayed_row else 0
@@ -87,7 +89,7 @@ class Hold:
             chain = chains.get(key)
             if chain is None:
                 chain = chains[key] = Chain(shard, key, since=now)
-            version = Version(held, row, (milliseconds, number, first_row + row), chain)
+            version = Version(held, row, (milliseconds, number, first_row + row), chain, barred=barred)
             held.versions.append(version)
             self._link(chain, held)
             if recovered:
@@ -95,20 +97,45 @@ class Hold:
         for version in held.versions:
             if stale:
                 self._end(version, Fate.SUPERSEDED)
-            elif not stepwise:
+            else:
                 self._enter(version, now)
         return held
 
-    def step(self, version: Version, now: float) -> None:
-        """Let a version of an entry that was taken `stepwise` be sent."""
-        if not version.held.dropped:
-            self._enter(version, now)
+    def ready(self, held: Held, now: float) -> list[Version]:
+        """The barred versions of an entry that could be sent now: no newer one of their ids is here, or under way."""
+        if held.dropped:
+            return []
+        return [one for one in held.versions if one.barred and self._sendable(one.chain, now) is one]
 
-    def bury(self, version: Version, verdict: Verdict) -> None:
-        """Give up a version of an entry that was taken `stepwise`, and that was not sent."""
-        if not version.held.dropped:
+    def allow(self, version: Version, now: float) -> None:
+        """Let a barred version be sent in its turn."""
+        version.barred = False
+        self._offer(version.chain, now)
+
+    def unbar(self, held: Held) -> None:
+        """Nothing of this entry waits for `allow` any more, or not now."""
+        barred = self.barred.get(held.entry.namespace)
+        if barred is not None:
+            barred.pop(held, None)
+            if not barred:
+                del self.barred[held.entry.namespace]
+
+    def take_barred(self, version: Version, now: float) -> bool:
+        """Take this very version, which stays barred, out of its turn; returns whether it could be sent."""
+        chain = version.chain
+        if version.held.dropped or self._sendable(chain, now) is not version:
+            return False
+        self._take(chain, version)
+        return True
+
+    def bury(self, version: Version, verdict: Verdict, now: float) -> None:
+        """Give up a version that waits, or does so no more."""
+        chain = version.chain
+        if version in chain.waiting:
+            chain.waiting.remove(version)
             self._dig(version, verdict)
             self._end(version, Fate.DEAD)
+            self._offer(chain, now)
 
     def take(self, lane: Lane, now: float) -> Version | None:
         """Take the next version to send in this lane: the newest of the key that waits longest; it flies from here."""
@@ -116,10 +143,9 @@ class Hold:
             chain = lane.line.popleft()
             chain.queued = False
             lane.estimate -= chain.estimate
-            version = self._sendable(chain, now)
+            version = self._may_go(chain, now)
             if version is not None:
-                chain.waiting.remove(version)
-                chain.flying = version
+                self._take(chain, version)
                 return version
         return None
 
@@ -173,15 +199,14 @@ class Hold:
     def drop(self, shard: int) -> None:
         """Forget a shard whose lease is gone: another worker has its entries, or will."""
         for held in self._held.pop(shard, {}).values():
-            held.dropped = True
-            self._weigh(held, -1)
+            self._forget(held)
         for chain in self._chains.pop(shard, {}).values():
             chain.waiting.clear()
         self._timers = [timer for timer in self._timers if timer[2].shard != shard]
         heapq.heapify(self._timers)
         self.settlements = [settlement for settlement in self.settlements if settlement.shard != shard]
 
-    def shed(self, namespace: str, spare: int) -> dict[int, list[str]]:
+    def shed(self, namespace: str, spare: int, now: float) -> dict[int, list[str]]:
         """Forget the newest entries of a namespace of which nothing was sent, but for `spare` bytes or a little more.
 
         They stay pending on the server and are to be read again, in order: it is as if they had not been read yet. Of
@@ -192,19 +217,18 @@ class Hold:
             of_namespace = [held for held in entries.values() if held.entry.namespace == namespace]
             cut = where_to_cut(of_namespace, spare // len(self._held))
             for held in of_namespace[cut:]:
-                held.dropped = True
-                self._weigh(held, -1)
+                self._forget(held)
                 del entries[held.stream_id]
                 shed.setdefault(shard, []).append(held.stream_id)
             if cut < len(of_namespace):
-                self._mend(shard, of_namespace[:cut], of_namespace[cut:])
+                self._mend(shard, of_namespace[:cut], of_namespace[cut:], now)
         if shed:
             lane = self._lane(namespace)
             lane.line = deque(chain for chain in lane.line if chain.waiting)
             lane.estimate = sum(chain.estimate for chain in lane.line)
         return shed
 
-    def _mend(self, shard: int, kept: list[Held], gone: list[Held]) -> None:
+    def _mend(self, shard: int, kept: list[Held], gone: list[Held], now: float) -> None:
         """Take what is gone out of the keys' chains, and forget the keys of which nothing is left."""
         for held in gone:
             for version in held.versions:
@@ -220,6 +244,15 @@ class Hold:
             for version in held.versions:
                 if version.chain.last is None or version.chain.last in kept:
                     version.chain.last = held
+                self._offer(version.chain, now)  # a newer one that was not let go is gone
+
+    def _forget(self, held: Held) -> None:
+        held.dropped = True
+        self._let_go(held)
+
+    def _let_go(self, held: Held) -> None:
+        self._weigh(held, -1)
+        self.unbar(held)
 
     def _weigh(self, held: Held, sign: int) -> None:
         self.weight += sign * held.weight
@@ -271,11 +304,21 @@ class Hold:
             return None
         return newest
 
-    def _offer(self, chain: Chain, now: float, *, first: bool = False) -> None:
-        if chain.queued:
-            return
+    def _may_go(self, chain: Chain, now: float) -> Version | None:
+        """What may be sent of this key; where it is barred, that is noted."""
         version = self._sendable(chain, now)
-        if version is None:
+        if version is not None and version.barred:
+            self.barred.setdefault(version.namespace, {})[version.held] = None
+            return None
+        return version
+
+    def _take(self, chain: Chain, version: Version) -> None:
+        chain.waiting.remove(version)
+        chain.flying = version
+
+    def _offer(self, chain: Chain, now: float, *, first: bool = False) -> None:
+        version = self._may_go(chain, now)
+        if version is None or chain.queued:
             return
         chain.queued = True
         lane = self._lane(version.namespace)
@@ -314,7 +357,7 @@ class Hold:
         while line:
             held = line.popleft()
             del self._held[held.shard][held.stream_id]
-            self._weigh(held, -1)
+            self._let_go(held)
             self.settlements.append(_settlement(held))
             for version in held.versions:
                 chain = version.chain

@@ -63,6 +63,7 @@ class Keeper:
         desk.readable.set()
         desk.sendable.set()
         desk.settleable.set()
+        desk.allowable.set()
         await self._follow_pauses()
         await self._beat()
         return True

@@ -43,8 +43,6 @@ class Parking:
         if not self._is_troubled(namespace):
             return True
         taken, troubled = self._desk.hold.weights.get(namespace, 0), self.troubled()
-        if taken and place.among_inherited and self.is_stuck(namespace):
-            return False  # it would be in company, and suspected, for as long as the trouble lasts
         if taken:
             return taken < self._share(troubled)
         # one of each, to probe with; those beyond wait for these
@@ -58,7 +56,7 @@ class Parking:
         for namespace in troubled:
             if desk.hold.weights.get(namespace, 0) <= share:
                 continue
-            for shard, stream_ids in desk.hold.shed(namespace, share).items():
+            for shard, stream_ids in desk.hold.shed(namespace, share, desk.clock()).items():
                 if shard in places:
                     places[shard].shed(namespace, stream_ids[0], len(stream_ids))
 
@@ -67,14 +65,12 @@ class Parking:
         if place.cursor != NEW or not place.parked or not place.looked:
             return
         troubled = self.troubled()
-        place.go_back(name for name in place.parked if self._may_return(place, name, troubled))
+        place.go_back(name for name in place.parked if self._may_return(name, troubled))
 
-    def _may_return(self, place: Place, namespace: str, troubled: set[str]) -> bool:
+    def _may_return(self, namespace: str, troubled: set[str]) -> bool:
         if not self._is_troubled(namespace):
             return True
         taken = self._desk.hold.weights.get(namespace, 0)
-        if taken and place.is_inherited(place.parked[namespace].first) and self.is_stuck(namespace):
-            return False  # as in `has_room`
         room = self._together(troubled) < max(1, self._desk.settings.read_ahead // 4)
         return room and taken <= self._share(troubled) // 2
 

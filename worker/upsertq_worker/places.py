@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq_worker.seams import NEW
-from upsertq_worker.suspicion import Mark
 
 START: Final = "0-0"
 
@@ -49,27 +48,13 @@ class Place:
     strays: int = 0
     """Times in a row that the stream was longer than what we hold, with nothing new to read."""
     parked: dict[str, Parked] = field(default_factory=dict)
-    marks: dict[str, Mark] | None = None
-    """What is held against entries, by stream id; `None` until it was asked for."""
     looked: bool = True
     """New entries were looked for since something was read again: neither may keep the other waiting."""
-    barred: bool = False
-    """The next entry is a suspect: it must wait until nothing else is in work."""
 
     @property
     def parked_count(self) -> int:
         """Entries that wait on the server."""
         return sum(parked.count for parked in self.parked.values())
-
-    @property
-    def cautious(self) -> bool:
-        """Whether a suspect is ahead in what is read again."""
-        return self.cursor != NEW and any(later(stream_id, self.cursor) for stream_id in self.marks or ())
-
-    @property
-    def among_inherited(self) -> bool:
-        """Whether what is read next was in an earlier holder's hands."""
-        return self.cursor != NEW and (self.recovering or not later(self.cursor, self.inherited))
 
     def may_travel(self, stream_id: str, now: float) -> bool:
         """Whether parts of this entry that an earlier holder sent may still take effect."""
@@ -123,11 +108,6 @@ class Place:
         """Entries that had been taken in, from `first` on, were put aside again."""
         parked = self.parked.get(namespace)
         self.parked[namespace] = Parked(first, count + (parked.count if parked else 0))
-
-    def exonerate(self, stream_ids: Iterable[str]) -> None:
-        """Hold nothing against these entries any more, or not now."""
-        for stream_id in stream_ids:
-            (self.marks or {}).pop(stream_id, None)
 
     def go_back(self, namespaces: Iterable[str]) -> None:
         """Read these parked namespaces again."""

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
-from upsertq.wire import ENTRY_RECORDS, Entry, UnknownEntry, decode
-from upsertq_worker.caution import PATIENCE, Caution
+from upsertq.wire import Entry, UnknownEntry, decode
 from upsertq_worker.desk import Desk
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place
 from upsertq_worker.seams import NEW, Delivery, QueueSeam
-from upsertq_worker.versions import Held, Settlement
+from upsertq_worker.versions import Settlement
 from upsertq_worker.wait import Troubles, signalled
 
 log = logging.getLogger("upsertq.worker")
@@ -28,13 +27,11 @@ READ_ENTRIES: Final = 16
 class Reader:
     """Reads entries into the hold."""
 
-    def __init__(self, desk: Desk, queue: QueueSeam) -> None:
+    def __init__(self, desk: Desk, queue: QueueSeam, parking: Parking) -> None:
         self._desk = desk
         self._queue = queue
         self._places: dict[int, Place] = {}
-        self._parking = Parking(desk)
-        self._caution = Caution(desk, queue, self._is_current)
-        self._barred_since: float | None = None
+        self._parking = parking
         self._troubles = Troubles("read the queue", desk)
 
     async def run(self) -> None:
@@ -53,10 +50,6 @@ class Reader:
                 if not read:
                     await signalled(desk.readable, 1.0)
 
-    async def end(self) -> None:
-        """Leave nothing behind that would be held against what is still pending."""
-        await self._caution.end()
-
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost or gained anew: begin with what is pending when they are held again."""
         for shard in shards:
@@ -69,34 +62,30 @@ class Reader:
         self._places = {shard: self._places.get(shard) or Place(over_at) for shard in epochs if shard not in halted}
 
     async def _round(self) -> bool:
-        """Read once, if there is room; where a suspect is ahead, its shard alone. Returns whether it did something."""
-        await self._caution.clear_us(self._places)
+        """Read once, if there is room; returns whether it did something."""
         if not self._places:
             return False
-        await self._caution.learn(self._places)
-        await self._caution.clear_aside(self._places)
-        cautious = {shard: place for shard, place in self._places.items() if place.cautious}
-        for place in self._places.values():
-            place.barred = place.barred and place.cautious
-        self._desk.batcher.hurried = any(place.among_inherited for place in self._places.values())
-        if not cautious:
-            self._barred_since = None
-        elif all(place.barred for place in cautious.values()):
-            return await self._send_suspects(cautious)
-        places = {shard: place for shard, place in (cautious or self._places).items() if not place.barred}
-        if not places:
-            return False  # their leases were lost meanwhile
-        count = self._room(places)
+        count = self._room()
         if not count:
             self._parking.make_room(self._places)
-            count = self._room(places)
-        if count:
-            for place in places.values():
-                self._parking.bring_back(place)
-            return await self._read(places, count) or self._desk.outage is None
-        return False
+            count = self._room()
+        self._say_whether_catching_up(count)
+        if not count:
+            return False
+        for place in self._places.values():
+            self._parking.bring_back(place)
+        read = await self._read(dict(self._places), count)
+        self._say_whether_catching_up(count)
+        return read or self._desk.outage is None
 
-    def _room(self, places: Mapping[int, Place]) -> int:
+    def _say_whether_catching_up(self, count: int) -> None:
+        """Until all is read of what earlier holders left, or as much as there is room for, none of it is let go."""
+        desk = self._desk
+        desk.catching_up = count > 0 and any(place.recovering for place in self._places.values())
+        if not desk.catching_up and desk.hold.barred:
+            desk.allowable.set()
+
+    def _room(self) -> int:
         """Entries a shard that may be read now."""
         hold, budget = self._desk.hold, self._desk.settings.read_ahead
         left = budget - hold.weight
@@ -104,11 +93,7 @@ class Reader:
             # what is behind all that troubled namespaces have here may be for others
             return int(bool(hold.weights) and hold.weights.keys() <= self._parking.troubled())
         mean = hold.weight // hold.entries if hold.entries else budget // 64
-        count = max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(places))))
-        if any(place.among_inherited for place in places.values()):
-            records = self._caution.room(self._places, self._parking.is_stuck)
-            return min(count, max(1, records // (ENTRY_RECORDS * len(places)))) if records else 0
-        return count
+        return max(1, min(READ_ENTRIES, left // (max(mean, 1) * len(self._places))))
 
     async def _read(self, places: Mapping[int, Place], count: int) -> bool:
         """Read up to `count` entries a shard; returns whether any was taken in."""
@@ -117,10 +102,7 @@ class Reader:
         deliveries = await self._queue.read(cursors, count, READ_WAIT)
         idle = waits and not deliveries
         brought = await self._go_back_to_skipped(places, deliveries)
-        deliveries = [
-            one for one in deliveries if one.shard not in brought and not self._stops_at_suspect(places[one.shard], one)
-        ]
-        await self._caution.mark_company((places[one.shard], one) for one in deliveries)
+        deliveries = [one for one in deliveries if one.shard not in brought]
         # last: what is settled after this was asked must not be missed
         stale = await self._find_stale(deliveries)
         held = self._desk.hold.entries
@@ -132,7 +114,7 @@ class Reader:
         for shard, place in places.items():
             place.looked = place.looked or cursors[shard] == NEW
             place.cut_short()
-            if shard not in brought and place.cursor != NEW and not place.barred:
+            if shard not in brought and place.cursor != NEW:
                 place.pass_over()
         if self._desk.hold.stirred:
             self._desk.sendable.set()
@@ -188,12 +170,12 @@ class Reader:
         elif delivery.fields is not None and not self._parking.has_room(place, namespace):
             place.park(namespace, stream_id, unseen=place.pass_by(stream_id))
         else:
-            self._take_in(place, delivery, stepwise=False, stale=stale)
+            self._take_in(place, delivery, stale=stale)
 
-    def _take_in(self, place: Place, delivery: Delivery, *, stepwise: bool, stale: bool) -> Held | None:
-        """Take an entry into the hold; `None` where there is nothing to be taken."""
+    def _take_in(self, place: Place, delivery: Delivery, *, stale: bool) -> None:
+        """Take an entry into the hold."""
         desk, shard, stream_id = self._desk, delivery.shard, delivery.stream_id
-        recovered = place.may_travel(stream_id, desk.clock())
+        recovered, barred = place.may_travel(stream_id, desk.clock()), place.is_inherited(stream_id)
         place.pass_by(stream_id)
         if delivery.fields is not None:
             place.take_up(delivery.namespace)
@@ -203,57 +185,15 @@ class Reader:
             )
             desk.hold.settlements.append(Settlement(shard, stream_id, "", 0, 0, 0, 0))
             desk.settleable.set()
-            return None
+            return
         try:
             entry = decode(delivery.fields)
         except UnknownEntry as error:
             log.error("shard %d stops at entry %s: %s", shard, stream_id, error)  # noqa: TRY400 - the message is all
             desk.alarms[f"shard {shard}"] = str(error)
             self._places.pop(shard, None)
-            return None
-        return desk.hold.admit(
-            shard, stream_id, entry, desk.clock(), recovered=recovered, stale=stale, stepwise=stepwise
-        )
-
-    async def _send_suspects(self, cautious: Mapping[int, Place]) -> bool:
-        """Send a suspect that is next, once nothing else is in work; returns whether it did something."""
-        desk = self._desk
-        if self._barred_since is None:
-            self._barred_since = desk.clock()
-        quiet = desk.idle_but(desk.paused_namespaces())
-        if not quiet and desk.clock() - self._barred_since < PATIENCE:
-            return False
-        settled_at = max(place.settled_at for place in cautious.values())
-        if desk.clock() < settled_at:
-            # nothing of a suspect has to wait for its turn then
-            await signalled(desk.stopping, settled_at - desk.clock())
-            for place in cautious.values():
-                place.marks = None  # whoever lost the shard and lives may have said so
-            return True
-        shard, place = next(iter(cautious.items()))
-        deliveries = await self._queue.read({shard: place.cursor}, 1, 0.0)
-        stale = await self._find_stale(deliveries)
-        place.barred = False
-        if not self._is_current(shard, place) or not deliveries or not self._stops_at_suspect(place, deliveries[0]):
-            return True
-        (suspect,) = deliveries
-        if place.waits(suspect.namespace):
-            place.park(suspect.namespace, suspect.stream_id, unseen=place.pass_by(suspect.stream_id))
-            return True
-        if quiet and suspect.fields is not None and not desk.lanes.holds(suspect.namespace):
-
-            def admit(place: Place, delivery: Delivery, *, stepwise: bool) -> Held | None:
-                return self._take_in(place, delivery, stepwise=stepwise, stale=bool(stale))
-
-            await self._caution.send(place, suspect, admit)
-        place.exonerate([suspect.stream_id])
-        return True
-
-    def _stops_at_suspect(self, place: Place, delivery: Delivery) -> bool:
-        """Whether this entry has to wait because it is a suspect, or behind one."""
-        if place.expects(delivery.namespace, delivery.stream_id):
-            place.barred = place.barred or (place.cursor != NEW and delivery.stream_id in (place.marks or ()))
-        return place.barred
+            return
+        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=recovered, stale=stale, barred=barred)
 
     def _go_back(self) -> None:
         """After a failed read: what it delivered is pending under our name, behind the last entry that we saw."""

@@ -82,10 +82,24 @@ class Sender:
             now = desk.clock()
             if not desk.leases.safe(now):
                 return
-            batch = self._probe(now) or self._due_retry(now) or desk.batcher.next(now, self._admits)
+            batch = self._alone(now) if desk.hushed else self._next(now)
             if batch is None:
                 return
             self._fly(batch)
+
+    def _next(self, now: float) -> Batch | None:
+        return self._probe(now) or self._due_retry(now) or self._desk.batcher.next(now, self._admits)
+
+    def _alone(self, now: float) -> Batch | None:
+        """What goes alone, if its turn has come."""
+        desk, version = self._desk, self._desk.alone
+        if version is None:
+            return None
+        passes = not desk.lanes.holds(version.namespace) and self._gates.admits(version.namespace, now, retry=False)
+        if passes and desk.hold.take_barred(version, now):
+            version.encode()
+            return Batch(version.namespace, [version])
+        return self._due_retry(now)
 
     def _admits(self, namespace: str) -> bool:
         if self._desk.lanes.holds(namespace):
@@ -128,7 +142,9 @@ class Sender:
             self._retrying[batch.namespace] -= 1
             if not batch.live or self._desk.lanes.holds(batch.namespace):
                 self._aftermath.give_back(batch)
-            elif self._gates.admits(batch.namespace, now, retry=batch.delay is not None):
+            elif not self._waits_for_suspects(batch) and self._gates.admits(
+                batch.namespace, now, retry=batch.delay is not None
+            ):
                 found = batch
             else:
                 passed_over.append((due, ticket, batch))
@@ -137,6 +153,9 @@ class Sender:
             self._retrying[item[2].namespace] += 1
         self._retrying = +self._retrying  # without the namespaces that have none left
         return found
+
+    def _waits_for_suspects(self, batch: Batch) -> bool:
+        return self._desk.hushed and self._desk.alone not in batch.versions
 
     def _say_next_probe(self) -> None:
         """Keep what is told of an outage true."""
@@ -172,8 +191,8 @@ class Sender:
         if desk.hold.settlements:
             desk.settleable.set()
         desk.sendable.set()
-        if desk.batcher.hurried:
-            desk.readable.set()
+        if desk.batcher.hurried or desk.hushed:
+            desk.allowable.set()
 
     def _give_back(self, batch: Batch) -> None:
         """Let the records of a batch that was given up wait again; a probe that was is made again."""

@@ -79,4 +79,5 @@ class Settler:
         self._taken = desk.settling = []
         desk.unsettled = 0
         desk.readable.set()
+        desk.allowable.set()
         return True

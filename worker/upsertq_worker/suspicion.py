@@ -13,7 +13,7 @@ from typing import Final
 COMPANY: Final = 100
 """Records that are in work at a time of what an earlier holder left: they are the suspects, should a worker die."""
 HEAD: Final = 1_600
-"""Records that are taken in so. Who is behind them was hardly in work when the earlier holder died."""
+"""Records that are let go so. Who is behind them was hardly in work when the earlier holder died."""
 COMPANY_BEHIND: Final = 400
 """Records that are in work at a time behind these."""
 DEATHS: Final = 4
@@ -76,3 +76,8 @@ class Mark:
     def at(self, row: int) -> "Mark":
         """The mark for working on one row alone."""
         return self if self.stage is Stage.AGAIN and row == self.row else Mark(Stage.ALONE, row, self.dead)
+
+
+def window(let_go: int) -> int:
+    """Records that may be in work in company, once so many were let go."""
+    return COMPANY if let_go < HEAD else COMPANY_BEHIND

@@ -79,11 +79,18 @@ class Version:
     chain: "Chain"
     body: bytes = b""
     """The record's JSON, once it was made."""
+    barred: bool = False
+    """It waits to be let go: a worker may have died of it."""
 
     @property
     def id(self) -> str:
         """The record's id."""
         return self.held.entry.ids[self.row]
+
+    @property
+    def open(self) -> bool:
+        """Whether it has no fate yet, and is still here."""
+        return not self.held.dropped and (self.chain.flying is self or self in self.chain.waiting)
 
     @property
     def sequence(self) -> str:
