@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import signal
 import subprocess
-import sys
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from processes import COMMAND, COUNTERS, call
+from terminals import on_a_terminal
 from upsertq import Producer, Server
 from upsertq.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
     from servers import RealServer
 
 KEYS = QueueKeys("q")
-COMMAND = [sys.executable, "-m", "upsertq"]
-COUNTERS = ("enqueued", "acked", "superseded", "discarded", "dead", "pending")
-
-
-def call(*arguments: str, url: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run one command on the queue `q`; its exit code must be `expect`."""
-    done = subprocess.run(
-        [*COMMAND, *arguments],
-        env={**os.environ, "UPSERTQ_REDIS_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == expect, (done.stdout, done.stderr)
-    return done
 
 
 def complaint(*arguments: str, url: str, expect: int) -> str:
@@ -52,13 +32,6 @@ def complaint(*arguments: str, url: str, expect: int) -> str:
     assert done.stderr.startswith("upsertq: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide a raw client of the server."""
-    with redis_server.client() as client:
-        yield client
 
 
 @pytest.fixture
@@ -173,44 +146,9 @@ def test_watch_in_a_pipe(url: str, client: redis.Redis, as_json: bool) -> None: 
         assert "acked/s=" in later[0]
 
 
-def on_a_terminal(arguments: list[str], until: bytes, url: str) -> tuple[bytes, int]:
-    """Run a command on a terminal, interrupt it once `until` was shown; return all it showed and its exit code."""
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        env={**os.environ, "UPSERTQ_REDIS_URL": url, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    ) as process:
-        os.close(follower)
-        shown = b""
-
-        def read() -> None:
-            nonlocal shown
-            while True:
-                try:
-                    part = os.read(leader, 65536)
-                except OSError:  # the other side has gone
-                    return
-                if not part:
-                    return
-                shown += part
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        wait_until(lambda: until in shown, 30, f"{until!r} is shown")
-        process.send_signal(signal.SIGINT)
-        code = process.wait(30)
-        reader.join(30)
-        os.close(leader)
-    return shown, code
-
-
 def test_watch_on_a_terminal_redraws(url: str) -> None:
     """On a terminal `--watch` redraws the page, shows rates, and ends quietly when interrupted."""
-    shown, code = on_a_terminal(["status", "--queue", "q", "--watch", "--interval", "0.2"], b"rates: ", url)
+    shown, code = on_a_terminal("status", "--queue", "q", "--watch", "--interval", "0.2", url=url, until=b"rates: ")
     assert code == 0
     assert b"\x1b[" in shown
     assert b"Traceback" not in shown
@@ -218,7 +156,7 @@ def test_watch_on_a_terminal_redraws(url: str) -> None:
 
 def test_wait_on_a_terminal_has_a_bar(url: str) -> None:
     """On a terminal `wait` shows how many records are settled; interrupted it says so."""
-    shown, code = on_a_terminal(["wait", "--queue", "q", "--run", "night"], b"0/100", url)
+    shown, code = on_a_terminal("wait", "--queue", "q", "--run", "night", url=url, until=b"0/100")
     assert code == 130
     assert b"run night" in shown
     assert b"interrupted" in shown

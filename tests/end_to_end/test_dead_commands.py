@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import subprocess
-import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import buried
 from buried import refused
 from processes import COMMAND, books, call, complaint, document, environment, start
+from terminals import on_a_terminal
 from upsertq import Producer, Server
 from upsertq.cli.dead_options import moment
 from upsertq.errors import UsageError
@@ -23,7 +23,7 @@ from upsertq.letter import Reason
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     import redis
@@ -36,13 +36,6 @@ CONTRACT = {
     "dead_id", "id", "namespace", "run", "reason", "status", "message", "attempts", "first_failed_at", "last_failed_at",
 }  # fmt: skip
 Q = ("--queue", "q")
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide a raw client of the server."""
-    with redis_server.client() as client:
-        yield client
 
 
 def of_bad(name: str) -> Verdict | None:
@@ -197,7 +190,9 @@ def test_nobody_to_ask(url: str, command: str) -> None:
     ("arguments", "said"),
     [
         (["list", "--since", "yesterday"], "--since 'yesterday' is no time"),
-        (["list", "--until", "2025-13-01"], "is no time"),
+        (["list", "--until", "2025-13-01"], "--until '2025-13-01' is no time"),
+        (["replay", "--since", "soon"], "--since 'soon' is no time"),
+        (["export", "-", "--until", "2y"], "--until '2y' is no time"),
         (["list", "--reason", "bored"], "--reason"),
         (["list", "--limit", "0"], "--limit"),
         (["replay", "--first", "0"], "--first"),
@@ -205,9 +200,9 @@ def test_nobody_to_ask(url: str, command: str) -> None:
         (["export", "-", "--json"], "both want stdout"),
     ],
 )
-def test_usage_errors(url: str, arguments: list[str], said: str) -> None:
-    """A mistake on the command line is one line and exit code 2."""
-    assert said in complaint("dead", *arguments, *Q, url=url, expect=2)
+def test_usage_errors(redis_server: RealServer, arguments: list[str], said: str) -> None:
+    """A mistake on the command line is one line and exit code 2, told before anything is looked up."""
+    assert said in complaint("dead", *arguments, "--queue", "nope", url=redis_server.url, expect=2)
 
 
 def test_what_is_not_there(url: str) -> None:
@@ -305,46 +300,11 @@ def test_the_first_are_not_waited_for_for_ever(url: str) -> None:
     assert books(url, "q")["dead"] == 23
 
 
-def on_a_terminal(arguments: list[str], question: bytes, answer: bytes, url: str) -> tuple[bytes, int]:
-    """Run a command on a terminal and answer its question; return all it showed and its exit code."""
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=environment(url, TERM="xterm", COLUMNS="100", LINES="40"),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    ) as process:
-        os.close(follower)
-        shown = b""
-
-        def read() -> None:
-            nonlocal shown
-            while True:
-                try:
-                    part = os.read(leader, 65536)
-                except OSError:  # the other side has gone
-                    return
-                if not part:
-                    return
-                shown += part
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        wait_until(lambda: question in shown, 30, f"{question!r} is shown")
-        os.write(leader, answer)
-        code = process.wait(30)
-        reader.join(30)
-        os.close(leader)
-    return shown, code
-
-
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 25), (b"\n", 1, 25), (b"y\n", 0, 0)])
 def test_a_person_is_asked(url: str, answer: bytes, code: int, left: int) -> None:
     """On a terminal the counts are shown, and that it is all of them; only yes does it."""
     question = b"replay ALL 25 dead letters of queue 'q' (20 refused, 5 too_large)?"
-    shown, ended = on_a_terminal(["dead", "replay", *Q], question, answer, url)
+    shown, ended = on_a_terminal("dead", "replay", *Q, url=url, until=question, answer=answer)
     assert ended == code, shown
     assert (b"nothing was replayed" in shown) == (code == 1)
     assert books(url, "q")["dead"] == left
@@ -380,6 +340,6 @@ def test_what_was_previewed_is_what_is_done(url: str, client: redis.Redis) -> No
 
 def test_a_table_fits_the_terminal(url: str) -> None:
     """On a terminal no row is wider than it."""
-    shown, code = on_a_terminal(["dead", "list", *Q], b"25 dead letters", b"", url)
+    shown, code = on_a_terminal("dead", "list", *Q, url=url, until=b"25 dead letters", answer=b"")
     assert code == 0
     assert max(len(line) for line in shown.decode().splitlines()) <= 100

@@ -15,7 +15,6 @@ from upsertq.keys import QueueKeys
 from upsertq.pauses import QUEUE, Paused, note, of_reply, scope_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
 KEYS = QueueKeys("q")
 Q = ("--queue", "q")
 BY_SERVICE = Paused("unauthorized", "HTTP 401: check PINECONE_API_KEY", 1.5e9, "w1")
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide a raw client of the server."""
-    with redis_server.client() as client:
-        yield client
 
 
 @pytest.fixture

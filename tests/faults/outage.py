@@ -153,6 +153,7 @@ class Stage:
         self.figures["worker_exit"] = worker.wait(60)
 
     def _pass(self, seconds: float) -> None:
+        """Let real time go by: an outage and a rate are so long, there is no event to wait for."""
         time.sleep(max(0.0, seconds))
 
 

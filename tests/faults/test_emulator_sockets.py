@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from upsertq_emulator.app import Emulator
+from waiting import wait_until_async
 
 DEADLINE = 10.0
 
@@ -32,13 +33,6 @@ async def upsert(client: aiohttp.ClientSession, emulator: Emulator, body: bytes)
     """Status, body and headers of the answer to an upsert; POSTs are not repeated by the client."""
     async with client.post(emulator.url + "/vectors/upsert", data=body) as response:
         return response.status, await response.read(), response.headers
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds; fail after the deadline."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - the emulator has no event for it
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.parametrize(("when", "applied"), [("before", 0), ("after", 1)])
@@ -65,10 +59,10 @@ async def test_a_stall_lasts_until_the_client_gives_up(client: aiohttp.ClientSes
     """No answer comes, nothing is applied, and the stalled request ends with its client."""
     async with Emulator(faults="stall") as emulator:
         waiting = asyncio.create_task(upsert(client, emulator, body_of("a")))
-        await until(lambda: emulator.counters.in_flight == 1)
+        await wait_until_async(lambda: emulator.counters.in_flight == 1, DEADLINE, "the request has arrived")
         assert not waiting.done()
         waiting.cancel()
-        await until(lambda: emulator.counters.outcomes["stall"] == 1)
+        await wait_until_async(lambda: emulator.counters.outcomes["stall"] == 1, DEADLINE, "the stall has ended")
         assert (emulator.plane.count(), emulator.counters.in_flight) == (0, 0)
 
 
@@ -76,7 +70,7 @@ async def test_stalled_requests_do_not_keep_it_from_closing(client: aiohttp.Clie
     """Closing gives up what is being handled, at once."""
     async with Emulator(faults="stall") as emulator:
         waiting = asyncio.create_task(upsert(client, emulator, body_of("a")))
-        await until(lambda: emulator.counters.in_flight == 1)
+        await wait_until_async(lambda: emulator.counters.in_flight == 1, DEADLINE, "the request has arrived")
         started = time.monotonic()
     assert time.monotonic() - started < 2
     with pytest.raises(aiohttp.ClientConnectionError):
@@ -92,7 +86,7 @@ async def test_a_late_write_lands_after_its_connection_broke(client: aiohttp.Cli
         assert (await upsert(client, emulator, body_of("a", version=2)))[0] == 200
         journal = emulator.plane.journal
         assert journal is not None
-        await until(lambda: len(journal) == 2)
+        await wait_until_async(lambda: len(journal) == 2, DEADLINE, "the late write has landed")
         assert [entry.version for entry in journal.versions("", "a")] == [2, 1]
 
 
@@ -138,9 +132,9 @@ async def test_latency_delays_an_answer_that_is_applied_all_the_same(client: aio
         assert (await upsert(client, emulator, body_of("a")))[0] == 200
         assert time.monotonic() - started >= 0.2
         waiting = asyncio.create_task(upsert(client, emulator, body_of("b")))
-        await until(lambda: emulator.counters.in_flight == 1)
+        await wait_until_async(lambda: emulator.counters.in_flight == 1, DEADLINE, "the request has arrived")
         waiting.cancel()
-        await until(lambda: emulator.plane.ids() == ["a", "b"])
+        await wait_until_async(lambda: emulator.plane.ids() == ["a", "b"], DEADLINE, "the slow write has landed")
 
 
 async def test_faulty_bodies(client: aiohttp.ClientSession) -> None:

@@ -34,7 +34,7 @@ from upsertq.audit import audit
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.server import AsyncServer
-from waiting import wait_until
+from waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -219,7 +219,10 @@ def test_a_server_that_stands_still(make_server: Callable[..., RealServer], monk
 
 
 class Line:
-    """A TCP line to a server that can be cut: before the next answer, or in the middle of the next request."""
+    """A TCP line to a server that can be cut, before the next answer or in the middle of the next request.
+
+    It can also hold back the next answer until it is closed; `armed` is empty once what it says has happened.
+    """
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -227,12 +230,14 @@ class Line:
         self._sockets: list[socket.socket] = [self._listener]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self.port: int = self._listener.getsockname()[1]
-        self.armed: Literal["", "answer", "request"] = ""
+        self.armed: Literal["", "answer", "request", "hold"] = ""
         self.cuts = 0
+        self._closed = threading.Event()
         self._threads[0].start()
 
     def close(self) -> None:
         """Cut every connection, and take no more."""
+        self._closed.set()
         for end in self._sockets:
             _shut(end)
         for thread in self._threads:
@@ -266,6 +271,9 @@ class Line:
                 if self.armed == "answer":
                     self._cut(near, far)
                     return
+                if self.armed == "hold":
+                    self.armed = ""
+                    self._closed.wait()
                 near.sendall(part)
         _shut(near)
         _shut(far)
@@ -331,10 +339,12 @@ async def test_a_cut_line_under_asyncio(wired: tuple[RealServer, Line]) -> None:
     line.armed = "answer"
     assert await producer.flush() == 200
     await producer.put_many(names[200:], matrix[200:])
+    line.armed = "hold"
     flushing = asyncio.create_task(producer.flush())
-    await asyncio.sleep(0.001)
+    await wait_until_async(lambda: not line.armed, 30, "the answer is on its way")
     flushing.cancel()
-    await asyncio.gather(flushing, return_exceptions=True)
+    with pytest.raises(asyncio.CancelledError):
+        await flushing
     await producer.flush()
     await producer.close()
     assert line.cuts == 1

@@ -174,14 +174,13 @@ def _act(  # noqa: PLR0917 - one call for two commands
         raise click.UsageError("name dead letters or choose them by options, not both")
     act.check_terminal()
     with existing_queue(url, name) as queue:
-        selector = chosen.selector(queue.world.now_ms())
         for run in chosen.runs:
             queue.check_run(run)
         shards = queue.shape.shards
         if dead_ids:
             plan = queue.server.hold(find_picks(queue.keys, shards, dead_ids, _patience(queue)))
         else:
-            conversation = make_plan(queue.keys, shards, selector, chosen.limit, lambda: _patience(queue))
+            conversation = make_plan(queue.keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
             plan = queue.server.hold(conversation)
         _warn(plan.unreadable)
         return carry_out(act, queue, plan, canary, everything=chosen.everything and not dead_ids)
@@ -194,7 +193,7 @@ def _patience(queue: Reached) -> Patience:
 @contextmanager
 def _chosen(queue: Reached, chosen: Selection) -> Iterator[Iterator[Head]]:
     """The letters chosen, as they are read; says afterwards how many could not be."""
-    selector = chosen.selector(queue.world.now_ms())
+    selector = chosen.selector
     for run in chosen.runs:
         queue.check_run(run)
     unreadable: list[int] = []

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, TypeAlias
 
 import click
 
@@ -20,17 +20,10 @@ from upsertq.keys import QueueKeys
 PATIENCE_SECONDS: Final = 30.0
 
 
-class Move(Protocol):
-    """`dead_moves.replay` or `discard`."""
-
-    def __call__(  # noqa: D102
-        self,
-        keys: QueueKeys,
-        picks: Sequence[Pick],
-        tally: Tally,
-        patience: Callable[[], Patience],
-        watch: Callable[[Tally], None] = ...,
-    ) -> Conversation[None]: ...
+Move: TypeAlias = Callable[
+    [QueueKeys, Sequence[Pick], Tally, Callable[[], Patience], Callable[[Tally], None]], Conversation[None]
+]
+"""`dead_moves.replay` or `discard`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Owns the options that choose dead letters, and makes a selector out of them."""
 
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,60 +21,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _RELATIVE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhdw])")
 
-_OPTIONS = (
-    click.option(
-        "--reason",
-        "reasons",
-        multiple=True,
-        type=click.Choice([reason.value for reason in Reason]),
-        help="Why they are dead. This and the next four may be repeated; each given option must hold.",
-    ),
-    click.option("--status", "statuses", multiple=True, type=click.IntRange(0, 999), help="HTTP status; 0: no answer."),
-    click.option("--run", "runs", multiple=True, type=Name("run"), help="Of this run."),
-    click.option(
-        "--namespace", "namespaces", multiple=True, metavar="NAME", help="Of this namespace; '' is the default."
-    ),
-    click.option("--id", "ids", multiple=True, metavar="ID", help="The record's id."),
-    click.option(
-        "--since",
-        metavar="TIME",
-        help="Failed last at this time or later: ISO 8601 (UTC unless it says), or 45s, 2h, 3d.",
-    ),
-    click.option("--until", metavar="TIME", help="Failed last before this time."),
-    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N: those that died first."),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What the caller chose; the times are still text, since `2h` needs a clock."""
-
-    reasons: tuple[str, ...] = ()
-    statuses: tuple[int, ...] = ()
-    runs: tuple[str, ...] = ()
-    namespaces: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    since: str | None = None
-    until: str | None = None
-    limit: int | None = None
-
-    @property
-    def everything(self) -> bool:
-        """Whether nothing narrows the choice."""
-        return self == Selection()
-
-    def selector(self, now_ms: int) -> Selector:
-        """The selector at this time; `UsageError` for a time that is none."""
-        return Selector(
-            reasons=frozenset(map(Reason, self.reasons)),
-            statuses=frozenset(self.statuses),
-            runs=frozenset(self.runs),
-            namespaces=frozenset(map(default_namespace, self.namespaces)),
-            ids=frozenset(self.ids),
-            since_ms=moment("--since", self.since, now_ms),
-            until_ms=moment("--until", self.until, now_ms),
-        )
-
 
 def moment(option: str, text: str | None, now_ms: int) -> int | None:
     """A point in time in milliseconds since 1970: ISO 8601 (UTC where it names no zone), or so long before now."""
@@ -90,6 +37,68 @@ def moment(option: str, text: str | None, now_ms: int) -> int | None:
             f"{option} {shown(text)} is no time: give ISO 8601, as 2025-01-31T14:00 (UTC unless it says), or how long "
             "ago, as 45s, 30m, 2h, 3d or 1w"
         ) from None
+
+
+def _moment(_: click.Context, option: click.Parameter, text: str | None) -> int | None:
+    return moment(option.opts[0], text, int(time.time() * 1000))
+
+
+_OPTIONS = (
+    click.option(
+        "--reason",
+        "reasons",
+        multiple=True,
+        type=click.Choice([reason.value for reason in Reason]),
+        help="Why they are dead. This and the next four may be repeated; each given option must hold.",
+    ),
+    click.option("--status", "statuses", multiple=True, type=click.IntRange(0, 999), help="HTTP status; 0: no answer."),
+    click.option("--run", "runs", multiple=True, type=Name("run"), help="Of this run."),
+    click.option(
+        "--namespace", "namespaces", multiple=True, metavar="NAME", help="Of this namespace; '' is the default."
+    ),
+    click.option("--id", "ids", multiple=True, metavar="ID", help="The record's id."),
+    click.option(
+        "--since",
+        "since_ms",
+        metavar="TIME",
+        callback=_moment,
+        help="Failed last at this time or later: ISO 8601 (UTC unless it says), or 45s, 2h, 3d.",
+    ),
+    click.option("--until", "until_ms", metavar="TIME", callback=_moment, help="Failed last before this time."),
+    click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N: those that died first."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the caller chose; the times are in milliseconds since 1970."""
+
+    reasons: tuple[str, ...] = ()
+    statuses: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    since_ms: int | None = None
+    until_ms: int | None = None
+    limit: int | None = None
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing narrows the choice."""
+        return self == Selection()
+
+    @property
+    def selector(self) -> Selector:
+        """What takes just the letters chosen, but for the limit."""
+        return Selector(
+            reasons=frozenset(map(Reason, self.reasons)),
+            statuses=frozenset(self.statuses),
+            runs=frozenset(self.runs),
+            namespaces=frozenset(map(default_namespace, self.namespaces)),
+            ids=frozenset(self.ids),
+            since_ms=self.since_ms,
+            until_ms=self.until_ms,
+        )
 
 
 def selection(function: F) -> F:
