@@ -1,7 +1,8 @@
 """A durable queue between ETL jobs and a vector index: nothing lost, books that balance, no stale overwrite."""
 
+from upsertq.async_client import AsyncProducer, AsyncRun
 from upsertq.books import Books
-from upsertq.client import AsyncProducer, AsyncRun, Producer, Run
+from upsertq.client import Producer, Run
 from upsertq.errors import (
     InvalidRecord,
     NotFound,

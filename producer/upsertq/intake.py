@@ -1,6 +1,6 @@
 """Owns what a producer does, once for the blocking and the asyncio one: validate, pack, make room, enqueue, wait.
 
-Everything that talks to the server is a conversation; the two clients in `upsertq.client` hold it.
+Everything that talks to the server is a conversation; `upsertq.client` and `upsertq.async_client` hold it.
 """
 
 import random

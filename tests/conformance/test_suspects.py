@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from servers import available_kinds
-from upsertq.client import AsyncProducer
+from upsertq.async_client import AsyncProducer
 from upsertq.keys import QueueKeys
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer

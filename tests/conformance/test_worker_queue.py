@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from servers import available_kinds
+from upsertq.async_client import AsyncProducer
 from upsertq.audit import audit
 from upsertq.books import Books
-from upsertq.client import AsyncProducer
 from upsertq.errors import QueueFull, ServerUnavailable
 from upsertq.exchange import Patience
 from upsertq.keys import CONSUMER, GROUP, QueueKeys

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from servers import available_kinds
+from upsertq.async_client import AsyncProducer
 from upsertq.audit import audit
 from upsertq.books import Books
-from upsertq.client import AsyncProducer
 from upsertq.errors import WorldError
 from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
