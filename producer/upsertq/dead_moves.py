@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from upsertq.dead import HEADS, Pick
-from upsertq.errors import ServerRefused, WaitTimeout
+from upsertq.errors import WaitTimeout
 from upsertq.exchange import (
     Conversation,
     Failed,
@@ -18,7 +18,7 @@ from upsertq.exchange import (
     Script,
     Trouble,
     ask_all,
-    giving_up,
+    bear,
     is_trouble,
     persistently,
     run_scripts,
@@ -117,18 +117,9 @@ class _Move:
             if self.tally.done > before:
                 patient = patience()
                 watch(self.tally)
-            yield from self._bear(worst(replies), patient)
-
-    def _bear(self, failure: Failed | None, patient: Patience) -> Conversation[None]:
-        """Pause after a failure that may pass, raise where it does not or the patience is over."""
-        if failure is None:
-            return
-        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-            raise ServerRefused(f"cannot {self.what}: the server refuses: {failure.message}")
-        pause = patient.pause()
-        if pause is None:
-            raise giving_up(failure, self.what, patient)
-        yield pause
+            failure = worst(replies)
+            if failure is not None:
+                yield from bear(failure, patient, self.what)
 
     def _count(self, call: Sequence[Pick], reply: Sequence[int], *, sure: bool) -> None:
         for pick, moved in zip(call, reply, strict=True):

@@ -149,12 +149,17 @@ def persistently(ask: Callable[[], Conversation[list[Any]]], patience: Patience,
         failure = worst(replies)
         if failure is None:
             return replies
-        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
-        pause = patience.pause()
-        if pause is None:
-            raise giving_up(failure, what, patience)
-        yield pause
+        yield from bear(failure, patience, what)
+
+
+def bear(failure: Failed, patience: Patience, what: str) -> Conversation[None]:
+    """Pause after a failure that may pass; raises as `persistently` where it does not, or the patience is over."""
+    if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+        raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
+    pause = patience.pause()
+    if pause is None:
+        raise giving_up(failure, what, patience)
+    yield pause
 
 
 def giving_up(failure: Failed, what: str, patience: Patience) -> Exception:
