@@ -144,7 +144,7 @@ class HoldLaws(RuleBasedStateMachine):
         assert self.hold.weight == sum(sizes)
         for (shard, stream_id), read in self.read.items():
             assert self.hold.find(shard, stream_id) is not None, read
-        for lane in self.hold.lanes.values():
+        for lane in self.hold.lines.lanes.values():
             assert lane.estimate == sum(chain.estimate for chain in lane.line)
             assert len(set(map(id, lane.line))) == len(lane.line), "a key stands in line twice"
 
@@ -166,7 +166,7 @@ class HoldLaws(RuleBasedStateMachine):
         assert not any(self.hold._held.values())
         assert not self.hold._timers
         assert [
-            (lane.estimate, len(lane.line)) for lane in self.hold.lanes.values() if lane.estimate or lane.line
+            (lane.estimate, len(lane.line)) for lane in self.hold.lines.lanes.values() if lane.estimate or lane.line
         ] == []
 
     def _admit(self, shard: int, entry: Entry, *, recovered: bool) -> None:
@@ -188,8 +188,8 @@ class HoldLaws(RuleBasedStateMachine):
         return self.acked.get(key, (0, 0, 0))
 
     def _take_one(self, namespace: str) -> bool:
-        lane = self.hold.lanes.get(namespace)
-        version = self.hold.take(lane, self.now) if lane else None
+        lane = self.hold.lines.lanes.get(namespace)
+        version = self.hold.lines.take(lane, self.now) if lane else None
         if version is None:
             return False
         key = key_of(version)
@@ -252,13 +252,13 @@ def test_an_entry_waits_for_an_older_one_that_shares_a_key() -> None:
     """Done first is not settled first: the successor of a version that may still land stays in the queue behind it."""
     hold = Hold(QUARANTINE)
     hold.admit(0, "1-0", entry_of(0, "ab", ""), 0.0)
-    first = hold.take(hold.lanes[""], 0.0)
-    second = hold.take(hold.lanes[""], 0.0)
+    first = hold.lines.take(hold.lines.lanes[""], 0.0)
+    second = hold.lines.take(hold.lines.lanes[""], 0.0)
     assert first is not None
     assert second is not None
     hold.admit(0, "2-0", entry_of(0, "a", ""), 0.0)
     hold.finish(first, Fate.ACKED, 0.0)
-    third = hold.take(hold.lanes[""], 0.0)
+    third = hold.lines.take(hold.lines.lanes[""], 0.0)
     assert third is not None
     hold.finish(third, Fate.ACKED, 0.0)
     assert hold.settlements == []
@@ -270,14 +270,14 @@ def test_a_replay_behind_a_newer_acknowledged_version_is_not_sent() -> None:
     """While the newer one is not yet settled, the replayed one is superseded by it without a request."""
     hold = Hold(QUARANTINE)
     hold.admit(0, "5-0", entry_of(0, "ab", ""), 0.0)
-    newer = hold.take(hold.lanes[""], 0.0)
+    newer = hold.lines.take(hold.lines.lanes[""], 0.0)
     assert newer is not None
     hold.finish(newer, Fate.ACKED, 0.0)
     hold.admit(0, "6-0", entry_of(0, "a", "", seq="2-0"), 0.0)
-    other = hold.take(hold.lanes[""], 0.0)
+    other = hold.lines.take(hold.lines.lanes[""], 0.0)
     assert other is not None
     assert other.id == "b0"
-    assert hold.take(hold.lanes[""], 0.0) is None
+    assert hold.lines.take(hold.lines.lanes[""], 0.0) is None
     hold.finish(other, Fate.ACKED, 0.0)
     assert [(one.stream_id, one.acked, one.superseded) for one in hold.settlements] == [("5-0", 2, 0), ("6-0", 0, 1)]
 
@@ -288,7 +288,7 @@ def test_the_next_newest_is_sent_when_the_newest_is_refused() -> None:
     for number in (1, 2, 3):
         hold.admit(0, f"{number}-0", entry_of(0, "a", ""), 0.0)
     for expected, fate in ((3, Fate.DEAD), (2, Fate.ACKED)):
-        version = hold.take(hold.lanes[""], 0.0)
+        version = hold.lines.take(hold.lines.lanes[""], 0.0)
         assert version is not None
         assert version.order[0] == expected
         hold.finish(version, fate, 0.0, VERDICT if fate is Fate.DEAD else None)
@@ -303,13 +303,13 @@ def test_a_quarantine_outlives_the_entry() -> None:
     """An old request may still travel when its entry is settled: the next version waits all the same."""
     hold = Hold(QUARANTINE)
     hold.admit(0, "1-0", entry_of(0, "a", ""), 0.0)
-    first = hold.take(hold.lanes[""], 0.0)
+    first = hold.lines.take(hold.lines.lanes[""], 0.0)
     assert first is not None
     hold.lost(first, 1.0)
     hold.finish(first, Fate.ACKED, 2.0)
     assert hold.entries == 0
     hold.admit(0, "2-0", entry_of(0, "a", ""), 3.0)
-    assert hold.take(hold.lanes[""], 3.0) is None
+    assert hold.lines.take(hold.lines.lanes[""], 3.0) is None
     assert hold.wake(5.9) == 6.0
     assert hold.wake(6.0) is None
-    assert hold.take(hold.lanes[""], 6.0) is not None
+    assert hold.lines.take(hold.lines.lanes[""], 6.0) is not None

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from upsertq.letter import Reason, Verdict
 from upsertq.wire import Entry
 from upsertq_worker.hold import Hold
+from upsertq_worker.lines import sendable
 from upsertq_worker.versions import RECORD_WEIGHT, Fate
 
 if TYPE_CHECKING:
@@ -37,12 +38,12 @@ def assert_nobody_is_forgotten(hold: Hold, now: float) -> None:
     """Every key of which something may be sent stands in line; where that is barred, it is noted as well."""
     for chains in hold._chains.values():
         for chain in chains.values():
-            version = hold._sendable(chain, now)
+            version = sendable(chain, now)
             if version is not None and version.barred:
-                assert version.held in hold.barred.get(version.namespace, {}), "nobody will ever let it go"
+                assert version.held in hold.lines.barred.get(version.namespace, {}), "nobody will ever let it go"
             elif version is not None:
                 assert chain.queued, "it will never be sent"
-    assert not any(held.dropped for entries in hold.barred.values() for held in entries)
+    assert not any(held.dropped for entries in hold.lines.barred.values() for held in entries)
 
 
 class ShedLaws(RuleBasedStateMachine):
@@ -73,10 +74,10 @@ class ShedLaws(RuleBasedStateMachine):
     @rule(namespace=spaces, most=st.integers(1, 3))
     def let_go(self, namespace: str, most: int) -> None:
         """Some of what is barred is let go."""
-        for held in list(self.hold.barred.get(namespace, ()))[:most]:
-            for version in self.hold.ready(held, self.now):
-                self.hold.allow(version, self.now)
-            self.hold.unbar(held)
+        for held in list(self.hold.lines.barred.get(namespace, ()))[:most]:
+            for version in self.hold.lines.ready(held, self.now):
+                self.hold.lines.allow(version, self.now)
+            self.hold.lines.unbar(held)
 
     @rule(shard=shards, names=few | st.lists(st.sampled_from("defghijkl"), min_size=1, max_size=3), namespace=spaces)
     def enqueue(self, shard: int, names: list[str], namespace: str) -> None:
@@ -162,7 +163,7 @@ class ShedLaws(RuleBasedStateMachine):
         assert self.hold.entries == len(held)
         assert self.hold.weight == sum(map(self._weight, held)) == sum(self.hold.weights.values())
         assert all(self.hold.weights.values())
-        for lane in self.hold.lanes.values():
+        for lane in self.hold.lines.lanes.values():
             assert lane.estimate == sum(chain.estimate for chain in lane.line)
             assert all(chain.waiting for chain in lane.line if chain.flying is None), "a forgotten key stands in line"
         assert_nobody_is_forgotten(self.hold, self.now)
@@ -176,7 +177,7 @@ class ShedLaws(RuleBasedStateMachine):
         for version in list(self.flying):
             self.flying.remove(version)
             self._finish(version, Fate.ACKED)
-        while self.hold.barred or any(self._take_one(namespace) for namespace in SPACES):
+        while self.hold.lines.barred or any(self._take_one(namespace) for namespace in SPACES):
             for namespace in SPACES:
                 self.let_go(namespace, 1)
             for version in list(self.flying):
@@ -217,8 +218,8 @@ class ShedLaws(RuleBasedStateMachine):
         return held.open < len(held.versions)
 
     def _take_one(self, namespace: str) -> bool:
-        lane = self.hold.lanes.get(namespace)
-        version = self.hold.take(lane, self.now) if lane else None
+        lane = self.hold.lines.lanes.get(namespace)
+        version = self.hold.lines.take(lane, self.now) if lane else None
         if version is None:
             return False
         assert not version.held.dropped
@@ -271,9 +272,9 @@ def test_what_waited_for_a_barred_one_that_is_put_aside_goes() -> None:
     hold = Hold(QUARANTINE)
     older = hold.admit(0, "1-0", entry_of(0, ["a"], ""), 100.0)
     hold.admit(0, "2-0", entry_of(0, ["a"], ""), 100.0, barred=True)
-    assert hold.take(hold.lanes[""], 100.0) is None
+    assert hold.lines.take(hold.lines.lanes[""], 100.0) is None
     assert hold.shed("", 0, 100.0) == {0: ["2-0"]}
-    assert hold.take(hold.lanes[""], 100.0) is older.versions[0]
+    assert hold.lines.take(hold.lines.lanes[""], 100.0) is older.versions[0]
 
 
 class BarredLaws(RuleBasedStateMachine):
@@ -302,24 +303,24 @@ class BarredLaws(RuleBasedStateMachine):
         assert all(version.barred == barred for version in held.versions)
         self._collect()
 
-    @precondition(lambda self: self.hold.barred)
+    @precondition(lambda self: self.hold.lines.barred)
     @rule(which=some)
     def let_go(self, which: int) -> None:
         """What waits for nothing else is let go, an entry at a time."""
-        entries = list(self.hold.barred[""])
+        entries = list(self.hold.lines.barred[""])
         held = entries[which % len(entries)]
-        for version in self.hold.ready(held, self.now):
-            self.hold.allow(version, self.now)
-        self.hold.unbar(held)
+        for version in self.hold.lines.ready(held, self.now):
+            self.hold.lines.allow(version, self.now)
+        self.hold.lines.unbar(held)
 
     @precondition(lambda self: self.known)
     @rule(which=some)
     def go_alone(self, which: int) -> None:
         """A barred one is taken out of its turn, where it is ready, and only there."""
         version = self.known[which % len(self.known)]
-        ready = version in self.hold.ready(version.held, self.now)
+        ready = version in self.hold.lines.ready(version.held, self.now)
         if version.barred:
-            assert self.hold.take_barred(version, self.now) == ready
+            assert self.hold.lines.take_barred(version, self.now) == ready
             if ready:
                 self._taken(version)
 
@@ -336,8 +337,8 @@ class BarredLaws(RuleBasedStateMachine):
     @rule()
     def send(self) -> None:
         """The next one in turn is taken; it is none that was not let go."""
-        lane = self.hold.lanes.get("")
-        version = self.hold.take(lane, self.now) if lane else None
+        lane = self.hold.lines.lanes.get("")
+        version = self.hold.lines.take(lane, self.now) if lane else None
         if version is not None:
             assert not version.barred
             self._taken(version)
@@ -367,11 +368,11 @@ class BarredLaws(RuleBasedStateMachine):
             return
         self.hold.drop(0)
         for version in self.known:
-            self.hold.allow(version, self.now)
+            self.hold.lines.allow(version, self.now)
             self.hold.bury(version, VERDICT, self.now)
-            assert not self.hold.take_barred(version, self.now)
+            assert not self.hold.lines.take_barred(version, self.now)
             assert not version.open
-        assert (self.hold.entries, self.hold.weight, self.hold.settlements, self.hold.barred) == (0, 0, [], {})
+        assert (self.hold.entries, self.hold.weight, self.hold.settlements, self.hold.lines.barred) == (0, 0, [], {})
         self.known.clear()
         self.flying.clear()
         self.buried.clear()
@@ -393,10 +394,10 @@ class BarredLaws(RuleBasedStateMachine):
             for version in self.flying:
                 self._finish(version, Fate.ACKED)
             self.flying.clear()
-            if self.hold.barred:
+            if self.hold.lines.barred:
                 self.let_go(0)
         assert sorted(self.settled) == sorted(self.admitted), "stuck"
-        assert (self.hold.weight, self.hold.barred) == (0, {})
+        assert (self.hold.weight, self.hold.lines.barred) == (0, {})
 
     def _taken(self, version: Version) -> None:
         newer = [one for one in self.known if one.open and one.id == version.id and one.order > version.order]

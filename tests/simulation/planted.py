@@ -53,7 +53,7 @@ def no_hold_on_retry() -> AbstractContextManager[Any]:
         again(self, batch, *rest)
         for version in batch.live:
             version.chain.flying = None
-            self._desk.hold._offer(version.chain, self._desk.clock())
+            self._desk.hold.lines.offer(version.chain, self._desk.clock())
 
     return patch.object(Sender, "_retry", forgetful)
 
@@ -184,7 +184,7 @@ def older_versions_not_superseded() -> AbstractContextManager[Any]:
         if not version.held.dropped:
             version.chain.flying = None
             self._end(version, fate)
-            self._offer(version.chain, now)
+            self.lines.offer(version.chain, now)
 
     return patch.object(Hold, "finish", finish)
 

@@ -13,8 +13,10 @@ from upsertq_worker.places import Place
 from upsertq_worker.suspicion import Mark, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
+
+    from upsertq_worker.marks import Key
 
 
 ROWS: Final = 25
@@ -37,7 +39,7 @@ def marks_of_the_living_count() -> Iterator[None]:
     """A worker that lost its shards, or that ends in good order, leaves its marks behind."""
     learn = Marks._learn
 
-    async def leave(*_: Any) -> None:
+    async def leave(_: Marks, _keys: Iterable[Key]) -> None:
         pass
 
     async def unknowing(self: Marks) -> bool:
@@ -46,8 +48,7 @@ def marks_of_the_living_count() -> Iterator[None]:
         return await learn(self)
 
     with (
-        patch.object(Marks, "_clear", leave),
-        patch.object(Marks, "end", leave),
+        patch.object(Marks, "take_back", leave),
         patch.object(Marks, "_learn", unknowing),
     ):
         yield

@@ -36,6 +36,7 @@ PURE: Final = frozenset(
             "wording",
             "backoff",
             "hold",
+            "lines",
             "versions",
             "batch",
             "encode",

@@ -106,10 +106,10 @@ class Batcher:
         """
         for namespace in [namespace for namespace in self._parked if admits(namespace)]:
             self._watch(self._parked.pop(namespace))
-        for lane in self.hold.stirred:
+        for lane in self.hold.lines.stirred:
             lane.stirred = False
             self._watch(lane)
-        self.hold.stirred.clear()
+        self.hold.lines.stirred.clear()
         self._full_first = not self._full_first
         if self._full_first:
             return self._next_full(now, admits) or self._next_lingering(now, admits)
@@ -170,7 +170,7 @@ class Batcher:
         versions: list[Version] = []
         size = overhead(lane.namespace)
         while len(versions) < self.limits.records:
-            version = self.hold.take(lane, now)
+            version = self.hold.lines.take(lane, now)
             if version is None:
                 break
             size += len(version.encode()) + 1

@@ -75,7 +75,7 @@ class Caution:
         if suspects and now < settled_at:
             # then nothing of a suspect has to wait for its turn, and whoever lost the shard and lives has said so
             return min(0.5, settled_at - now)
-        ready = [(held, mark) for held, mark in suspects if desk.hold.ready(held, now)]
+        ready = [(held, mark) for held, mark in suspects if desk.hold.lines.ready(held, now)]
         if ready:
             return await self._send_suspects(ready)
         if desk.hushed:
@@ -113,7 +113,7 @@ class Caution:
         for version in held.versions:
             if version.row in plan.dead and version.open:
                 self._give_up(version, len(held.versions))
-        for version in sorted(desk.hold.ready(held, desk.clock()), key=lambda one: one.row != plan.row):
+        for version in sorted(desk.hold.lines.ready(held, desk.clock()), key=lambda one: one.row != plan.row):
             await self._marks.write({key: plan.at(version.row)})
             desk.alone = version
             if not await self._see_through(version):
@@ -146,7 +146,9 @@ class Caution:
     def _in_work(self, version: Version) -> bool:
         if not version.open:
             return False
-        return version.chain.flying is version or version in self._desk.hold.ready(version.held, self._desk.clock())
+        return version.chain.flying is version or version in self._desk.hold.lines.ready(
+            version.held, self._desk.clock()
+        )
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)

@@ -37,7 +37,7 @@ class Company:
     @property
     def is_there(self) -> bool:
         """Whether there is anybody."""
-        return bool(self._in_work or self._desk.hold.barred)
+        return bool(self._in_work or self._desk.hold.lines.barred)
 
     def begin_anew(self) -> None:
         """A shard was gained: what its holder had in work is at the head of what it left."""
@@ -54,12 +54,12 @@ class Company:
         await self._marks.write({(held.shard, held.stream_id): Mark(Stage.COMPANY) for held in chosen})
         now = self._desk.clock()
         for held in chosen:
-            versions = hold.ready(held, now)
+            versions = hold.lines.ready(held, now)
             for version in versions:
-                hold.allow(version, now)
+                hold.lines.allow(version, now)
             self._let_go += len(versions)
             self._in_work[held] = versions
-            hold.unbar(held)
+            hold.lines.unbar(held)
         self._desk.sendable.set()
 
     def _forget_done(self) -> list[Key]:
@@ -75,8 +75,8 @@ class Company:
         in_work: Counter[str] = Counter()
         for held, versions in self._in_work.items():
             in_work[held.entry.namespace] += len(versions)
-        stuck = {namespace for namespace in {*in_work, *self._desk.hold.barred} if self._is_stuck(namespace)}
-        lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.barred)}
+        stuck = {namespace for namespace in {*in_work, *self._desk.hold.lines.barred} if self._is_stuck(namespace)}
+        lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.lines.barred)}
         chosen = [first[0] for name in stuck & lines.keys() if not in_work[name] and (first := next(lines[name], None))]
         for namespace in stuck:
             lines.pop(namespace, None)
@@ -99,8 +99,8 @@ class Company:
     def _ready(self, namespace: str) -> Iterator[tuple[Held, int]]:
         """The entries of a namespace that may be let go, with how many of their records."""
         hold, now = self._desk.hold, self._desk.clock()
-        for held in list(hold.barred[namespace]):
-            if versions := hold.ready(held, now):
+        for held in list(hold.lines.barred[namespace]):
+            if versions := hold.lines.ready(held, now):
                 yield held, len(versions)
             else:
-                hold.unbar(held)
+                hold.lines.unbar(held)

@@ -14,8 +14,9 @@ from collections import deque
 
 from upsertq.letter import Verdict
 from upsertq.wire import Entry, one_record
+from upsertq_worker.lines import Lines, wait
 from upsertq_worker.shedding import where_to_cut
-from upsertq_worker.versions import Chain, Fate, Grave, Held, Lane, Order, Settlement, Version, estimate
+from upsertq_worker.versions import Chain, Fate, Grave, Held, Settlement, Version
 
 
 class Hold:
@@ -31,11 +32,8 @@ class Hold:
         self._held: dict[int, dict[str, Held]] = {}
         self._timers: list[tuple[float, int, Chain]] = []
         self._ticket = 0
-        self.lanes: dict[str, Lane] = {}
-        self.stirred: list[Lane] = []
-        """Lanes that got something to send since the owner last cleared this list."""
-        self.barred: dict[str, dict[Held, None]] = {}
-        """By namespace the entries, oldest first, with records that wait for nothing but `allow`."""
+        self.lines = Lines()
+        """What may be sent of it, and in what turn."""
         self.settlements: list[Settlement] = []
         """Entries given out for settling since the owner last cleared this list."""
         self.weight = 0
@@ -76,7 +74,7 @@ class Hold:
             now: the time in seconds.
             recovered: an earlier holder may have sent parts of it.
             stale: it was replayed, and a newer version of its record was acknowledged since: it is superseded.
-            barred: each of its records waits until `allow`, `take_barred` or `bury` is called for it.
+            barred: each of its records waits until `lines.allow`, `lines.take_barred` or `bury` is called for it.
         """
         milliseconds, number, *replayed_row = map(int, (entry.seq or stream_id).split("-"))
         first_row = replayed_row[0] if replayed_row else 0
@@ -101,33 +99,6 @@ class Hold:
                 self._enter(version, now)
         return held
 
-    def ready(self, held: Held, now: float) -> list[Version]:
-        """The barred versions of an entry that could be sent now: no newer one of their ids is here, or under way."""
-        if held.dropped:
-            return []
-        return [one for one in held.versions if one.barred and self._sendable(one.chain, now) is one]
-
-    def allow(self, version: Version, now: float) -> None:
-        """Let a barred version be sent in its turn."""
-        version.barred = False
-        self._offer(version.chain, now)
-
-    def unbar(self, held: Held) -> None:
-        """Nothing of this entry waits for `allow` any more, or not now."""
-        barred = self.barred.get(held.entry.namespace)
-        if barred is not None:
-            barred.pop(held, None)
-            if not barred:
-                del self.barred[held.entry.namespace]
-
-    def take_barred(self, version: Version, now: float) -> bool:
-        """Take this very version, which stays barred, out of its turn; returns whether it could be sent."""
-        chain = version.chain
-        if version.held.dropped or self._sendable(chain, now) is not version:
-            return False
-        self._take(chain, version)
-        return True
-
     def bury(self, version: Version, verdict: Verdict, now: float) -> None:
         """Give up a version that waits, or does so no more."""
         chain = version.chain
@@ -135,27 +106,15 @@ class Hold:
             chain.waiting.remove(version)
             self._dig(version, verdict)
             self._end(version, Fate.DEAD)
-            self._offer(chain, now)
-
-    def take(self, lane: Lane, now: float) -> Version | None:
-        """Take the next version to send in this lane: the newest of the key that waits longest; it flies from here."""
-        while lane.line:
-            chain = lane.line.popleft()
-            chain.queued = False
-            lane.estimate -= chain.estimate
-            version = self._may_go(chain, now)
-            if version is not None:
-                self._take(chain, version)
-                return version
-        return None
+            self.lines.offer(chain, now)
 
     def put_back(self, version: Version, now: float, *, last: bool = False) -> None:
         """Let a version that was taken wait again, at the head of its lane's line, or with `last` at its end."""
         if version.held.dropped:
             return
         version.chain.flying = None
-        version.chain.waiting.append(version)
-        self._offer(version.chain, now, first=not last)
+        wait(version.chain, version)
+        self.lines.offer(version.chain, now, first=not last)
 
     def lost(self, version: Version, now: float) -> None:
         """The answer for a version in flight was lost: it may take effect during the quarantine."""
@@ -180,7 +139,7 @@ class Hold:
                 chain.waiting = [other for other in chain.waiting if other.order > version.order]
             for other in stale:
                 self._end(other, Fate.SUPERSEDED)
-        self._offer(chain, now)
+        self.lines.offer(chain, now)
 
     def wake(self, now: float) -> float | None:
         """Line up the keys whose quarantine is over; returns when the next one ends, `None` if there is none."""
@@ -188,7 +147,7 @@ class Hold:
             chain = heapq.heappop(self._timers)[2]
             if chain.quarantined_until <= now:
                 chain.quarantined_until, chain.suspect = 0.0, None
-                self._offer(chain, now)
+                self.lines.offer(chain, now)
                 self._forget_if_done(chain)
         return self._timers[0][0] if self._timers else None
 
@@ -223,9 +182,7 @@ class Hold:
             if cut < len(of_namespace):
                 self._mend(shard, of_namespace[:cut], of_namespace[cut:], now)
         if shed:
-            lane = self._lane(namespace)
-            lane.line = deque(chain for chain in lane.line if chain.waiting)
-            lane.estimate = sum(chain.estimate for chain in lane.line)
+            self.lines.tidy(namespace)
         return shed
 
     def _mend(self, shard: int, kept: list[Held], gone: list[Held], now: float) -> None:
@@ -235,16 +192,16 @@ class Hold:
                 chain = version.chain
                 chain.waiting.remove(version)
                 chain.entries -= 1
-                chain.queued = chain.queued and bool(chain.waiting)
                 chain.last = None
                 if not chain.entries:
                     del self._chains[shard][chain.key]
+        left = set(kept)
         for held in kept:
             held.newer = [newer for newer in held.newer if not newer.dropped]
             for version in held.versions:
-                if version.chain.last is None or version.chain.last in kept:
+                if version.chain.last is None or version.chain.last in left:
                     version.chain.last = held
-                self._offer(version.chain, now)  # a newer one that was not let go is gone
+                self.lines.offer(version.chain, now)  # a newer one that was not let go is gone
 
     def _forget(self, held: Held) -> None:
         held.dropped = True
@@ -252,7 +209,7 @@ class Hold:
 
     def _let_go(self, held: Held) -> None:
         self._weigh(held, -1)
-        self.unbar(held)
+        self.lines.unbar(held)
 
     def _weigh(self, held: Held, sign: int) -> None:
         self.weight += sign * held.weight
@@ -285,8 +242,8 @@ class Hold:
             return
         if not chain.waiting:
             chain.since = now
-        chain.waiting.append(version)
-        self._offer(chain, now)
+        wait(chain, version)
+        self.lines.offer(chain, now)
 
     def _suspect(self, chain: Chain, version: Version, now: float) -> None:
         still = now < chain.quarantined_until
@@ -294,49 +251,6 @@ class Hold:
         chain.quarantined_until = now + self._quarantine
         self._ticket += 1
         heapq.heappush(self._timers, (chain.quarantined_until, self._ticket, chain))
-
-    def _sendable(self, chain: Chain, now: float) -> Version | None:
-        if chain.flying is not None or not chain.waiting:
-            return None
-        waiting = chain.waiting
-        newest = waiting[0] if len(waiting) == 1 else max(waiting, key=_order)
-        if now < chain.quarantined_until and newest is not chain.suspect:
-            return None
-        return newest
-
-    def _may_go(self, chain: Chain, now: float) -> Version | None:
-        """What may be sent of this key; where it is barred, that is noted."""
-        version = self._sendable(chain, now)
-        if version is not None and version.barred:
-            self.barred.setdefault(version.namespace, {})[version.held] = None
-            return None
-        return version
-
-    def _take(self, chain: Chain, version: Version) -> None:
-        chain.waiting.remove(version)
-        chain.flying = version
-
-    def _offer(self, chain: Chain, now: float, *, first: bool = False) -> None:
-        version = self._may_go(chain, now)
-        if version is None or chain.queued:
-            return
-        chain.queued = True
-        lane = self._lane(version.namespace)
-        if first:
-            lane.line.appendleft(chain)
-        else:
-            lane.line.append(chain)
-        chain.estimate = estimate(version)
-        lane.estimate += chain.estimate
-        if not lane.stirred:
-            lane.stirred = True
-            self.stirred.append(lane)
-
-    def _lane(self, namespace: str) -> Lane:
-        lane = self.lanes.get(namespace)
-        if lane is None:
-            lane = self.lanes[namespace] = Lane(namespace)
-        return lane
 
     def _end(self, version: Version, fate: Fate) -> None:
         held = version.held
@@ -376,10 +290,6 @@ class Hold:
             chains = self._chains.get(chain.shard, {})
             if chains.get(chain.key) is chain:
                 del chains[chain.key]
-
-
-def _order(version: Version) -> Order:
-    return version.order
 
 
 def _settlement(held: Held) -> Settlement:

@@ -82,7 +82,7 @@ class Reader:
         """Until all is read of what earlier holders left, or as much as there is room for, none of it is let go."""
         desk = self._desk
         desk.catching_up = count > 0 and any(place.recovering for place in self._places.values())
-        if not desk.catching_up and desk.hold.barred:
+        if not desk.catching_up and desk.hold.lines.barred:
             desk.allowable.set()
 
     def _room(self) -> int:
@@ -116,7 +116,7 @@ class Reader:
             place.cut_short()
             if shard not in brought and place.cursor != NEW:
                 place.pass_over()
-        if self._desk.hold.stirred:
+        if self._desk.hold.lines.stirred:
             self._desk.sendable.set()
         taken_in = self._desk.hold.entries > held
         if idle:

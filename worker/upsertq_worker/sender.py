@@ -96,7 +96,7 @@ class Sender:
         if version is None:
             return None
         passes = not desk.lanes.holds(version.namespace) and self._gates.admits(version.namespace, now, retry=False)
-        if passes and desk.hold.take_barred(version, now):
+        if passes and desk.hold.lines.take_barred(version, now):
             version.encode()
             return Batch(version.namespace, [version])
         return self._due_retry(now)
@@ -113,7 +113,7 @@ class Sender:
         desk = self._desk
         for scope in desk.lanes.due(now):
             for lane in self._lanes_of(scope):
-                version = desk.hold.take(lane, now)
+                version = desk.hold.lines.take(lane, now)
                 if version is not None:
                     version.encode()
                     desk.lanes.probed(scope)
@@ -121,7 +121,7 @@ class Sender:
         return None
 
     def _lanes_of(self, scope: str) -> list[Lane]:
-        lanes = self._desk.hold.lanes
+        lanes = self._desk.hold.lines.lanes
         if scope == QUEUE:
             by_hand = {name for name, paused in self._desk.lanes.paused.items() if paused.by_hand}
             return [lane for lane in lanes.values() if lane.line and scope_of(lane.namespace) not in by_hand]
