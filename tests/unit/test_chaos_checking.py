@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.books import Books
+from upsertq.exchange import Ask, Failed, Trouble
+from upsertq.keys import QueueKeys
+from upsertq.wire import Entry, encode
 from upsertq_emulator.spec import parse_faults
 from upsertq_worker.chaos.cast import SERVER_SECONDS, Cast, Role, is_poison, namespace_of, usual_faults
 from upsertq_worker.chaos.checking import Applied, Evidence, Put, judge
 from upsertq_worker.chaos.putting import next_batch, read_notes
+from upsertq_worker.chaos.settled import Look, Looks, Settled
+from upsertq_worker.chaos.watching import look_at, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +34,7 @@ CAST = Cast(
 
 def history() -> tuple[Put, Applied, Books]:
     """Two ids that landed, one of them in three versions of which the second was superseded, and one poison."""
-    put, applied = Put(), Applied(window=30)
+    put, applied = Put(), Applied()
     for version, ids in ((0, ["hot-0-0", "cold-0-0"]), (1, ["hot-0-0"]), (2, ["hot-0-0", "bad-0-2"])):
         put.note_tried(ids, version)
         put.note_confirmed(ids, version)
@@ -70,7 +77,7 @@ def test_a_dead_poison_is_not_lost() -> None:
 
 def test_a_confirmed_version_that_never_landed_is_stale() -> None:
     """The index must hold the last confirmed version, not the one before."""
-    applied = Applied(window=30)
+    applied = Applied()
     for name in ("hot-0-0", "cold-0-0"):
         applied.note(name, 0, 1.0)
     assert said(evidence(applied=applied, books=Books(enqueued=5, acked=2, superseded=2, dead=1))) == ["stale"]
@@ -110,12 +117,176 @@ def test_a_step_back_that_is_made_good_is_a_figure() -> None:
     assert (found.applied.steps_back, found.applied.repeats, found.applied.longest) == (1, 1, 2.0)
 
 
-def test_a_step_back_long_after_is_condemned() -> None:
-    """An old version that comes long after the newer one was applied was settled and revived."""
-    found = evidence()
-    for version, at in ((0, 33.0), (2, 34.0)):
-        found.applied.note("hot-0-0", version, at)
-    assert said(found) == ["an older version was applied long after a newer one"]
+HOT = "hot-0-0"
+REVIVED = "an older version was applied over a settled one"
+
+
+def settled(*looks: Look, confirmed: dict[int, float] | None = None) -> Settled:
+    """What these looks tell of versions 1 and 3 of `HOT`, confirmed at 10 and at 20 unless told otherwise."""
+    seen = Looks()
+    for look in looks:
+        seen.note(look)
+    times = {1: 10.0, 3: 20.0} if confirmed is None else confirmed
+    return Settled(seen, 1, {(0, version): at for version, at in times.items()})
+
+
+def stepping(known: Settled, at: float, *versions: int) -> Applied:
+    """A journal in which `versions` of `HOT` are applied, one a second, the last of them at `at`."""
+    applied = Applied(known)
+    for place, version in enumerate(versions, start=1 - len(versions)):
+        applied.note(HOT, version, at + place)
+    return applied
+
+
+EMPTY = Look(0, 21.0, 22.0, set())
+"""Nothing is in the stream: all that was confirmed before 21 was settled by 22."""
+
+
+def test_a_step_back_over_a_settled_version_is_condemned() -> None:
+    """An older version that comes when the newer one had left its stream was settled and revived, however soon."""
+    put, _, _ = history()
+    put.note_tried([HOT], 3)
+    applied = stepping(settled(EMPTY), 22.6, 1, 3, 1, 3)
+    applied.note("cold-0-0", 0, 23.0)
+    assert (applied.steps_back, applied.over_settled) == (1, []), "before the look had ended nothing was certain"
+    applied.note(HOT, 1, 23.0)
+    applied.note(HOT, 3, 23.1)
+    found = evidence(put=put, applied=applied, books=Books(enqueued=5, acked=3, superseded=1, dead=1))
+    assert [str(one) for one in judge(found)] == [f"{REVIVED}: 1 (hot-0-0: 1 over 3)"]
+
+
+def test_a_step_back_over_an_unsettled_version_is_a_figure() -> None:
+    """However long it lasts, while the newer version stands in its stream its older one may come again."""
+    looks = [Look(0, at, at + 0.1, {(0, 3)}) for at in (15.0, 3_000.0)]
+    applied = stepping(settled(*looks), 3_600.0, 1, 3, 1, 3)
+    assert (applied.steps_back, applied.steps_of_unsettled, applied.over_settled) == (1, 1, [])
+
+
+@pytest.mark.parametrize(
+    ("look", "confirmed", "at", "condemned"),
+    [
+        (EMPTY, 20.9, 22.1, True),
+        (EMPTY, 20.9, 22.0, False),  # settled by the end of the look, perhaps not before it
+        (EMPTY, 21.0, 22.1, False),  # confirmed at its beginning: perhaps enqueued after it
+        (EMPTY, inf, 22.1, False),
+        (Look(0, 21.0, 22.0, {(0, 3)}), 20.9, 22.1, False),
+        (Look(0, 21.0, 22.0, {(0, 2), (0, 4), (1, 3)}), 20.9, 22.1, True),  # others are pending
+        (Look(1, 21.0, 22.0, set()), 20.9, 22.1, False),  # of another shard
+    ],
+)
+def test_what_is_not_certain_is_not_condemned(look: Look, confirmed: float, at: float, *, condemned: bool) -> None:
+    """Only what was confirmed before a look began, and was applied after it had ended, is judged by it."""
+    applied = stepping(settled(look, confirmed={3: confirmed}), at, 3, 1)
+    assert (applied.steps_back, len(applied.over_settled)) == (1, int(condemned))
+
+
+def test_a_version_is_settled_by_the_first_look_after_the_last_that_saw_it() -> None:
+    """One look that found nothing is no proof while a later one sees the batch: it may have been enqueued between."""
+    looks = Looks()
+    for at, pending in ((5.0, {(0, 3)}), (6.0, set[tuple[int, int]]()), (7.0, {(0, 3)}), (8.0, set()), (9.0, set())):
+        looks.note(Look(0, at, at + 0.1, pending))
+    assert (looks.settled_by(0, (0, 3), 4.0), looks.settled_by(0, (0, 3), 8.5)) == (8.1, 9.1)
+    assert (looks.settled_by(0, (0, 2), 4.0), looks.settled_by(0, (0, 3), 9.0)) == (5.1, inf)
+    assert len(looks) == 5
+    assert looks.gaps() == [pytest.approx(1.1)] * 4
+
+
+def test_an_older_version_over_a_settled_one_is_found_beneath_an_unsettled_one() -> None:
+    """The newest version in the index need not be settled: one between it and the old one condemns too."""
+    applied = stepping(settled(EMPTY), 23.5, 1, 3, 9, 1, 2)
+    assert [(step.old, step.new, step.settled) for step in applied.over_settled] == [(1, 9, 3), (2, 9, 3)]
+
+
+def test_replayed_letters_may_step_back() -> None:
+    """A version that was applied and yet buried is no reason to hold back an older one that is replayed."""
+    applied = stepping(settled(EMPTY), 22.5, 1, 3)
+    applied.replayed = {HOT}
+    applied.note(HOT, 1, 23.0)
+    assert (applied.steps_back, applied.steps_of_replayed, applied.steps_of_unsettled) == (1, 1, 0)
+    assert applied.over_settled == []
+
+
+ACTS = st.lists(st.tuples(st.sampled_from(["put", "confirm", "settle", "look"]), st.integers(0, 2)), max_size=60)
+
+
+@given(ACTS, st.randoms(use_true_random=False))
+def test_nothing_unsettled_is_ever_taken_for_settled(acts: list[tuple[str, int]], rng: Any) -> None:
+    """Whatever the order of events and the ties of the clock, what is called settled was; in the end all is known."""
+    now, version, looks = 0, 0, Looks()
+    stream: set[int] = set()
+    gone: dict[int, int] = {}
+    confirmed: dict[tuple[int, int], float] = {}
+    for act, passed in acts:
+        now += passed
+        if act == "put":
+            version += 1
+            stream.add(version)
+        elif act == "confirm" and version:
+            confirmed.setdefault((0, version), now)
+        elif act == "settle" and stream:
+            one = rng.choice(sorted(stream))
+            stream.remove(one)
+            gone[one] = now
+        elif act == "look":
+            before, now = now, now + rng.randrange(2)
+            looks.note(Look(0, before, now, {(0, one) for one in stream}))
+    known = Settled(looks, 1, confirmed)
+    for one in range(1, version + 1):
+        for at in range(now + 2):
+            if known.newest(HOT, [one], at) is not None:
+                assert gone[one] < at
+    looks.note(Look(0, now + 1, now + 1, set()))
+    assert all(known.newest(HOT, [one], now + 2) == one for _, one in confirmed)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), max_size=40),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3), st.sets(st.integers(0, 5), max_size=4)), max_size=8),
+    st.dictionaries(st.integers(0, 5), st.integers(0, 20)),
+)
+def test_what_the_fold_forgets_does_not_matter(
+    journal: list[tuple[int, int]], looks: list[tuple[int, int, set[int]]], confirmed: dict[int, int]
+) -> None:
+    """The steps over settled versions are those that a judge finds who remembers every version ever applied."""
+    shown, begin = list[Look](), 0
+    for passed, took, pending in looks:
+        begin += passed
+        shown.append(Look(0, begin, begin + took, {(0, version) for version in pending}))
+        begin += took
+    known = settled(*shown, confirmed={version: float(at) for version, at in confirmed.items()})
+    applied, seen, expected, now = Applied(known), set[int](), [], 0
+    for version, passed in journal:
+        now += passed
+        applied.note(HOT, version, now)
+        if any(one > version and known.newest(HOT, [one], now) is not None for one in seen):
+            expected.append((version, now))
+        seen.add(version)
+    assert [(step.old, step.at) for step in applied.over_settled] == expected
+
+
+def test_a_look_asks_every_shard_between_two_times() -> None:
+    """A shard that does not answer is left out; of an empty stream nothing is pending."""
+    keys = QueueKeys("q")
+    clock = iter([5.0, 6.0])
+    looking = look_at(keys, 3, lambda: next(clock))
+    asked = next(looking)
+    assert isinstance(asked, Ask)
+    assert asked.commands == [["XRANGE", keys.shard(shard).stream, "-", "+"] for shard in range(3)]
+    rows = {"hot-1-0": 7, "hot-1-3": 8}
+    metadata = json.dumps([{"version": version} for version in rows.values()]).encode()
+    told = encode(Entry("tenant-1", tuple(rows), 1, bytes(8), metadata=metadata))
+    fields = [one if isinstance(one, bytes) else str(one).encode() for one in told]
+    replies = [[(b"70-2", fields)], Failed(Trouble.AWAY, "gone"), []]
+    with pytest.raises(StopIteration) as ended:
+        looking.send(replies)
+    assert ended.value.value == [Look(0, 5.0, 6.0, {(1, 7), (1, 8)}), Look(2, 5.0, 6.0, set())]
+
+
+def test_a_watcher_that_saw_nothing_is_a_mishap() -> None:
+    """Without looks the rule would condemn nothing, and a good verdict would prove nothing."""
+    with watched("redis://127.0.0.1:1/0", "chaos-none") as watch:
+        assert watch.mishaps() == ["the watcher never saw the streams"]
+    assert watch.mishaps() == ["the watcher of the streams ended by itself"]
 
 
 def test_an_invented_version_is_found() -> None:
@@ -219,9 +390,10 @@ def test_notes_survive_being_cut(tmp_path: Path) -> None:
     """A line that SIGKILL cut is passed over; a producer goes on with the batch after the last that it tried."""
     notes, put = tmp_path / "notes", Put()
     assert next_batch(notes) == 0
-    notes.write_bytes(b'\n{"tried":0}\n{"confirmed":0}\n\n{"tried":1}\n{"conf\n{"tried":2}\n')
+    notes.write_bytes(b'\n{"tried":0}\n{"confirmed":0, "at":7.5}\n\n{"tried":1}\n{"conf\n{"tried":2}\n')
     share = CAST.share(1)
     read_notes(notes, share, put)
     assert next_batch(notes) == 3
     assert put.confirmed == dict.fromkeys(share.ids(0), 0)
+    assert put.confirmed_at == {(1, 0): 7.5}
     assert put.records_tried == sum(len(share.ids(batch)) for batch in range(3))

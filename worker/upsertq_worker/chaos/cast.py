@@ -121,9 +121,14 @@ class Share:
             yield f"{POISON}{self.producer}-{batch}"
 
 
+def producer_of(name: str) -> int:
+    """The number of the one producer that puts an id."""
+    return int(name.split("-")[1])
+
+
 def namespace_of(name: str) -> str:
     """The namespace of an id."""
-    return Share(int(name.split("-")[1]), 0, 0, 0, 0).namespace
+    return Share(producer_of(name), 0, 0, 0, 0).namespace
 
 
 def is_poison(name: str) -> bool:

@@ -1,10 +1,13 @@
 """Owns the verdict: judges what was put, applied, booked and buried against the promises. Pure; it gathers nothing."""
 
+from bisect import insort
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from upsertq.books import Books
 from upsertq_worker.chaos.cast import is_poison
+from upsertq_worker.chaos.settled import Settled
 
 EXAMPLES = 3
 MOST_STEPS = 100
@@ -12,24 +15,30 @@ MOST_STEPS = 100
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step back: version `old` of an id was applied at `at`, version `new` first at `new_at` (seconds since 1970)."""
+    """A step back: version `old` of an id was applied at `at`, version `new` first at `new_at` (seconds since 1970).
+
+    `settled` is the newest applied version that certainly was settled by then, None if there was none.
+    """
 
     id: str
     old: int
     new: int
     at: float
     new_at: float
+    settled: int | None
 
 
 @dataclass(slots=True)
 class Put:
     """What producers noted: the newest version tried and confirmed of every id, and how many records there were.
 
-    A version is tried before it is put, and confirmed once the flush after it returned.
+    A version is tried before it is put, and confirmed once the flush after it returned: of (producer, version) at
+    `confirmed_at`, in seconds since 1970.
     """
 
     tried: dict[str, int] = field(default_factory=dict)
     confirmed: dict[str, int] = field(default_factory=dict)
+    confirmed_at: dict[tuple[int, int], float] = field(default_factory=dict)
     records_tried: int = 0
     records_confirmed: int = 0
 
@@ -51,11 +60,15 @@ class Applied:
     """The index's journal, folded entry by entry: the last and the newest version of every id, and every step back.
 
     A step back is an older version applied after a newer one. Delivery is at least once, so one may happen after a
-    crash, within `window` seconds of the newer version; one that comes later is in `too_late`. `longest` is in seconds;
-    `steps` holds the first of them.
+    crash while the newer version is unsettled; one over a version that certainly was settled is in `over_settled`.
+    `longest` is in seconds; `steps` holds the first of them.
+
+    An id in `replayed` is not judged so: of its versions a newer one may be settled as dead though the index had
+    applied it, and then an older one that is replayed is right to follow.
     """
 
-    window: float
+    settled: Settled = field(default_factory=Settled)
+    replayed: AbstractSet[str] = frozenset()
     last: dict[str, int] = field(default_factory=dict)
     newest: dict[str, int] = field(default_factory=dict)
     writes: int = 0
@@ -63,8 +76,11 @@ class Applied:
     steps_back: int = 0
     longest: float = 0.0
     steps: list[Step] = field(default_factory=list)
-    too_late: list[str] = field(default_factory=list)
+    over_settled: list[Step] = field(default_factory=list)
+    steps_of_replayed: int = 0
     _newest_at: dict[str, float] = field(default_factory=dict)
+    _several: dict[str, list[int]] = field(default_factory=dict)
+    """Of an id with several versions those that were applied, in ascending order, from the newest settled one on."""
 
     def note(self, name: str, version: int, at: float) -> None:
         """Take note of the next entry: `at` is in seconds, in the order of the journal."""
@@ -72,17 +88,38 @@ class Applied:
         self.writes += 1
         self.repeats += version == newest
         self.last[name] = version
+        if 0 <= newest != version:
+            settled = self._settled(name, version, newest, at)
+            if version < newest:
+                self._step_back(Step(name, version, newest, at, self._newest_at[name], settled))
         if version > newest:
             self.newest[name] = version
             self._newest_at[name] = at
-        elif version < newest:
-            self.steps_back += 1
-            if len(self.steps) < MOST_STEPS:
-                self.steps.append(Step(name, version, newest, at, self._newest_at[name]))
-            after = at - self._newest_at[name]
-            self.longest = max(self.longest, after)
-            if after > self.window:
-                self.too_late.append(f"{name}: {version} after {newest}")
+
+    @property
+    def steps_of_unsettled(self) -> int:
+        """Steps back over versions of which none is known to have been settled."""
+        return self.steps_back - len(self.over_settled) - self.steps_of_replayed
+
+    def _settled(self, name: str, version: int, newest: int, at: float) -> int | None:
+        """The newest version applied before this one that was settled; what is older is forgotten from then on."""
+        applied = self._several.setdefault(name, [newest])
+        settled = self.settled.newest(name, applied, at)
+        if version not in applied:
+            insort(applied, version)
+        if settled is not None:
+            del applied[: applied.index(settled)]
+        return settled
+
+    def _step_back(self, step: Step) -> None:
+        self.steps_back += 1
+        self.longest = max(self.longest, step.at - step.new_at)
+        if len(self.steps) < MOST_STEPS:
+            self.steps.append(step)
+        if step.id in self.replayed:
+            self.steps_of_replayed += 1
+        elif step.settled is not None and step.old < step.settled:
+            self.over_settled.append(step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +165,9 @@ class Violation:
 def judge(evidence: Evidence) -> list[Violation]:
     """Every promise that the evidence shows broken; an empty list is a good verdict."""
     found = [*_of_records(evidence), *_of_books(evidence)]
+    revived = [f"{step.id}: {step.old} over {step.settled}" for step in evidence.applied.over_settled]
     found += [
-        _broken("an older version was applied long after a newer one", evidence.applied.too_late),
+        _broken("an older version was applied over a settled one", revived),
         _broken("the index answers otherwise than its journal", evidence.unlike),
         _broken("went wrong", evidence.mishaps),
         Violation("an id was carried by two requests at once", evidence.overlaps),

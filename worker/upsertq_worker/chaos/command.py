@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -22,9 +23,11 @@ from upsertq.keys import QueueKeys
 from upsertq.queue import remove_queue
 from upsertq_worker.chaos.cast import DIMENSION, POISON_FAULT, Cast, Role, usual_faults
 from upsertq_worker.chaos.chaos_options import chaos_command, say
-from upsertq_worker.chaos.checking import Evidence, Violation, judge
+from upsertq_worker.chaos.checking import MOST_STEPS, Evidence, Violation, judge
 from upsertq_worker.chaos.gathering import gather, reached, read_dead
 from upsertq_worker.chaos.running import Index, Stage, emulated
+from upsertq_worker.chaos.settled import Looks
+from upsertq_worker.chaos.watching import watched
 
 SEEDS = 2**31
 GONE_SECONDS = 20.0
@@ -76,6 +79,7 @@ def _perform(
         index = stack.enter_context(emulated(directory, faults))
         stack.callback(_remove, url, name)
         stage = Stage(cast, directory, url, name, index.url)
+        watch = stack.enter_context(watched(url, name))
         stack.callback(stage.close)
         begin = time.monotonic()
         with _shown(index, cast) as show:
@@ -88,23 +92,32 @@ def _perform(
         stage.drain(cast.seconds + 120)
         replayed = _replay(stage, url, cast.seconds + 120)
         end = time.monotonic()
+        stage.tally.mishaps += watch.mishaps()
+        watch.end()
         tell("checking every id")
         counters = index.ask("/_emulator/counters")
-        evidence = gather(stage, index, url)
+        evidence = gather(stage, index, url, watch.looks, set(replayed))
         figures = _figures(cast, stage, evidence, counters, end - begin)
-        return figures | {"replayed": replayed, "drain_seconds": round(end - calm, 1)}, judge(evidence)
+        figures |= {"replayed": len(replayed), "drain_seconds": round(end - calm, 1)}
+        return figures | _watched(watch.looks), judge(evidence)
 
 
-def _replay(stage: Stage, url: str, timeout: float) -> int:
-    """Replay the records that bad luck alone had buried; returns how many there were."""
+def _replay(stage: Stage, url: str, timeout: float) -> list[str]:
+    """Replay the records that bad luck alone had buried; returns the id of each."""
     with reached(url) as server:
-        count = sum(reason == CHANCE for _, reason in read_dead(server, stage.queue))
-    if count:
+        buried = [name for name, reason in read_dead(server, stage.queue) if reason == CHANCE]
+    if buried:
         code, _ = stage.call("dead", "replay", "--reason", CHANCE, "--yes")
         if code:
             stage.tally.mishaps.append(f"upsertq dead replay ended with code {code}")
         stage.drain(timeout)
-    return count
+    return buried
+
+
+def _watched(looks: Looks) -> dict[str, Any]:
+    """How closely the streams were watched, in seconds: a step back so soon after settling may pass for unsettled."""
+    gaps = looks.gaps() or [0.0]
+    return {"looks": len(looks), "look_gap_median": round(median(gaps), 2), "look_gap": round(max(gaps), 2)}
 
 
 def _figures(cast: Cast, stage: Stage, evidence: Evidence, counters: dict[str, Any], took: float) -> dict[str, Any]:
@@ -119,8 +132,11 @@ def _figures(cast: Cast, stage: Stage, evidence: Evidence, counters: dict[str, A
         "applied": applied.writes,
         "applied_again": applied.repeats,
         "steps_back": applied.steps_back,
+        "steps_back_of_unsettled": applied.steps_of_unsettled,
+        "steps_back_of_replayed": applied.steps_of_replayed,
         "longest_step_back": round(applied.longest, 2),
         "steps": [stage.shown(step) for step in applied.steps],
+        "steps_over_settled": [stage.shown(step) for step in applied.over_settled[:MOST_STEPS]],
         "requests": counters["upserts"],
         "too_many_requests": counters["outcomes"].get("429", 0),
         "outcomes": counters["outcomes"],
@@ -138,7 +154,11 @@ def _report(figures: dict[str, Any], violations: list[Violation]) -> None:
     say(f"books     {', '.join(f'{books[name]:,} {name}' for name in list(books)[:6])}")
     say(f"index     {figures['applied']:,} writes, {figures['applied_again']:,} of them of a version it had")
     back, longest = figures["steps_back"], figures["longest_step_back"]
-    say(f"          {back:,} steps back to an older version, at most {longest} s after the newer")
+    unsettled = figures["steps_back_of_unsettled"]
+    say(f"          {back:,} steps back to an older version, {unsettled:,} of them over none known to be settled;")
+    say(f"          at most {longest} s after the newer")
+    gap, most = figures["look_gap_median"], figures["look_gap"]
+    say(f"watch     {figures['looks']:,} looks at streams; of a shard every {gap} s in the median, {most} s at most")
     say(f"requests  {figures['requests']:,}: {', '.join(f'{n:,} {what}' for what, n in figures['outcomes'].items())}")
     say(f"kills     {', '.join(f'{count} of a {role}' for role, count in kills.items())}")
     say(f"          the server came back {figures['server_restarts']} times")

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Final
@@ -18,9 +19,8 @@ from upsertq_worker.chaos.cast import Cast, namespace_of
 from upsertq_worker.chaos.checking import Applied, Evidence, Put
 from upsertq_worker.chaos.putting import read_notes
 from upsertq_worker.chaos.running import Index, Stage
+from upsertq_worker.chaos.settled import Looks, Settled
 
-WINDOW: Final = 30.0
-"""Seconds after a newer version within which an older one may be applied again, if a crash left both unsettled."""
 PAGE: Final = 100
 SAMPLE: Final = 5_000
 """Ids that are fetched from the index, to see that it answers as its journal says."""
@@ -37,9 +37,11 @@ def reached(url: str) -> Iterator[Server]:
         server.close()
 
 
-def gather(stage: Stage, index: Index, url: str) -> Evidence:
-    """Everything that the verdict rests on; the queue is drained and nobody works any more."""
-    applied = read_journal(index)
+def gather(stage: Stage, index: Index, url: str, looks: Looks, replayed: AbstractSet[str]) -> Evidence:
+    """Everything that the verdict rests on; the queue is drained and nobody works any more.
+
+    `replayed`: the ids of the dead letters that were replayed.
+    """
     put = read_put(stage, stage.cast)
     code, report = stage.call("audit", "--json")
     drifts = tuple(str(drift) for drift in json.loads(report)["drifts"]) if report else ()
@@ -48,6 +50,8 @@ def gather(stage: Stage, index: Index, url: str) -> Evidence:
     with reached(url) as server:
         letters = read_dead(server, stage.queue)
         books = read_books(server, stage.queue)
+        shards = server.hold(queue.find_queue(QueueKeys(stage.queue), _patience())).shards
+    applied = read_journal(index, Applied(Settled(looks, shards, put.confirmed_at), replayed))
     return Evidence(
         put=put,
         applied=applied,
@@ -61,9 +65,8 @@ def gather(stage: Stage, index: Index, url: str) -> Evidence:
     )
 
 
-def read_journal(index: Index) -> Applied:
-    """The journal of the index, folded."""
-    applied = Applied(WINDOW)
+def read_journal(index: Index, applied: Applied) -> Applied:
+    """The journal of the index, folded into `applied`."""
     for entry in index.journal():
         applied.note(entry["id"], entry["version"], entry["at"])
     return applied

@@ -50,7 +50,7 @@ def _put(producer: Producer, share: Share, batch: int, file: BinaryIO) -> None:
     metadata: list[Any] = [{"version": batch}] * len(ids)
     _persist(lambda: producer.put_many(ids, matrix, metadata=metadata, namespace=share.namespace))
     _persist(producer.flush)
-    file.write(b'{"confirmed":%d}\n' % batch)
+    file.write(json.dumps({"confirmed": batch, "at": time.time()}).encode() + b"\n")
 
 
 def _persist(act: Callable[[], object]) -> None:
@@ -65,25 +65,30 @@ def _persist(act: Callable[[], object]) -> None:
 
 def next_batch(notes: Path) -> int:
     """The batch after the last that was tried."""
-    return max((batch for what, batch in _lines(notes) if what == "tried"), default=-1) + 1
+    return max((note["tried"] for note in _lines(notes) if "tried" in note), default=-1) + 1
 
 
 def read_notes(notes: Path, share: Share, put: Put) -> None:
     """Add to `put` what one producer noted in all its lives."""
-    for what, batch in _lines(notes):
-        (put.note_tried if what == "tried" else put.note_confirmed)(share.ids(batch), batch)
+    for note in _lines(notes):
+        if (batch := note.get("tried")) is not None:
+            put.note_tried(share.ids(batch), batch)
+        else:
+            batch = note["confirmed"]
+            put.note_confirmed(share.ids(batch), batch)
+            put.confirmed_at[share.producer, batch] = note["at"]
 
 
-def _lines(notes: Path) -> Iterator[tuple[str, int]]:
+def _lines(notes: Path) -> Iterator[dict[str, Any]]:
     if not notes.exists():
         return
     with notes.open("rb") as file:
         for line in file:
             try:
-                ((what, batch),) = json.loads(line).items()
+                note = json.loads(line)
             except ValueError:
                 continue  # an empty line, or one that SIGKILL cut
-            yield what, batch
+            yield note
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ class Stage:
     def shown(self, step: Step) -> str:
         """A step back as a line, in seconds since the start."""
         at, new_at = step.at - self._started, step.new_at - self._started
-        return f"{step.id}: {step.old} at {at:.2f} s, after {step.new} at {new_at:.2f} s"
+        settled = "none" if step.settled is None else step.settled
+        return f"{step.id}: {step.old} at {at:.2f} s, after {step.new} at {new_at:.2f} s; settled by then: {settled}"
 
     def stop(self, role: Role) -> None:
         """SIGTERM everyone of this role, and wait until they have ended in good order."""
