@@ -27,11 +27,14 @@ IDS = [f"id-{number:03d}" for number in range(400)]
 
 
 def load(path: Path, ids: Sequence[str], url: str) -> None:
-    """Enqueue records of 4 dimensions with these ids: more than one entry in each of the 8 shards."""
+    """Enqueue records of 4 dimensions, the versions of each id in order: more than one entry in each of the 8 shards."""
     values = np.random.default_rng(1).standard_normal((len(ids), 4), dtype=np.float32)
     lines = [
-        orjson.dumps({"id": name, "values": row}, option=orjson.OPT_SERIALIZE_NUMPY)
-        for name, row in zip(ids, values, strict=True)
+        orjson.dumps(
+            {"id": name, "values": row, "metadata": {"version": ids[:number].count(name)}},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        for number, (name, row) in enumerate(zip(ids, values, strict=True))
     ]
     source = path / "records.jsonl"
     source.write_bytes(b"\n".join(lines) + b"\n")
@@ -111,6 +114,27 @@ def test_a_replayed_one_is_found_again(redis_server: RealServer, tmp_path: Path)
         call(*WORK, "--index-host", index.url, "--until-empty", url=url)
         assert set(index.fetch(IDS)) == set(IDS)
     assert books(url, "q")["acked"] == len(IDS)
+
+
+def test_a_new_holder_sends_the_newest_of_what_was_left(redis_server: RealServer, tmp_path: Path) -> None:
+    """Ids with twenty versions each, eight workers killed in the middle: the index never goes back to an older one."""
+    url, ids = redis_server.url, IDS[:60]
+    load(tmp_path, [name for _ in range(20) for name in ids], url)
+    with emulated("--faults", "seed=1,latency=uniform:0.005:0.02") as index, killing(index.url) as killer:
+        work = (*WORK, "--batch-size", "10", "--concurrency", "2", "--index-host", killer.url)
+        for turn in range(8):
+            killer.fuse = 0.02 * turn
+            worker = start(*work, url=url, log=tmp_path / "worker.log")
+            killer.victim = worker.pid
+            assert worker.wait(60) == -signal.SIGKILL
+        call(*work, "--until-empty", url=url)
+        for name in ids:
+            applied = [write["version"] for write in index.journal(name)]
+            assert applied == sorted(applied), f"{name} went back"
+            assert applied[-1] == 19
+        assert len(index.journal(ids[0])) > 1 or index.counters["upserts"] > 6, "nothing was sent twice"
+    counted = books(url, "q")
+    assert counted["acked"] + counted["superseded"] == counted["enqueued"] == 20 * len(ids)
 
 
 def test_workers_killed_by_chance_cost_no_record(redis_server: RealServer, tmp_path: Path) -> None:
