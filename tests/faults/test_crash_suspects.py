@@ -27,7 +27,7 @@ IDS = [f"id-{number:03d}" for number in range(400)]
 
 
 def load(path: Path, ids: Sequence[str], url: str) -> None:
-    """Enqueue records of 4 dimensions, the versions of each id in order: more than one entry in each of the 8 shards."""
+    """Enqueue records of 4 dimensions, the versions of each id in order: more than one entry in each shard."""
     values = np.random.default_rng(1).standard_normal((len(ids), 4), dtype=np.float32)
     lines = [
         orjson.dumps(

@@ -43,8 +43,8 @@ def marks_of_the_living_count() -> Iterator[None]:
         pass
 
     async def unknowing(self: Marks) -> bool:
-        for key in [key for key in self._before if key[0] in self._shards and self._shards[key[0]].found is None]:
-            del self._before[key]
+        for shard in [shard for shard, known in self._shards.items() if known.found is None]:
+            self._before.pop(shard, None)
         return await learn(self)
 
     with (

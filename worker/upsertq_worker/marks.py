@@ -45,8 +45,8 @@ class Marks:
         self._desk = desk
         self._queue = queue
         self._shards: dict[int, _Shard] = {}
-        self._before: dict[Key, Mark | None] = {}
-        """What was held against the entries that this worker marked."""
+        self._before: dict[int, dict[str, Mark | None]] = {}
+        """What was held against the entries that this worker marked, by shard and stream id."""
 
     async def follow(self) -> bool:
         """Follow the leases; returns whether a shard was gained, and its marks read.
@@ -56,9 +56,11 @@ class Marks:
         desk = self._desk
         over_at = desk.clock() + desk.settings.quarantine
         self._shards = {shard: self._shards.get(shard) or _Shard(over_at) for shard in desk.leases.epochs}
-        await self._clear([key for key in self._before if key[0] not in self._shards])
+        for shard in self._before.keys() - self._shards.keys():
+            await self._clear([(shard, stream_id) for stream_id in self._before[shard]])
         if not desk.unsettled and not desk.hold.settlements:  # else it is not known which of it is settled
-            await self._clear([key for key in self._before if desk.hold.find(*key) is None])
+            marked = [(shard, stream_id) for shard, befores in self._before.items() for stream_id in befores]
+            await self._clear([key for key in marked if desk.hold.find(*key) is None])
         return await self._learn()
 
     def forget(self, shards: Sequence[int]) -> None:
@@ -88,25 +90,33 @@ class Marks:
         """Mark these entries, which are about to be worked on."""
         for shard, stream_id in marks:
             found = self._shards[shard].found if shard in self._shards else None
-            self._before.setdefault((shard, stream_id), (found or {}).get(stream_id))
+            self._before.setdefault(shard, {}).setdefault(stream_id, (found or {}).get(stream_id))
         await self._put({key: str(mark) for key, mark in marks.items()})
 
     async def take_back(self, keys: Iterable[Key]) -> None:
         """Say of these entries that they are not in work: against them is held what was before this worker's marks."""
-        befores = {key: self._before[key] for key in keys if key in self._before}
-        await self._put({key: "" if mark is None else str(mark) for key, mark in befores.items()})
+        marks = {}
+        for shard, stream_id in keys:
+            befores = self._before.get(shard, {})
+            if stream_id in befores:
+                before = befores[stream_id]
+                marks[shard, stream_id] = "" if before is None else str(before)
+        await self._put(marks)
 
     async def end(self) -> None:
         """Take back the marks of what is not settled: this worker ends without being killed by it."""
         try:
-            await self.take_back(key for key in self._before if key[0] in self._desk.leases.epochs)
+            for shard in self._before.keys() & self._desk.leases.epochs.keys():
+                await self.take_back([(shard, stream_id) for stream_id in self._before[shard]])
         except ServerUnavailable as error:
             log.warning("%s; what is pending may go alone at first", error)
 
     async def _clear(self, keys: Sequence[Key]) -> None:
         await self.take_back(keys)
-        for key in keys:
-            self._before.pop(key, None)
+        for shard, stream_id in keys:
+            self._before[shard].pop(stream_id, None)
+            if not self._before[shard]:
+                del self._before[shard]
 
     async def _put(self, marks: Mapping[Key, str]) -> None:
         if marks:
@@ -128,7 +138,7 @@ class Marks:
             noted = [(stream_id, text) for stream_id, text in texts[shard].items() if _STREAM_ID.fullmatch(stream_id)]
             noted.sort(key=lambda one: place_of(one[0]))
             found = {stream_id: Mark.parse(text) for stream_id, text in noted}
-            for (_, stream_id), before in [one for one in self._before.items() if one[0][0] == shard]:
+            for stream_id, before in self._before.get(shard, {}).items():
                 # this worker made it and lives: it says nothing
                 if before is None:
                     found.pop(stream_id, None)
