@@ -58,7 +58,7 @@ class Company:
             for version in versions:
                 hold.lines.allow(version, now)
             self._let_go += len(versions)
-            self._in_work[held] = versions
+            self._in_work[held] = [*self._in_work.get(held, ()), *versions]
             hold.lines.unbar(held)
         self._desk.sendable.set()
 
@@ -77,9 +77,9 @@ class Company:
             in_work[held.entry.namespace] += len(versions)
         stuck = {namespace for namespace in {*in_work, *self._desk.hold.lines.barred} if self._is_stuck(namespace)}
         lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.lines.barred)}
-        chosen = [first[0] for name in stuck & lines.keys() if not in_work[name] and (first := next(lines[name], None))]
-        for namespace in stuck:
-            lines.pop(namespace, None)
+        to_probe = [lines.pop(name) for name in list(lines) if name in stuck and not in_work[name]]
+        chosen = [first[0] for line in to_probe if (first := next(line, None))]
+        lines = {namespace: line for namespace, line in lines.items() if namespace not in stuck}
         most = window(self._let_go)
         room = most - sum(records for namespace, records in in_work.items() if namespace not in stuck)
         if room < most // 2:

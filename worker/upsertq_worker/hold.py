@@ -272,7 +272,7 @@ class Hold:
             held = line.popleft()
             del self._held[held.shard][held.stream_id]
             self._let_go(held)
-            self.settlements.append(_settlement(held))
+            self.settlements.append(Settlement.of(held))
             for version in held.versions:
                 chain = version.chain
                 chain.entries -= 1
@@ -290,18 +290,3 @@ class Hold:
             chains = self._chains.get(chain.shard, {})
             if chains.get(chain.key) is chain:
                 del chains[chain.key]
-
-
-def _settlement(held: Held) -> Settlement:
-    return Settlement(
-        held.shard,
-        held.stream_id,
-        held.entry.run,
-        len(held.entry.ids),
-        held.size,
-        held.acked,
-        held.superseded,
-        held.entry.seq or held.stream_id,
-        tuple(held.graves),
-        held.entry,
-    )

@@ -175,6 +175,22 @@ class Settlement:
     queue_postage: Postage | None = field(default=None, compare=False)
     """What requests took, to be counted for the queue together with it."""
 
+    @classmethod
+    def of(cls, held: Held) -> "Settlement":
+        """That of an entry all of whose records have their fate."""
+        return cls(
+            held.shard,
+            held.stream_id,
+            held.entry.run,
+            len(held.entry.ids),
+            held.size,
+            held.acked,
+            held.superseded,
+            held.entry.seq or held.stream_id,
+            tuple(held.graves),
+            held.entry,
+        )
+
     def outdates(self, shard: int, replayed: Entry) -> bool:
         """Whether it acknowledges, or supersedes, a newer version of the one record of a replayed entry."""
         entry = self.entry
