@@ -315,6 +315,14 @@ class BarredLaws(RuleBasedStateMachine):
 
     @precondition(lambda self: self.known)
     @rule(which=some)
+    def bar_again(self, which: int) -> None:
+        """One that was let go, and waits behind a newer one, is barred again."""
+        version = self.known[which % len(self.known)]
+        if version not in self.flying and sendable(version.chain, self.now) is not version:
+            self.hold.lines.bar_again(version)
+
+    @precondition(lambda self: self.known)
+    @rule(which=some)
     def go_alone(self, which: int) -> None:
         """A barred one is taken out of its turn, where it is ready, and only there."""
         version = self.known[which % len(self.known)]

@@ -90,8 +90,8 @@ class Batcher:
 
     hold: Hold
     limits: BatchLimits
-    hurried: bool = False
-    """No record waits for company: few are taken in at a time."""
+    hurried: frozenset[str] = frozenset()
+    """Namespaces whose records do not wait for company: few are let go at a time."""
     _full: deque[Lane] = field(default_factory=deque)
     _lingering: list[tuple[float, int, Lane]] = field(default_factory=list)
     _ticket: int = 0
@@ -137,7 +137,7 @@ class Batcher:
             if lane.due != due:
                 continue
             lane.due = None
-            if not lane.line or lane.line[0].since + self._linger > now:
+            if not lane.line or lane.line[0].since + self._linger(lane) > now:
                 self._watch(lane)
             elif not admits(lane.namespace):
                 self._parked[lane.namespace] = lane
@@ -153,15 +153,14 @@ class Batcher:
             lane.full = True
             self._full.append(lane)
             return
-        due = lane.line[0].since + self._linger
+        due = lane.line[0].since + self._linger(lane)
         if lane.due is None or due < lane.due:
             lane.due = due
             self._ticket += 1
             heapq.heappush(self._lingering, (due, self._ticket, lane))
 
-    @property
-    def _linger(self) -> float:
-        return 0.0 if self.hurried else self.limits.linger
+    def _linger(self, lane: Lane) -> float:
+        return 0.0 if lane.namespace in self.hurried else self.limits.linger
 
     def _fills(self, lane: Lane) -> bool:
         return len(lane.line) >= self.limits.records or lane.estimate >= self.limits.bytes

@@ -38,6 +38,7 @@ class Caution:
         self._desk = desk
         self._marks = Marks(desk, queue)
         self._company = Company(desk, self._marks, is_stuck)
+        self._is_stuck = is_stuck
         self._hushed_since = 0.0
         self._troubles = Troubles("mark suspects", desk)
 
@@ -68,47 +69,64 @@ class Caution:
         if await self._marks.follow():
             self._company.begin_anew()
         if desk.catching_up:
+            self._hush(hushed=False)
             return 0.5  # newer versions of what is here may be read yet: they are to be sent instead
         now = desk.clock()
         suspects = list(self._marks.suspects())
         settled_at = self._marks.settled_at(held.shard for held, _ in suspects)
         if suspects and now < settled_at:
             # then nothing of a suspect has to wait for its turn, and whoever lost the shard and lives has said so
+            self._hush(hushed=False)
             return min(0.5, settled_at - now)
         ready = [(held, mark) for held, mark in suspects if desk.hold.lines.ready(held, now)]
         if ready:
             return await self._send_suspects(ready)
-        if desk.hushed:
-            desk.hushed = False
-            desk.sendable.set()
+        self._hush(hushed=False)
         await self._company.let_go()
-        desk.batcher.hurried = self._company.is_there
         return 0.5
+
+    def _hush(self, *, hushed: bool) -> None:
+        """Let nothing be sent but what goes alone, or everything again."""
+        desk = self._desk
+        if hushed and not desk.hushed:
+            self._hushed_since = desk.clock()
+        elif desk.hushed and not hushed:
+            desk.sendable.set()
+        desk.hushed = hushed
 
     async def _send_suspects(self, suspects: Sequence[tuple[Held, Mark]]) -> float:
         """Send the first of these once nothing else is in work; returns the seconds after which to look again."""
         desk = self._desk
-        if not desk.hushed:
-            desk.hushed, self._hushed_since = True, desk.clock()
         held, mark = suspects[0]
+        if self._is_stuck(held.entry.namespace):
+            self._exonerate(suspects, held.entry.namespace)
+            return 0.0
+        self._hush(hushed=True)
         if desk.in_flight or desk.unsettled or desk.hold.settlements:
-            if desk.clock() - self._hushed_since < PATIENCE:
-                return 0.5
-            for one, _ in suspects:
-                self._marks.exonerate(one)
-        elif desk.lanes.holds(held.entry.namespace):
-            self._marks.exonerate(held)
+            if desk.clock() - self._hushed_since >= PATIENCE:
+                # what hangs is given up: its answer counts as lost
+                desk.impatient, self._hushed_since = True, desk.clock()
+                desk.sendable.set()
+            return 0.5
+        try:
+            survived = await self._send_alone(held, mark.after_death())
+        finally:
+            desk.alone = None
+        if survived:
+            await self._marks.acquit(held)
         else:
-            try:
-                await self._send_alone(held, mark.after_death())
-            finally:
-                desk.alone = None
-            self._marks.exonerate(held)
-            self._hushed_since = desk.clock()
+            self._exonerate(suspects, held.entry.namespace)
+        self._hushed_since = desk.clock()
         return 0.0
 
-    async def _send_alone(self, held: Held, plan: Mark) -> None:
-        """Send the records of a suspect one by one; give up those that are convicted, or go on in company."""
+    def _exonerate(self, suspects: Sequence[tuple[Held, Mark]], namespace: str) -> None:
+        """Nothing of this namespace passes soon: its suspects go on in company."""
+        for held, _ in suspects:
+            if held.entry.namespace == namespace:
+                self._marks.exonerate(held)
+
+    async def _send_alone(self, held: Held, plan: Mark) -> bool:
+        """Give up the convicted records of a suspect, send the others one by one; `False` if that takes too long."""
         desk, key = self._desk, (held.shard, held.stream_id)
         for version in held.versions:
             if version.row in plan.dead and version.open:
@@ -117,8 +135,8 @@ class Caution:
             await self._marks.write({key: plan.at(version.row)})
             desk.alone = version
             if not await self._see_through(version):
-                return
-        await self._marks.take_back([key])  # its settling may take long yet
+                return False
+        return True
 
     async def _see_through(self, version: Version) -> bool:
         """Wait until a version that goes alone has its fate, or a newer one came; `False` where that takes too long.

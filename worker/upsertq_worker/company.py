@@ -5,16 +5,15 @@ of a record is sent is not decided here.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
+from upsertq.pauses import QUEUE
 from upsertq_worker.desk import Desk
+from upsertq_worker.lines import sendable
 from upsertq_worker.marks import Key, Marks
 from upsertq_worker.suspicion import Mark, Stage, window
-from upsertq_worker.versions import Held
-
-if TYPE_CHECKING:
-    from upsertq_worker.versions import Version
+from upsertq_worker.versions import Held, Version
 
 
 class Company:
@@ -34,18 +33,13 @@ class Company:
         self._let_go = 0
         """Records let go since shards were gained."""
 
-    @property
-    def is_there(self) -> bool:
-        """Whether there is anybody."""
-        return bool(self._in_work or self._desk.hold.lines.barred)
-
     def begin_anew(self) -> None:
         """A shard was gained: what its holder had in work is at the head of what it left."""
         self._let_go = 0
 
     async def let_go(self) -> None:
         """Let go as many as there is room for; where a namespace is stuck, one entry, to probe with."""
-        hold = self._desk.hold
+        lines = self._desk.hold.lines
         done = self._forget_done()
         chosen = self._choose()
         await self._marks.take_back(done)
@@ -54,53 +48,78 @@ class Company:
         await self._marks.write({(held.shard, held.stream_id): Mark(Stage.COMPANY) for held in chosen})
         now = self._desk.clock()
         for held in chosen:
-            versions = hold.lines.ready(held, now)
+            versions = lines.ready(held, now)
             for version in versions:
-                hold.lines.allow(version, now)
+                lines.allow(version, now)
             self._let_go += len(versions)
             self._in_work[held] = [*self._in_work.get(held, ()), *versions]
-            hold.lines.unbar(held)
+            lines.unbar(held)
         self._desk.sendable.set()
 
     def _forget_done(self) -> list[Key]:
         """Forget those that are not in work any more; returns those that are not settled all the same."""
-        left = {held: [one for one in versions if one.open] for held, versions in self._in_work.items()}
-        self._in_work = {held: versions for held, versions in left.items() if versions}
-        find = self._desk.hold.find
-        keys = [(held.shard, held.stream_id) for held in left.keys() - self._in_work.keys()]
-        return [key for key in keys if find(*key) is not None]
+        done = []
+        for held, versions in list(self._in_work.items()):
+            left = self._in_work[held] = [one for one in versions if self._is_in_work(one)]
+            if not left:
+                del self._in_work[held]
+                if self._desk.hold.find(held.shard, held.stream_id) is held:
+                    done.append((held.shard, held.stream_id))
+        return done
+
+    def _is_in_work(self, version: Version) -> bool:
+        if not version.open:
+            return False
+        chain = version.chain
+        if chain.flying is version or sendable(chain, self._desk.clock()) is version:
+            return True
+        self._desk.hold.lines.bar_again(version)  # a newer one came: this one may wait long, and nobody shall for it
+        return False
 
     def _choose(self) -> list[Held]:
         """The entries to be let go next; of the namespaces who has the least in work comes first."""
         in_work: Counter[str] = Counter()
         for held, versions in self._in_work.items():
             in_work[held.entry.namespace] += len(versions)
-        stuck = {namespace for namespace in {*in_work, *self._desk.hold.lines.barred} if self._is_stuck(namespace)}
         lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.lines.barred)}
-        to_probe = [lines.pop(name) for name in list(lines) if name in stuck and not in_work[name]]
-        chosen = [first[0] for line in to_probe if (first := next(line, None))]
-        lines = {namespace: line for namespace, line in lines.items() if namespace not in stuck}
+        stuck = {namespace for namespace in {*in_work, *lines} if self._is_stuck(namespace)}
+        free = {namespace: line for namespace, line in lines.items() if namespace not in stuck}
+        self._desk.batcher.hurried = frozenset(free) | (in_work.keys() - stuck)
+        chosen = self._to_probe({name: line for name, line in lines.items() if name in stuck}, in_work)
         most = window(self._let_go)
-        room = most - sum(records for namespace, records in in_work.items() if namespace not in stuck)
-        if room < most // 2:
-            return chosen  # few at a time would make small batches
-        while lines and room > 0:
-            namespace = min(lines, key=in_work.__getitem__)
-            following = next(lines[namespace], None)
+        total = sum(records for namespace, records in in_work.items() if namespace not in stuck)
+        if total > most // 2:
+            # few at a time would make small batches; but who is slow must not keep everybody else waiting
+            most = 2 * most
+            free = {namespace: line for namespace, line in free.items() if not in_work[namespace]}
+        while free and total < most:
+            namespace = min(free, key=in_work.__getitem__)
+            following = next(free[namespace], None)
             if following is None:
-                del lines[namespace]
+                del free[namespace]
                 continue
             held, records = following
             chosen.append(held)
             in_work[namespace] += records
-            room -= records
+            total += records
         return chosen
+
+    def _to_probe(self, stuck: Mapping[str, Iterator[tuple[Held, int]]], in_work: Counter[str]) -> list[Held]:
+        """One entry of each stuck namespace that is probed and has none in work; of a paused queue, one."""
+        lanes = self._desk.lanes
+        probed = [name for name in stuck if lanes.probes(name)]
+        if QUEUE in lanes.paused:
+            firsts = (first[0] for name in probed if (first := next(stuck[name], None)))
+            return [] if any(lanes.probes(name) for name in in_work) else list(islice(firsts, 1))
+        return [first[0] for name in probed if not in_work[name] and (first := next(stuck[name], None))]
 
     def _ready(self, namespace: str) -> Iterator[tuple[Held, int]]:
         """The entries of a namespace that may be let go, with how many of their records."""
-        hold, now = self._desk.hold, self._desk.clock()
-        for held in list(hold.lines.barred[namespace]):
-            if versions := hold.lines.ready(held, now):
+        lines, now = self._desk.hold.lines, self._desk.clock()
+        for held in list(lines.barred[namespace]):
+            if not self._marks.known(held.shard):
+                continue
+            if versions := lines.ready(held, now):
                 yield held, len(versions)
             else:
-                hold.lines.unbar(held)
+                lines.unbar(held)

@@ -109,6 +109,8 @@ class Desk:
         """More of what earlier holders left is being read: newer versions of what is here may come."""
         self.hushed = False
         """Nothing is sent but what goes alone."""
+        self.impatient = False
+        """What is in flight is to be given up."""
         self.alone: Version | None = None
         """What goes alone."""
         self.in_flight = 0

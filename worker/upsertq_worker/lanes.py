@@ -38,6 +38,11 @@ class Lanes:
         """Whether nothing of this namespace may be sent, but for probes."""
         return bool(self._watches) and (QUEUE in self._watches or scope_of(namespace) in self._watches)
 
+    def probes(self, namespace: str) -> bool:
+        """Whether what is held of this namespace is probed now and then, and not held by hand."""
+        watches = (self._watches.get(scope) for scope in (QUEUE, scope_of(namespace)))
+        return not any(watch is not None and watch.paused.by_hand for watch in watches)
+
     def pause(self, scope: str, paused: Paused, now: float, rng: random.Random) -> bool:
         """Pause a scope, or note that a probe of it was refused again; returns whether it is news."""
         watch = self._watches.get(scope)

@@ -40,6 +40,10 @@ class Lines:
         version.barred = False
         self.offer(version.chain, now)
 
+    def bar_again(self, version: Version) -> None:
+        """Let a version that was let go, and that waits behind a newer one, wait for `allow` again."""
+        version.barred = True
+
     def unbar(self, held: Held) -> None:
         """Nothing of this entry waits for `allow` any more, or not now."""
         barred = self.barred.get(held.entry.namespace)

@@ -47,12 +47,15 @@ class Marks:
         self._shards: dict[int, _Shard] = {}
         self._before: dict[int, dict[str, Mark | None]] = {}
         """What was held against the entries that this worker marked, by shard and stream id."""
+        self._owed: dict[Key, str] = {}
+        """What is to be put in the place of marks of ours as soon as the server answers."""
 
     async def follow(self) -> bool:
         """Follow the leases; returns whether a shard was gained, and its marks read.
 
         Of what we had in work in shards that we lost, and of what was put aside, we say that nobody died of it.
         """
+        await self._pay()
         desk = self._desk
         over_at = desk.clock() + desk.settings.quarantine
         self._shards = {shard: self._shards.get(shard) or _Shard(over_at) for shard in desk.leases.epochs}
@@ -67,6 +70,10 @@ class Marks:
         """These shards were lost, or gained anew: what is held against their entries is to be read again."""
         for shard in shards:
             self._shards.pop(shard, None)
+
+    def known(self, shard: int) -> bool:
+        """Whether the marks of this shard were read."""
+        return shard in self._shards and self._shards[shard].found is not None
 
     def suspects(self) -> Iterable[tuple[Held, Mark]]:
         """The entries held that were in work when a worker died, in the order of each shard."""
@@ -86,22 +93,27 @@ class Marks:
         if known is not None and known.found is not None:
             known.found.pop(held.stream_id, None)
 
+    async def acquit(self, held: Held) -> None:
+        """Hold nothing against this entry any more: it went alone, and nobody died of it."""
+        self.exonerate(held)
+        self._before.get(held.shard, {})[held.stream_id] = None
+        await self.take_back([(held.shard, held.stream_id)])
+
     async def write(self, marks: Mapping[Key, Mark]) -> None:
         """Mark these entries, which are about to be worked on."""
         for shard, stream_id in marks:
             found = self._shards[shard].found if shard in self._shards else None
             self._before.setdefault(shard, {}).setdefault(stream_id, (found or {}).get(stream_id))
-        await self._put({key: str(mark) for key, mark in marks.items()})
+        await self._queue.mark(self._desk.leases.epochs, {key: str(mark) for key, mark in marks.items()})
 
     async def take_back(self, keys: Iterable[Key]) -> None:
         """Say of these entries that they are not in work: against them is held what was before this worker's marks."""
-        marks = {}
         for shard, stream_id in keys:
             befores = self._before.get(shard, {})
             if stream_id in befores:
                 before = befores[stream_id]
-                marks[shard, stream_id] = "" if before is None else str(before)
-        await self._put(marks)
+                self._owed[shard, stream_id] = "" if before is None else str(before)
+        await self._pay()
 
     async def end(self) -> None:
         """Take back the marks of what is not settled: this worker ends without being killed by it."""
@@ -118,9 +130,10 @@ class Marks:
             if not self._before[shard]:
                 del self._before[shard]
 
-    async def _put(self, marks: Mapping[Key, str]) -> None:
-        if marks:
-            await self._queue.mark(self._desk.leases.epochs, marks)
+    async def _pay(self) -> None:
+        if self._owed:
+            await self._queue.mark(self._desk.leases.epochs, self._owed)
+            self._owed.clear()
 
     async def _learn(self) -> bool:
         now = self._desk.clock()

@@ -76,7 +76,7 @@ class Reader:
             self._parking.bring_back(place)
         read = await self._read(dict(self._places), count)
         self._say_whether_catching_up(count)
-        return read or self._desk.outage is None
+        return read or self._desk.outage is None or self._desk.catching_up
 
     def _say_whether_catching_up(self, count: int) -> None:
         """Until all is read of what earlier holders left, or as much as there is room for, none of it is let go."""

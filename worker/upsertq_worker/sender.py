@@ -47,7 +47,8 @@ class Sender:
             desk.sendable.clear()
             now = desk.clock()
             next_quarantine = desk.hold.wake(now)
-            if not desk.leases.safe(now):
+            if desk.impatient or not desk.leases.safe(now):
+                desk.impatient = False
                 self._give_up()
             self._launch()
             self._say_next_probe()
