@@ -200,7 +200,6 @@ class Aftermath:
 
     def _note_failure(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Busy):
-            self._desk.pushed_back += 1
             if outcome.answer_lost:  # whatever follows, a record that is given up included: it may still take effect
                 now = self._desk.clock()
                 for version in batch.live:

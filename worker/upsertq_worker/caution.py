@@ -20,9 +20,9 @@ from upsertq_worker.wait import Troubles, signalled
 log = logging.getLogger("upsertq.worker")
 
 PATIENCE: Final = 10.0
-"""Seconds that everything else waits for suspects; what takes longer is no crash, and goes on in company."""
+"""Seconds that a suspect waits for its turn, and that what is in flight may take when suspects are to be sent."""
 GUILTY: Final = 5.0
-"""Seconds for which a death is held against what is in work alone: what kills does so at once."""
+"""Seconds for which a death is held against what is in work alone: what kills does so at once. Then it is given up."""
 
 
 class Caution:
@@ -133,40 +133,35 @@ class Caution:
                 self._give_up(version, len(held.versions))
         for version in sorted(desk.hold.lines.ready(held, desk.clock()), key=lambda one: one.row != plan.row):
             await self._marks.write({key: plan.at(version.row)})
-            desk.alone = version
             if not await self._see_through(version):
                 return False
         return True
 
     async def _see_through(self, version: Version) -> bool:
-        """Wait until a version that goes alone has its fate, or a newer one came; `False` where that takes too long.
+        """Send a version alone, and wait until its request has ended, however; `False` where none can be made for long.
 
-        The mark says that it is in work alone until the service lets it wait: that may take long, and a worker that
-        dies meanwhile says nothing about it.
+        The mark says that it is in work alone for so long as a death may be its fault. What fails is no matter of
+        suspicion: it is sent again when all suspects are through.
         """
         desk = self._desk
-        pushed_back, until, guilty_until = desk.pushed_back, desk.clock() + PATIENCE, desk.clock() + GUILTY
+        desk.alone, until = version, desk.clock() + PATIENCE
         desk.sendable.set()
-        alone = True
-        while self._in_work(version):
+        while desk.alone is version or desk.in_flight:
             desk.allowable.clear()
-            paused = desk.lanes.holds(version.namespace)
-            slow = desk.clock() >= guilty_until or desk.pushed_back > pushed_back
-            if alone and (slow or paused or desk.stopping.is_set()):
-                alone = False
+            now = desk.clock()
+            if desk.stopping.is_set() or (desk.alone is None and now >= desk.alone_since + GUILTY):
                 await self._marks.take_back([(version.held.shard, version.held.stream_id)])
-            if desk.stopping.is_set() or paused or desk.clock() >= until:
-                return False
-            if self._in_work(version):
-                await signalled(desk.allowable, 0.5)
+                if desk.stopping.is_set():
+                    return False
+                desk.impatient = True
+                desk.sendable.set()
+            elif desk.alone is version:
+                if version not in desk.hold.lines.ready(version.held, now):
+                    break  # a newer one came, or its shard was lost
+                if now >= until or self._is_stuck(version.namespace):
+                    return False
+            await signalled(desk.allowable, 0.5)
         return True
-
-    def _in_work(self, version: Version) -> bool:
-        if not version.open:
-            return False
-        return version.chain.flying is version or version in self._desk.hold.lines.ready(
-            version.held, self._desk.clock()
-        )
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)

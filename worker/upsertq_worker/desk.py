@@ -112,10 +112,10 @@ class Desk:
         self.impatient = False
         """What is in flight is to be given up."""
         self.alone: Version | None = None
-        """What goes alone."""
+        """What goes alone, until it does."""
+        self.alone_since = 0.0
+        """When the last one went."""
         self.in_flight = 0
-        self.pushed_back = 0
-        """Requests that the service was too busy for, or that it did not answer."""
         self.unsettled = 0
         """Entries given out for settling whose settling is not confirmed."""
         self.lanes = Lanes()

@@ -94,13 +94,13 @@ class Sender:
     def _alone(self, now: float) -> Batch | None:
         """What goes alone, if its turn has come."""
         desk, version = self._desk, self._desk.alone
-        if version is None:
+        if version is None or desk.lanes.holds(version.namespace):
             return None
-        passes = not desk.lanes.holds(version.namespace) and self._gates.admits(version.namespace, now, retry=False)
-        if passes and desk.hold.lines.take_barred(version, now):
-            version.encode()
-            return Batch(version.namespace, [version])
-        return self._due_retry(now)
+        if not self._gates.admits(version.namespace, now, retry=False) or not desk.hold.lines.take_barred(version, now):
+            return None
+        desk.alone, desk.alone_since = None, now
+        version.encode()
+        return Batch(version.namespace, [version])
 
     def _admits(self, namespace: str) -> bool:
         if self._desk.lanes.holds(namespace):
@@ -143,9 +143,7 @@ class Sender:
             self._retrying[batch.namespace] -= 1
             if not batch.live or self._desk.lanes.holds(batch.namespace):
                 self._aftermath.give_back(batch)
-            elif not self._waits_for_suspects(batch) and self._gates.admits(
-                batch.namespace, now, retry=batch.delay is not None
-            ):
+            elif self._gates.admits(batch.namespace, now, retry=batch.delay is not None):
                 found = batch
             else:
                 passed_over.append((due, ticket, batch))
@@ -154,9 +152,6 @@ class Sender:
             self._retrying[item[2].namespace] += 1
         self._retrying = +self._retrying  # without the namespaces that have none left
         return found
-
-    def _waits_for_suspects(self, batch: Batch) -> bool:
-        return self._desk.hushed and self._desk.alone not in batch.versions
 
     def _say_next_probe(self) -> None:
         """Keep what is told of an outage true."""
