@@ -67,6 +67,7 @@ class Aftermath:
         """Let a batch's records wait again, as if it had not been formed; it is out of its search."""
         now = self._desk.clock()
         for version in batch.live:
+            version.resting = False
             self._desk.hold.put_back(version, now, last=last)
         self._leave_search(batch)
 

@@ -47,9 +47,9 @@ class Company:
             return
         await self._marks.write({(held.shard, held.stream_id): Mark(Stage.COMPANY) for held in chosen})
         now = self._desk.clock()
-        for held in chosen:
+        for held in reversed(chosen):
             versions = lines.ready(held, now)
-            for version in versions:
+            for version in reversed(versions):
                 lines.allow(version, now)
             self._let_go += len(versions)
             self._in_work[held] = [*self._in_work.get(held, ()), *versions]
@@ -80,7 +80,8 @@ class Company:
         """The entries to be let go next; of the namespaces who has the least in work comes first."""
         in_work: Counter[str] = Counter()
         for held, versions in self._in_work.items():
-            in_work[held.entry.namespace] += len(versions)
+            # what was sent and is to be sent again killed nobody, and keeps no other waiting
+            in_work[held.entry.namespace] += sum(not version.resting for version in versions)
         lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.lines.barred)}
         stuck = {namespace for namespace in {*in_work, *lines} if self._is_stuck(namespace)}
         free = {namespace: line for namespace, line in lines.items() if namespace not in stuck}

@@ -36,9 +36,9 @@ class Lines:
         return [one for one in held.versions if one.barred and sendable(one.chain, now) is one]
 
     def allow(self, version: Version, now: float) -> None:
-        """Let a barred version be sent in its turn."""
+        """Let a barred version be sent: next, for what came after it waits for it, or does not mind."""
         version.barred = False
-        self.offer(version.chain, now)
+        self.offer(version.chain, now, first=True)
 
     def bar_again(self, version: Version) -> None:
         """Let a version that was let go, and that waits behind a newer one, wait for `allow` again."""

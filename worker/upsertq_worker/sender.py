@@ -134,6 +134,8 @@ class Sender:
         self._ticket += 1
         heapq.heappush(self._retries, (due, self._ticket, batch))
         self._retrying[batch.namespace] += 1
+        for version in batch.versions:
+            version.resting = True
 
     def _due_retry(self, now: float) -> Batch | None:
         passed_over = []
@@ -166,6 +168,8 @@ class Sender:
 
     def _fly(self, batch: Batch) -> None:
         retry = batch.delay is not None
+        for version in batch.versions:
+            version.resting = False
         self._gates.started(batch.namespace, retry=retry)
         self._desk.in_flight += 1
         task = asyncio.create_task(self._carry(batch))

@@ -81,6 +81,8 @@ class Version:
     """The record's JSON, once it was made."""
     barred: bool = False
     """It waits to be let go: a worker may have died of it."""
+    resting: bool = False
+    """It was sent, and waits to be sent again."""
 
     @property
     def id(self) -> str:
