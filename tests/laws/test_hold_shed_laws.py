@@ -277,6 +277,17 @@ def test_what_waited_for_a_barred_one_that_is_put_aside_goes() -> None:
     assert hold.lines.take(hold.lines.lanes[""], 100.0) is older.versions[0]
 
 
+def test_what_is_let_go_is_sent_before_what_came_after_it() -> None:
+    """New records that wait in line do not keep those of an earlier holder, of which only few may be in work."""
+    hold = Hold(QUARANTINE)
+    left = hold.admit(0, "1-0", entry_of(0, ["a", "b"], ""), 100.0, barred=True)
+    new = hold.admit(0, "2-0", entry_of(0, ["c"], ""), 100.0)
+    for version in reversed(left.versions):
+        hold.lines.allow(version, 100.0)
+    lane = hold.lines.lanes[""]
+    assert [hold.lines.take(lane, 100.0) for _ in range(4)] == [*left.versions, *new.versions, None]
+
+
 class BarredLaws(RuleBasedStateMachine):
     """Entries of which each record waits until it is let go, goes alone or is buried, among others that do not."""
 
