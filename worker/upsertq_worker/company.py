@@ -89,12 +89,12 @@ class Company:
         chosen = self._to_probe({name: line for name, line in lines.items() if name in stuck}, in_work)
         most = window(self._let_go)
         total = sum(records for namespace, records in in_work.items() if namespace not in stuck)
-        if total > most // 2:
-            # few at a time would make small batches; but who is slow must not keep everybody else waiting
-            most = 2 * most
-            free = {namespace: line for namespace, line in free.items() if not in_work[namespace]}
-        while free and total < most:
+        # few at a time would make small batches; but who is slow must not keep everybody else waiting
+        short = total > most // 2
+        while free and total < (2 * most if short else most):
             namespace = min(free, key=in_work.__getitem__)
+            if short and in_work[namespace]:
+                break
             following = next(free[namespace], None)
             if following is None:
                 del free[namespace]
