@@ -44,7 +44,7 @@ def test_a_worker_killed_twenty_times_loses_nothing(redis_url: str, tmp_path: Pa
     data = Dataset.make(12_000, 32)
     call("load", data.parquet(tmp_path / "v.parquet"), "--queue", "q", url=redis_url)
     rng = random.Random(1)
-    with emulated("--faults", "seed=1,latency=uniform:0.02:0.2") as index:
+    with emulated("--faults", "seed=1,latency=uniform:0.01:0.1") as index:
         work = ("work", "--queue", "q", "--index-host", index.url, "--batch-size", "20", "--concurrency", "8", *QUICK)
         for _ in range(20):
             before = index.counters["records"]
