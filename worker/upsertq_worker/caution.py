@@ -78,6 +78,11 @@ class Caution:
             # then nothing of a suspect has to wait for its turn, and whoever lost the shard and lives has said so
             self._hush(hushed=False)
             return min(0.5, settled_at - now)
+        for held, mark in suspects:
+            # all of them first: an older version that one of them hides is a suspect, too
+            for version in held.versions:
+                if version.open and version.row in mark.after_death().dead:
+                    self._give_up(version, len(held.versions))
         ready = [(held, mark) for held, mark in suspects if desk.hold.lines.ready(held, now)]
         if ready:
             return await self._send_suspects(ready)
@@ -109,10 +114,15 @@ class Caution:
                 desk.sendable.set()
             return 0.5
         try:
-            survived = await self._send_alone(held, mark.after_death())
+            plan = mark.after_death()
+            survived = await self._send_alone(held, plan)
         finally:
             desk.alone = None
-        if survived:
+        if survived and plan.dead:
+            # who is convicted stays so until the entry is settled, which may have to wait for older ones
+            self._marks.exonerate(held)
+            await self._marks.take_back([(held.shard, held.stream_id)])
+        elif survived:
             await self._marks.acquit(held)
         else:
             self._exonerate(suspects, held.entry.namespace)
@@ -126,11 +136,8 @@ class Caution:
                 self._marks.exonerate(held)
 
     async def _send_alone(self, held: Held, plan: Mark) -> bool:
-        """Give up the convicted records of a suspect, send the others one by one; `False` if that takes too long."""
+        """Send the records of a suspect one by one; `False` if that takes too long."""
         desk, key = self._desk, (held.shard, held.stream_id)
-        for version in held.versions:
-            if version.row in plan.dead and version.open:
-                self._give_up(version, len(held.versions))
         for version in sorted(desk.hold.lines.ready(held, desk.clock()), key=lambda one: one.row != plan.row):
             await self._marks.write({key: plan.at(version.row)})
             if not await self._see_through(version):
