@@ -92,6 +92,20 @@ def test_the_culprits_alone_are_dead(
     call("audit", "--queue", "q", url=url)
 
 
+@pytest.mark.parametrize(("faults", "alarms"), [("unreadable;first=1", 0), ("unreadable;first=2", 1)])
+def test_a_page_in_place_of_an_answer(faults: str, alarms: int, redis_server: RealServer, tmp_path: Path) -> None:
+    """A proxy's page with status 200, once: the batch goes again and nobody is woken. Twice: an alarm; all lands."""
+    load(tmp_path, IDS, redis_server.url)
+    with emulated("--faults", faults) as index:
+        log = tmp_path / "worker.log"
+        worker = start(*WORK, "--index-host", index.url, "--until-empty", url=redis_server.url, log=log)
+        assert worker.wait(60) == 0
+        assert log.read_text().count("paused the queue") == alarms
+        assert index.counters["upserts"] == 2 + 2 * alarms, "twice the batch; a probe, and the rest"
+        assert set(index.fetch(IDS)) == set(IDS)
+    assert dead_letters(redis_server) == {}
+
+
 def test_when_everything_is_bad_nothing_is_buried(redis_server: RealServer, tmp_path: Path) -> None:
     """100 % bad: paused as systemic within the budget, the backlog intact; it goes on once the cause is gone."""
     url = redis_server.url

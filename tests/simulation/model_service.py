@@ -135,11 +135,8 @@ class ModelService:
                 reply = _error(429, "Rate limit exceeded", rng.choice(("", "", "1", "4")))
             case Trouble.REQUEST_TIMEOUT:
                 reply = _error(408, "Request timeout", "")
-            case Trouble.SHORT:
-                kept = request.taken[: rng.randrange(len(request.records))]
-                self._arrive(request, kept if rng.random() < 0.5 else request.taken, way * rng.random())
-                reply = _accepted(len(kept))
-                self._checker.blamed(request.records, "short_ack")
+            case Trouble.SHORT | Trouble.PAGE:
+                reply = self._miscount(request, way, page=trouble is Trouble.PAGE)
             case Trouble.SLOW:
                 self._arrive(request, request.taken, rng.random() * 4 * weather.lease)
                 self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.taken)))
@@ -154,6 +151,16 @@ class ModelService:
                 self._apply_perhaps(request, way)
                 reply = _error(rng.choice(_GATEWAY), "Service unavailable", "")
         self._loop.later(way, self._reply, request, reply)
+
+    def _miscount(self, request: Request, way: float, *, page: bool) -> Reply:
+        """Carry all of it out, or a part; returns a success that counts a part, or a page that counts nothing."""
+        rng = self._weather.rng
+        kept = request.taken[: rng.randrange(len(request.records))]
+        self._arrive(request, kept if rng.random() < 0.5 else request.taken, way * rng.random())
+        if page:
+            return Answer(_OK, {"content-type": "text/html"}, b"<html><title>Welcome</title></html>")
+        self._checker.blamed(request.records, "short_ack")
+        return _accepted(len(kept))
 
     def _apply_perhaps(self, request: Request, way: float) -> None:
         """The answer is lost after `way` seconds: the records are applied before, later, in part, twice or never."""

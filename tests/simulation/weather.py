@@ -39,6 +39,7 @@ class Trouble(Enum):
     REQUEST_TIMEOUT = "408"
     GATEWAY = "5xx"
     SHORT = "short"
+    PAGE = "page"
 
 
 @dataclass(frozen=True, slots=True)

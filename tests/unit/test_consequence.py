@@ -84,6 +84,17 @@ def test_a_refused_lane_pauses(size: int, searching: bool, scope: str, reason: s
     )
 
 
+@pytest.mark.parametrize("size", [1, 4])
+@pytest.mark.parametrize("searching", [False, True])
+def test_a_page_in_place_of_a_count_pauses_when_it_comes_twice(size: int, searching: bool) -> None:  # noqa: FBT001
+    """One page among answers is a mishap on the way: the batch goes again. A wrong host answers with the next, too."""
+    page = Refusal(200, None, "Welcome", "", None)
+    outcome = LaneRefused(page, "queue", "not_an_index")
+    first, second = facts(size, searching=searching), facts(size, searching=searching, short_acks=1)
+    assert follow(outcome, first, MAX_ATTEMPTS) == Again(at_once=True)
+    assert follow(outcome, second, MAX_ATTEMPTS) == Pause("queue", "not_an_index", page)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

@@ -123,7 +123,7 @@ class Aftermath:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         desk = self._desk
         now = desk.clock()
-        batch.short_acks += isinstance(outcome, ShortAck)
+        batch.short_acks += at_once
         if isinstance(outcome, Busy):
             self._gates.pushed_back(batch.namespace, outcome, started, now, desk.rng)
             why = describe(outcome)

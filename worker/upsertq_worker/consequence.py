@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from upsertq.letter import Reason
 from upsertq_worker.answer import Refusal
@@ -17,7 +18,7 @@ class Facts:
     dims: Sequence[int]
     sparse: Sequence[bool]
     short_acks: int
-    """Short acknowledgements it had before."""
+    """Successes it had before that did not count all of it."""
     failures: int
     """Failures that count: those while others succeeded."""
     searching: bool = False
@@ -81,6 +82,8 @@ def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  #
             return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
         case RecordRefused():
             return _after_refusal(outcome, facts)
+        case LaneRefused(refusal=refusal) if refusal.status < HTTPStatus.MULTIPLE_CHOICES and facts.short_acks == 0:
+            return Again(at_once=True)  # a page in place of a count: from a wrong host it comes twice
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
             suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
             if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
