@@ -197,6 +197,24 @@ def test_inherited_namespaces_that_are_slow_keep_no_fast_one_waiting() -> None:
     world.tell(story())
 
 
+def test_inherited_records_do_not_wait_for_requests_that_hang() -> None:
+    """Of one namespace, most of what is in work at a time hangs until the timeout: the others land meanwhile."""
+    world = World()
+    world.fill("docs", 80)
+
+    def react(post: Post) -> Reaction:
+        return HANGS if {"0", "30", "60"} & set(post.ids) else Reaction()
+
+    world.react = react
+
+    async def story() -> None:
+        world.orphan()
+        world.hire("w1")
+        await world.until(partial(_landed, world, 1_900), seconds=15)
+
+    world.tell(story())
+
+
 def test_a_new_holder_sends_no_older_version_than_an_earlier_one_did() -> None:
     """A record with a version in each entry never goes back in the index, wherever an earlier holder was killed."""
     world = World()

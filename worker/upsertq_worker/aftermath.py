@@ -43,8 +43,8 @@ class Aftermath:
         self._barren: Counter[str] = Counter()
         """Records convicted in each namespace since one was accepted there."""
 
-    def apply(self, batch: Batch, outcome: Outcome, started: float) -> None:
-        """Carry out what follows from `outcome` for `batch`, whose request began at `started`."""
+    def apply(self, batch: Batch, outcome: Outcome) -> None:
+        """Carry out what follows from `outcome` for `batch`."""
         self._note_failure(batch, outcome)
         what = follow(outcome, _facts(batch), self._desk.settings.max_attempts)
         if batch.probe and not self._probe_passed(batch, what):
@@ -53,7 +53,7 @@ class Aftermath:
             case consequence.Land():
                 self._land(batch, outcome)
             case consequence.Again(at_once=at_once):
-                self._again(batch, outcome, started, at_once=at_once)
+                self._again(batch, outcome, at_once=at_once)
             case consequence.Split(parts=parts, searching=searching):
                 self._split(batch, parts, outcome, searching=searching)
             case consequence.Convict(reason=reason):
@@ -119,13 +119,13 @@ class Aftermath:
             desk.hold.finish(version, Fate.ACKED, now)
         self._leave_search(batch)
 
-    def _again(self, batch: Batch, outcome: Outcome, started: float, *, at_once: bool) -> None:
+    def _again(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         desk = self._desk
         now = desk.clock()
         batch.short_acks += at_once
         if isinstance(outcome, Busy):
-            self._gates.pushed_back(batch.namespace, outcome, started, now, desk.rng)
+            self._gates.pushed_back(batch.namespace, outcome, batch.started, now, desk.rng)
             why = describe(outcome)
             if desk.outage is None:
                 desk.outage = Outage(now, why)

@@ -42,6 +42,8 @@ class Batch:
     namespace: str
     versions: list[Version]
     attempts: int = 0
+    started: float = 0.0
+    """When its last request began."""
     delay: float | None = None
     """Seconds that its last retry waited."""
     probe: str = ""

@@ -13,7 +13,7 @@ from upsertq_worker.company import Company
 from upsertq_worker.desk import Desk
 from upsertq_worker.marks import Marks
 from upsertq_worker.seams import QueueSeam
-from upsertq_worker.suspicion import DEATHS, Mark
+from upsertq_worker.suspicion import DEATHS, GUILTY, Mark
 from upsertq_worker.versions import Held, Version
 from upsertq_worker.wait import Troubles, signalled
 
@@ -21,8 +21,6 @@ log = logging.getLogger("upsertq.worker")
 
 PATIENCE: Final = 10.0
 """Seconds that a suspect waits for its turn, and that what is in flight may take when suspects are to be sent."""
-GUILTY: Final = 5.0
-"""Seconds for which a death is held against what is in work alone: what kills does so at once. Then it is given up."""
 
 
 class Caution:
@@ -147,8 +145,8 @@ class Caution:
     async def _see_through(self, version: Version) -> bool:
         """Send a version alone, and wait until its request has ended, however; `False` where none can be made for long.
 
-        The mark says that it is in work alone for so long as a death may be its fault. What fails is no matter of
-        suspicion: it is sent again when all suspects are through.
+        The mark says that it is in work alone for so long as a death may be its fault; then it is given up. What fails
+        is no matter of suspicion: it is sent again when all suspects are through.
         """
         desk = self._desk
         desk.alone, until = version, desk.clock() + PATIENCE

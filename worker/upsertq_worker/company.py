@@ -80,7 +80,7 @@ class Company:
         """The entries to be let go next; of the namespaces who has the least in work comes first."""
         in_work: Counter[str] = Counter()
         for held, versions in self._in_work.items():
-            # what was sent and is to be sent again killed nobody, and keeps no other waiting
+            # what was sent and killed nobody keeps no other waiting
             in_work[held.entry.namespace] += sum(not version.resting for version in versions)
         lines = {namespace: self._ready(namespace) for namespace in list(self._desk.hold.lines.barred)}
         stuck = {namespace for namespace in {*in_work, *lines} if self._is_stuck(namespace)}

@@ -17,6 +17,7 @@ from upsertq_worker.batch import Batch
 from upsertq_worker.desk import Desk
 from upsertq_worker.judge import judge
 from upsertq_worker.seams import IndexSeam
+from upsertq_worker.suspicion import GUILTY
 from upsertq_worker.versions import Lane
 from upsertq_worker.wait import signalled
 
@@ -51,6 +52,7 @@ class Sender:
                 desk.impatient = False
                 self._give_up()
             self._launch()
+            self._let_rest_what_hangs(now)
             self._say_next_probe()
             await signalled(desk.sendable, self._idle_time(now, next_quarantine))
 
@@ -137,6 +139,13 @@ class Sender:
         for version in batch.versions:
             version.resting = True
 
+    def _let_rest_what_hangs(self, now: float) -> None:
+        """What an earlier holder left may have to wait until what is in work has shown that it does not kill."""
+        for batch in self._flights.values():
+            if batch.started + GUILTY <= now:
+                for version in batch.versions:
+                    version.resting = True
+
     def _due_retry(self, now: float) -> Batch | None:
         passed_over = []
         found = None
@@ -168,6 +177,7 @@ class Sender:
 
     def _fly(self, batch: Batch) -> None:
         retry = batch.delay is not None
+        batch.started = self._desk.clock()
         for version in batch.versions:
             version.resting = False
         self._gates.started(batch.namespace, retry=retry)
@@ -217,9 +227,8 @@ class Sender:
         desk.tally.retries += batch.attempts > 1
         desk.tally.bytes += len(body)
         desk.meter.posted(batch.versions, len(body), again=batch.attempts > 1)
-        started = desk.clock()
         reply = await self._index.upsert(body)
-        self._aftermath.apply(batch, judge(reply, sent, desk.wall()), started)
+        self._aftermath.apply(batch, judge(reply, sent, desk.wall()))
 
     def _idle_time(self, now: float, next_quarantine: float | None) -> float:
         """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""

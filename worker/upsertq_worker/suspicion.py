@@ -19,6 +19,8 @@ COMPANY_BEHIND: Final = 400
 DEATHS: Final = 4
 """Workers that died over a record before it is given up: unseen, in company, alone, alone again. It is delivered then
 for the fifth time."""
+GUILTY: Final = 5.0
+"""Seconds for which a death is held against what is in work: what kills does so at once."""
 
 _FORM: Final = re.compile(r"(company|alone|again)(?: at (\d{1,4}))?(?: dead ([\d,]{1,200}))?(?: by .*)?")
 

@@ -82,7 +82,7 @@ class Version:
     barred: bool = False
     """It waits to be let go: a worker may have died of it."""
     resting: bool = False
-    """It was sent, and waits to be sent again."""
+    """It was sent and killed nobody: it waits to be sent again, or its answer is long in coming."""
 
     @property
     def id(self) -> str:
