@@ -19,8 +19,12 @@ POISON_EVERY: Final = 40
 """Each so-manieth batch carries one record that the index refuses."""
 SERVER_SECONDS: Final = 20.0
 """Between two kills of the server: its guardian takes more than five in a minute for a fault of the server."""
-ROOM: Final = 1.5
-"""By how much a namespace's rate limit is above what comes: little, so that catching up meets it."""
+ROOM: Final = 3
+"""How many times what comes in full batches a namespace's rate limit is.
+
+Catching up meets it. But it must leave room for small batches (of suspects, of what an earlier holder left), as the
+real service's limit does: with 1.5 the workers spend a storm waiting for leave to send single records.
+"""
 FULL_BATCH: Final = 20_000
 """Bytes of a request with 100 records, about."""
 CALM_SECONDS: Final = 2.0

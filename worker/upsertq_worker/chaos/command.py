@@ -129,6 +129,7 @@ def _figures(cast: Cast, stage: Stage, evidence: Evidence, counters: dict[str, A
         "put": put.records_tried,
         "confirmed": put.records_confirmed,
         "ids": len(put.confirmed),
+        "planned": cast.records + cast.hot,
         "applied": applied.writes,
         "applied_again": applied.repeats,
         "steps_back": applied.steps_back,
@@ -150,7 +151,8 @@ def _figures(cast: Cast, stage: Stage, evidence: Evidence, counters: dict[str, A
 
 def _report(figures: dict[str, Any], violations: list[Violation]) -> None:
     kills, books = figures["kills"], figures["books"]
-    say(f"records   {figures['put']:,} put, {figures['confirmed']:,} confirmed, of {figures['ids']:,} ids")
+    ids = f"{figures['ids']:,} ids ({figures['planned']:,} planned, and poison)"
+    say(f"records   {figures['put']:,} put, {figures['confirmed']:,} confirmed, of {ids}")
     say(f"books     {', '.join(f'{books[name]:,} {name}' for name in list(books)[:6])}")
     say(f"index     {figures['applied']:,} writes, {figures['applied_again']:,} of them of a version it had")
     back, longest = figures["steps_back"], figures["longest_step_back"]
