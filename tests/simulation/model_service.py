@@ -157,9 +157,9 @@ class ModelService:
         rng = self._weather.rng
         kept = request.taken[: rng.randrange(len(request.records))]
         self._arrive(request, kept if rng.random() < 0.5 else request.taken, way * rng.random())
+        self._checker.blamed(request.records, "short_ack")
         if page:
             return Answer(_OK, {"content-type": "text/html"}, b"<html><title>Welcome</title></html>")
-        self._checker.blamed(request.records, "short_ack")
         return _accepted(len(kept))
 
     def _apply_perhaps(self, request: Request, way: float) -> None:

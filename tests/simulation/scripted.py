@@ -39,8 +39,10 @@ QUARANTINE: Final = 5.0
 SIZE: Final = 25
 """Records of an entry, unless a story says otherwise."""
 _OK: Final = 200
+_PAGE: Final = 203
 _REFUSED: Final = 400
 _GATEWAY: Final = 500
+_BLAMES: Final = {_REFUSED: "systemic", _PAGE: "short_ack"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class Reaction:
     """What the service does with a request.
 
     Args:
-        status: of the answer; 0 for none at all. With 200 the records are in the index after half of the time.
+        status: of the answer; 0 for none at all, 203 for a proxy's page. With 200 the records are in the index after
+            half of the time.
         seconds: until the answer, or until the worker's client gives up.
     """
 
@@ -252,8 +255,8 @@ class _Index:
         except asyncio.CancelledError:
             self._answered(post, "given up", lost=True)
             raise
-        if reaction.status == _REFUSED:
-            world.checker.blamed(post.records, "systemic")
+        if why := _BLAMES.get(reaction.status):
+            world.checker.blamed(post.records, why)
         self._answered(post, str(reaction.status), lost=not reaction.status or reaction.status >= _GATEWAY)
         return _reply(reaction.status, len(post.records))
 
@@ -267,4 +270,6 @@ def _reply(status: int, records: int) -> Reply:
         return TransportFailure(TransportKind.TIMEOUT, "timed out")
     if status == _OK:
         return Answer(status, {"content-type": "application/json"}, orjson.dumps({"upsertedCount": records}))
+    if status == _PAGE:
+        return Answer(status, {"content-type": "text/html"}, b"<html><title>Welcome</title></html>")
     return Answer(status, {}, orjson.dumps({"code": 8, "message": "unavailable", "details": []}))

@@ -6,7 +6,10 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import pytest
+
 from scripted import SIZE, Reaction, World
+from upsertq_worker.desk import Settings
 
 if TYPE_CHECKING:
     from scripted import Post
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 DOWN: Final = Reaction(503)
 REFUSED: Final = Reaction(400, 0.3)
 HANGS: Final = Reaction(0, 30.0)
+PAGE: Final = Reaction(203)
 IN_COMPANY: Final = "company"
 SMALL: Final = 300_000
 """Bytes to read ahead: few entries."""
@@ -211,6 +215,77 @@ def test_inherited_records_do_not_wait_for_requests_that_hang() -> None:
         world.orphan()
         world.hire("w1")
         await world.until(partial(_landed, world, 1_900), seconds=15)
+
+    world.tell(story())
+
+
+def test_what_hangs_is_not_suspected_of_a_death() -> None:
+    """Requests of one namespace hang for long; of these nobody died, so only what is in work besides is marked."""
+    world = World()
+    world.fill("hanging", 200)
+    world.fill("docs", 200)
+    world.react = lambda post: HANGS if post.namespace == "hanging" else Reaction(seconds=0.5)
+
+    async def story() -> None:
+        world.orphan()
+        world.hire("w1")
+        for _ in range(28):
+            await asyncio.sleep(1)
+            assert world.marks() <= 2 * 400 / SIZE + 1
+
+    world.tell(story())
+
+
+def test_suspects_of_a_hanging_namespace_keep_others_waiting_for_half_a_minute_at_most() -> None:
+    """After five in a row it is the service that hangs: the others go on in company, and what is new is sent."""
+    world = World()
+    world.fill("hanging", 40)
+    world.react = lambda post: HANGS if post.namespace == "hanging" else Reaction()
+
+    async def story() -> None:
+        world.orphan(IN_COMPANY)
+        world.hire("w1")
+        await asyncio.sleep(10)
+        world.fill("well", 4)
+        await world.until(lambda: not world.left("well"), seconds=40)
+
+    world.tell(story())
+
+
+@pytest.mark.parametrize("mark", ["", IN_COMPANY, "alone at 3"])
+def test_a_wrong_host_is_told_after_few_requests(mark: str) -> None:
+    """Pages in place of answers pause the queue at the second one, while suspects go alone as at any time."""
+    world = World()
+    world.fill("docs", 60)
+    world.react = lambda _post: PAGE
+
+    async def story() -> None:
+        world.orphan(mark)
+        world.hire("w1")
+        await world.until(lambda: bool(world.queue.paused), seconds=20)
+        assert world.requests <= 2 * Settings().concurrency
+        await asyncio.sleep(60)
+        world.react = lambda _post: Reaction()
+        await world.until(lambda: not world.left(), seconds=60 if not mark else 600)
+        assert world.landed["docs"] >= 60 * SIZE
+
+    world.tell(story())
+
+
+def test_a_record_that_always_gets_a_page_harms_only_itself() -> None:
+    """A proxy answers with a page whatever carries one record: it is dead as a short ack, and its neighbours land."""
+    world = World()
+    world.fill("docs", 8)
+    world.react = lambda post: PAGE if "57" in post.ids and post.namespace == "docs" else Reaction(seconds=0.1)
+
+    async def story() -> None:
+        world.hire("w1")
+        for number in range(600):
+            world.enqueue("others", f"{number}")
+            await asyncio.sleep(0.1)
+        await world.until(lambda: not world.left(), seconds=60)
+        letters = [entry.ids for entry in world.queue.shards[0].letters.stream.values()]
+        assert letters == [("57",)]
 
     world.tell(story())
 

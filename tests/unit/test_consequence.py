@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 MAX_ATTEMPTS = 5
 REFUSED = Refusal(400, "INVALID_ARGUMENT", "no", "", None)
 BUSY = Busy(TransportFailure(TransportKind.TIMEOUT, "slow"), "timeout", answer_lost=True)
-SHORT = ShortAck(1, "the service counts 1", None)
+SHORT = ShortAck(1, "the service counts 1", Refusal(200, None, "1", "", None))
+PAGE = ShortAck(None, "no count of records in the answer: Welcome", Refusal(200, None, "Welcome", "", None))
 SPARSE = LaneRefused(REFUSED, "queue", "sparse_unsupported")
 HALVES = (Part((0, 1), "half"), Part((2, 3), "half"))
 
@@ -33,10 +34,11 @@ def facts(
     short_acks: int = 0,
     failures: int = 0,
     searching: bool = False,
+    **unread: bool,
 ) -> Facts:
     """A batch of `size` records of dimension 8, of which those at `sparse` have sparse values."""
     holders = [position in sparse for position in range(size)]
-    return Facts(dims or (8,) * size, holders, short_acks, failures, searching=searching)
+    return Facts(dims or (8,) * size, holders, short_acks, failures, searching=searching, **unread)
 
 
 def apart(*named: int, size: int = 4) -> Split:
@@ -54,6 +56,12 @@ def apart(*named: int, size: int = 4) -> Split:
         (SHORT, facts(1), Again(at_once=True)),
         (SHORT, facts(short_acks=1), Split(HALVES, searching=True)),
         (SHORT, facts(1, short_acks=1), Convict(Reason.SHORT_ACK)),
+        (PAGE, facts(), Again()),
+        (PAGE, facts(1), Again()),
+        (PAGE, facts(part=True), Again()),
+        (PAGE, facts(short_acks=1), Split(HALVES, searching=True)),
+        (PAGE, facts(short_acks=1, part=True, landed=True), Split(HALVES, searching=True)),
+        (PAGE, facts(1, short_acks=1, landed=True), Convict(Reason.SHORT_ACK)),
         (TooLarge(REFUSED), facts(), Split(HALVES, searching=False)),
         (TooLarge(REFUSED), facts(1), Convict(Reason.TOO_LARGE)),
         (BUSY, facts(), Again()),
@@ -84,15 +92,21 @@ def test_a_refused_lane_pauses(size: int, searching: bool, scope: str, reason: s
     )
 
 
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("searching", [False, True])
-def test_a_page_in_place_of_a_count_pauses_when_it_comes_twice(size: int, searching: bool) -> None:  # noqa: FBT001
-    """One page among answers is a mishap on the way: the batch goes again. A wrong host answers with the next, too."""
-    page = Refusal(200, None, "Welcome", "", None)
-    outcome = LaneRefused(page, "queue", "not_an_index")
-    first, second = facts(size, searching=searching), facts(size, searching=searching, short_acks=1)
-    assert follow(outcome, first, MAX_ATTEMPTS) == Again(at_once=True)
-    assert follow(outcome, second, MAX_ATTEMPTS) == Pause("queue", "not_an_index", page)
+@pytest.mark.parametrize(
+    "given",
+    [
+        facts(unreadable=True),
+        facts(1, unreadable=True),
+        facts(1, short_acks=1),
+        facts(short_acks=1, part=True, searching=True),
+        facts(1, short_acks=1, part=True, searching=True),
+        facts(1, short_acks=1, part=True, landed=True, unreadable=True),
+    ],
+)
+def test_nobody_is_to_blame_where_no_index_answers(given: Facts) -> None:
+    """Two batches in a row, or one in whole and in halves, with a page in place of a count and nothing that landed."""
+    assert follow(PAGE, given, MAX_ATTEMPTS) == Pause("queue", "not_an_index", PAGE.refusal)
+    assert not isinstance(follow(SHORT, given, MAX_ATTEMPTS), Pause), "a count that differs comes from an index"
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,13 @@ def test_an_unreadable_lsn_is_unknown(lsn: str) -> None:
 @pytest.mark.parametrize("count", [0, 5, 7, -1, 10**30])
 def test_another_count_is_a_short_ack(count: int) -> None:
     """Fewer and more are alike: the books cannot agree."""
-    assert judged(200, {"upsertedCount": count}) == ShortAck(count, f"the service counts {count} of 6 records", None)
+    said = refusal(200, json.dumps({"upsertedCount": count}))
+    assert judged(200, {"upsertedCount": count}) == ShortAck(count, f"the service counts {count} of 6 records", said)
 
 
 def test_an_empty_object_counts_zero() -> None:
     """A proto3 server leaves out a zero."""
-    assert judged(200, {}) == ShortAck(0, "the service counts 0 of 6 records", None)
+    assert judged(200, {}) == ShortAck(0, "the service counts 0 of 6 records", refusal(200, "{}"))
     assert judge(answer(200, {}), Sent((), ""), NOW) == Accepted(None, None)
 
 
@@ -138,10 +139,11 @@ def test_a_body_that_was_cut_has_no_count() -> None:
 
 
 @pytest.mark.parametrize("headers", [HTML, {}])
-def test_a_success_in_html_comes_from_a_wrong_host(headers: dict[str, str]) -> None:
-    """A captive portal or a web site says 200 to anything."""
+def test_a_success_in_html_counts_nothing(headers: dict[str, str]) -> None:
+    """A captive portal or a web site says 200 to anything; whether it is one, a single page does not tell."""
     outcome = judged(200, b"<!DOCTYPE html><html><title>Welcome &amp; hello</title>", headers)
-    assert outcome == LaneRefused(refusal(200, "Welcome & hello"), "queue", "not_an_index")
+    why = "no count of records in the answer: Welcome & hello"
+    assert outcome == ShortAck(None, why, refusal(200, "Welcome & hello"))
 
 
 # --- 400, 422
@@ -524,7 +526,7 @@ def test_an_answer_shows_neither_headers_nor_body() -> None:
         (Accepted(None, None), "accepted"),
         (Accepted(5, None), "accepted at LSN 5"),
         (
-            ShortAck(5, "the service counts 5 of 6 records", None),
+            ShortAck(5, "the service counts 5 of 6 records", refusal(200, "5")),
             "short acknowledgement: the service counts 5 of 6 records",
         ),
         (RecordRefused(bad("no zeros")), "refused for a record: HTTP 400 Bad Request: no zeros"),

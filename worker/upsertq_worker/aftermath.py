@@ -6,6 +6,7 @@ What follows is decided in `upsertq_worker.consequence`; this module carries it 
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from upsertq.letter import Reason, Verdict
@@ -40,13 +41,18 @@ class Aftermath:
         self._gates = gates
         self._send_again = send_again
         self._landed = 0
+        self._unread: Batch | None = None
+        """What had the latest success, where that had no count that can be read."""
         self._barren: Counter[str] = Counter()
         """Records convicted in each namespace since one was accepted there."""
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
         self._note_failure(batch, outcome)
-        what = follow(outcome, _facts(batch), self._desk.settings.max_attempts)
+        what = follow(outcome, self._facts(batch), self._desk.settings.max_attempts)
+        if isinstance(outcome, ShortAck) and outcome.reported is None:
+            self._unread = batch.root
+            self._unread.unread_at = self._landed if self._unread.unread_at is None else self._unread.unread_at
         if batch.probe and not self._probe_passed(batch, what):
             return
         match what:
@@ -58,10 +64,10 @@ class Aftermath:
                 self._split(batch, parts, outcome, searching=searching)
             case consequence.Convict(reason=reason):
                 self._convict(batch, self._verdict(batch, reason, outcome), outcome)
-            case consequence.Pause(scope=scope, reason=reason):
+            case consequence.Pause(scope=scope, reason=reason, refusal=refusal):
                 where = QUEUE if scope == "queue" else scope_of(batch.namespace)
                 self.give_back(batch)
-                self.pause(where, reason, describe(outcome))
+                self.pause(where, reason, describe(LaneRefused(refusal, scope, reason)))
 
     def give_back(self, batch: Batch, *, last: bool = False) -> None:
         """Let a batch's records wait again, as if it had not been formed; it is out of its search."""
@@ -110,6 +116,7 @@ class Aftermath:
             desk.meter.landed(batch.versions, outcome.lsn)
         self._gates.succeeded(batch.namespace)
         self._landed += 1
+        self._unread = None
         self._barren.pop(batch.namespace, None)
         desk.progress_at = now = desk.clock()
         if desk.outage is not None:
@@ -123,7 +130,7 @@ class Aftermath:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         desk = self._desk
         now = desk.clock()
-        batch.short_acks += at_once
+        batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
             self._gates.pushed_back(batch.namespace, outcome, batch.started, now, desk.rng)
             why = describe(outcome)
@@ -131,10 +138,11 @@ class Aftermath:
                 desk.outage = Outage(now, why)
                 log.warning("%s; retrying", why)
             desk.outage.why = why
+        if at_once:
+            self._send_again(batch, now)
+        else:
             batch.delay = BACKOFF.next(batch.delay, desk.rng)
             self._send_again(batch, now + batch.delay)
-        elif at_once:
-            self._send_again(batch, now)
 
     def _split(self, batch: Batch, parts: Sequence[Part], outcome: Outcome, *, searching: bool) -> None:
         """Send a batch in parts; when searching, note that somebody in it is at fault."""
@@ -208,8 +216,21 @@ class Aftermath:
             # what fails while nothing succeeds says nothing about this batch
             batch.failures += self._landed > batch.landed_before
             batch.landed_before = self._landed
-        if isinstance(outcome, Busy | RecordRefused | ShortAck | TooLarge) and not batch.first_failed:
+        if not isinstance(outcome, Accepted) and not batch.first_failed:
             batch.first_failed = self._desk.wall()
+
+    def _facts(self, batch: Batch) -> Facts:
+        root = batch.root
+        return Facts(
+            dims=[version.held.entry.dim for version in batch.versions],
+            sparse=[_has_sparse(version) for version in batch.versions],
+            short_acks=batch.short_acks,
+            failures=batch.failures,
+            unreadable=self._unread not in {None, root},
+            landed=root.unread_at is not None and root.unread_at < self._landed,
+            part=root is not batch,
+            searching=batch.search is not None,
+        )
 
     def _verdict(self, batch: Batch, reason: Reason, outcome: Outcome) -> Verdict:
         refusal = _refusal(outcome)
@@ -233,17 +254,9 @@ def _refusal(outcome: Outcome) -> Refusal | None:
         return outcome.refusal
     if isinstance(outcome, Busy) and isinstance(outcome.cause, Refusal):
         return outcome.cause
+    if isinstance(outcome, ShortAck):
+        return replace(outcome.refusal, message=describe(outcome))
     return None
-
-
-def _facts(batch: Batch) -> Facts:
-    return Facts(
-        dims=[version.held.entry.dim for version in batch.versions],
-        sparse=[_has_sparse(version) for version in batch.versions],
-        short_acks=batch.short_acks,
-        failures=batch.failures,
-        searching=batch.search is not None,
-    )
 
 
 def _has_sparse(version: Version) -> bool:

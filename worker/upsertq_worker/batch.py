@@ -57,6 +57,8 @@ class Batch:
     """When it, or what it is a part of, failed first; seconds since 1970."""
     search: "Search[Convicted] | None" = None
     """The search for culprits that it is part of."""
+    unread_at: int | None = None
+    """Batches of the worker that had landed when it, or a part of it, first had a success without a readable count."""
     parent: "Batch | None" = None
     narrowed: bool = False
     """A part of it was refused."""
@@ -75,6 +77,11 @@ class Batch:
             parent=self,
             path=(*self.path, len(self.versions)),
         )
+
+    @property
+    def root(self) -> "Batch":
+        """What it is a part of in the end."""
+        return self if self.parent is None else self.parent.root
 
     @property
     def live(self) -> list[Version]:

@@ -21,6 +21,8 @@ log = logging.getLogger("upsertq.worker")
 
 PATIENCE: Final = 10.0
 """Seconds that a suspect waits for its turn, and that what is in flight may take when suspects are to be sent."""
+HANGING: Final = 5
+"""Suspects given up in a row after which it is the service that hangs: those of the namespace go on in company."""
 
 
 class Caution:
@@ -38,6 +40,8 @@ class Caution:
         self._company = Company(desk, self._marks, is_stuck)
         self._is_stuck = is_stuck
         self._hushed_since = 0.0
+        self._given_up = 0
+        """Suspects in a row whose requests hung."""
         self._troubles = Troubles("mark suspects", desk)
 
     async def run(self) -> None:
@@ -124,11 +128,13 @@ class Caution:
             await self._marks.acquit(held)
         else:
             self._exonerate(suspects, held.entry.namespace)
+            await self._marks.take_back([(held.shard, held.stream_id)])
         self._hushed_since = desk.clock()
         return 0.0
 
     def _exonerate(self, suspects: Sequence[tuple[Held, Mark]], namespace: str) -> None:
         """Nothing of this namespace passes soon: its suspects go on in company."""
+        self._given_up = 0
         for held, _ in suspects:
             if held.entry.namespace == namespace:
                 self._marks.exonerate(held)
@@ -148,7 +154,7 @@ class Caution:
         The mark says that it is in work alone for so long as a death may be its fault; then it is given up. What fails
         is no matter of suspicion: it is sent again when all suspects are through.
         """
-        desk = self._desk
+        desk, hangs = self._desk, False
         desk.alone, until = version, desk.clock() + PATIENCE
         desk.sendable.set()
         while desk.alone is version or desk.in_flight:
@@ -158,7 +164,7 @@ class Caution:
                 await self._marks.take_back([(version.held.shard, version.held.stream_id)])
                 if desk.stopping.is_set():
                     return False
-                desk.impatient = True
+                desk.impatient = hangs = True
                 desk.sendable.set()
             elif desk.alone is version:
                 if version not in desk.hold.lines.ready(version.held, now):
@@ -166,7 +172,8 @@ class Caution:
                 if now >= until or self._is_stuck(version.namespace):
                     return False
             await signalled(desk.allowable, 0.5)
-        return True
+        self._given_up = self._given_up + 1 if hangs else 0
+        return self._given_up < HANGING
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)

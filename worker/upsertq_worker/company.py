@@ -30,6 +30,8 @@ class Company:
         self._marks = marks
         self._is_stuck = is_stuck
         self._in_work: dict[Held, list[Version]] = {}
+        self._cleared: set[Held] = set()
+        """Those of them that killed nobody: they are not marked any more."""
         self._let_go = 0
         """Records let go since shards were gained."""
 
@@ -42,9 +44,10 @@ class Company:
         lines = self._desk.hold.lines
         done = self._forget_done()
         chosen = self._choose()
-        await self._marks.take_back(done)
+        await self._marks.take_back([*done, *self._clear()])
         if not chosen:
             return
+        self._cleared.difference_update(chosen)
         await self._marks.write({(held.shard, held.stream_id): Mark(Stage.COMPANY) for held in chosen})
         now = self._desk.clock()
         for held in reversed(chosen):
@@ -66,6 +69,13 @@ class Company:
                 if self._desk.hold.find(held.shard, held.stream_id) is held:
                     done.append((held.shard, held.stream_id))
         return done
+
+    def _clear(self) -> list[Key]:
+        """Clear those of which all was sent and killed nobody; returns the ones that are news."""
+        innocent = {held for held, versions in self._in_work.items() if all(one.resting for one in versions)}
+        news = innocent - self._cleared
+        self._cleared = (self._cleared & self._in_work.keys()) | news
+        return [(held.shard, held.stream_id) for held in news]
 
     def _is_in_work(self, version: Version) -> bool:
         if not version.open:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 
 from upsertq.letter import Reason
 from upsertq_worker.answer import Refusal
@@ -18,9 +17,15 @@ class Facts:
     dims: Sequence[int]
     sparse: Sequence[bool]
     short_acks: int
-    """Successes it had before that did not count all of it."""
+    """Short acknowledgements it had before."""
     failures: int
     """Failures that count: those while others succeeded."""
+    unreadable: bool = False
+    """The latest success was another batch's, and had no count that can be read either."""
+    landed: bool = False
+    """Something landed since it, or what it is a part of, had a success whose count cannot be read."""
+    part: bool = False
+    """It is a part of another batch."""
     searching: bool = False
     """It is a part of a refused batch, so that what is refused here need not be so for its neighbours."""
 
@@ -74,21 +79,33 @@ def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  #
     match outcome:
         case Accepted():
             return Land()
-        case ShortAck():
-            return Again(at_once=True) if facts.short_acks == 0 else _narrow(facts, Reason.SHORT_ACK)
+        case ShortAck(reported=None, refusal=refusal) if _is_wrong_host(facts):
+            return Pause("queue", "not_an_index", refusal)
+        case ShortAck(reported=reported):
+            # a page comes sooner than an acknowledgement: others shall have time to land
+            again = Again(at_once=reported is not None)
+            return again if facts.short_acks == 0 else _narrow(facts, Reason.SHORT_ACK)
         case TooLarge():
             return Convict(Reason.TOO_LARGE) if facts.size == 1 else Split(take_apart(facts.size, ()), searching=False)
         case Busy():
             return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
         case RecordRefused():
             return _after_refusal(outcome, facts)
-        case LaneRefused(refusal=refusal) if refusal.status < HTTPStatus.MULTIPLE_CHOICES and facts.short_acks == 0:
-            return Again(at_once=True)  # a page in place of a count: from a wrong host it comes twice
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
             suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
             if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
                 return _narrow(facts, Reason.REFUSED, suspects)
             return Pause(scope, reason, refusal)
+
+
+def _is_wrong_host(facts: Facts) -> bool:
+    """Whether a success without a count means that no index answers.
+
+    A proxy may answer with a page of its own now and then, or whatever carries a certain record: then others land.
+    Until something did, a batch is sent twice, and in halves; no record is given up.
+    """
+    halved = facts.part or facts.size == 1
+    return facts.unreadable or (facts.short_acks > 0 and halved and not facts.landed)
 
 
 def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:

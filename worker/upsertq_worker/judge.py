@@ -51,11 +51,17 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class ShortAck:
-    """A 2xx that does not count every record sent; `reported` is None where no count can be read."""
+    """A 2xx that does not count every record sent.
+
+    Args:
+        reported: the count, `None` where none can be read.
+        why: a line about it.
+        refusal: what was said in its place.
+    """
 
     reported: int | None
     why: str
-    request_id: str | None
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +154,12 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
 
 
 def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> Outcome:
-    count, rid = upserted_count(reply, body), request_id(reply.headers)
-    if count is not None and count == len(sent.ids):
-        return Accepted(request_lsn(reply.headers), rid)
-    if body.markup:
-        return LaneRefused(refusal, "queue", "not_an_index")
+    count = upserted_count(reply, body)
+    if count == len(sent.ids):
+        return Accepted(request_lsn(reply.headers), request_id(reply.headers))
     if count is not None:
-        return ShortAck(count, f"the service counts {count} of {len(sent.ids)} records", rid)
-    return ShortAck(None, f"no count of records in the answer: {refusal.message}", rid)
+        return ShortAck(count, f"the service counts {count} of {len(sent.ids)} records", refusal)
+    return ShortAck(None, f"no count of records in the answer: {refusal.message}", refusal)
 
 
 def _judge_request(body: Body, refusal: Refusal, sent: Sent) -> Outcome:

@@ -140,7 +140,7 @@ class Sender:
             version.resting = True
 
     def _let_rest_what_hangs(self, now: float) -> None:
-        """What an earlier holder left may have to wait until what is in work has shown that it does not kill."""
+        """What is long unanswered has not killed: what an earlier holder left does not wait for it any more."""
         for batch in self._flights.values():
             if batch.started + GUILTY <= now:
                 for version in batch.versions:
