@@ -7,13 +7,19 @@ import pty
 import signal
 import subprocess
 import threading
+from typing import TYPE_CHECKING
 
 from processes import COMMAND, environment
 from waiting import wait_until
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def on_a_terminal(*arguments: str, url: str, until: bytes, answer: bytes | None = None) -> tuple[bytes, int]:
-    """Run a command; once `until` is shown type the answer, or interrupt it where there is none.
+
+def on_a_terminal(
+    *arguments: str, url: str, until: bytes, answer: bytes | None = None, meanwhile: Callable[[], object] = int
+) -> tuple[bytes, int]:
+    """Run a command; once `until` is shown do `meanwhile`, and type the answer, or interrupt it where there is none.
 
     Returns all that it showed, on 100 columns, and its exit code.
     """
@@ -43,6 +49,7 @@ def on_a_terminal(*arguments: str, url: str, until: bytes, answer: bytes | None 
         reader = threading.Thread(target=read)
         reader.start()
         wait_until(lambda: until in shown, 30, f"{until!r} is shown")
+        meanwhile()
         if answer is None:
             process.send_signal(signal.SIGINT)
         else:

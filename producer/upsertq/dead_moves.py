@@ -25,7 +25,7 @@ from upsertq.exchange import (
     worst,
 )
 from upsertq.intake import MAX_POLL, PATIENCE_SECONDS, Circumstances
-from upsertq.keys import QueueKeys
+from upsertq.keys import QueueKeys, queue_option
 from upsertq.letter import Reason, decode_head
 from upsertq.wire import UnknownEntry
 
@@ -170,9 +170,10 @@ def wait_until_replayed(
             return died
         remaining = until - world.clock()
         if remaining <= 0:
+            shows = f"`upsertq status{queue_option(keys.queue)}` shows it"
             raise WaitTimeout(
                 f"{len(left):,} of the first {len(picks):,} replayed records are still pending after {timeout:g} s: is "
-                "a worker running? `upsertq status` shows it; the rest of the dead letters were left as they are"
+                f"a worker running? {shows}; the rest of the dead letters were left as they are"
             )
         yield Pause(min(step, remaining))
         step = min(step * 1.5, MAX_POLL)

@@ -15,12 +15,13 @@ from upsertq import books, queue, receipt
 from upsertq.books import Books
 from upsertq.errors import InvalidRecord, UsageError, WaitTimeout
 from upsertq.exchange import Conversation, Patience, Pause
-from upsertq.keys import QueueKeys, checked_name
+from upsertq.keys import QueueKeys, checked_name, queue_option
 from upsertq.pack import Packer
+from upsertq.pauses import QUEUE, read_pauses
 from upsertq.queue import Enqueuer, Limits, QueueShape
 from upsertq.receipt import Receipt
 from upsertq.record import Metadata, SparseValues, Values, make_record, make_records
-from upsertq.stall import Stall
+from upsertq.stall import Stall, told
 from upsertq.wire import Record
 
 SEND_RECORDS = 1_000
@@ -285,9 +286,12 @@ def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
         if stall is not None:
             yield from stall.check(found, _waited(keys, run, found), world.wall(), world.patience(PATIENCE_SECONDS))
         if until is not None and world.clock() >= until:
-            raise WaitTimeout(
-                f"{_waited(keys, run, found)} after {timeout:g} s: is a worker running? `upsertq status` shows it"
-            )
+            paused = yield from read_pauses(keys, world.patience(PATIENCE_SECONDS))
+            why = f"is a worker running? `upsertq status{queue_option(keys.queue)}` shows it"
+            if paused:
+                scope = min(paused, key=lambda scope: scope != QUEUE)
+                why = told(keys, scope, paused[scope])
+            raise WaitTimeout(f"{_waited(keys, run, found)} after {timeout:g} s: {why}")
         left = MAX_POLL if until is None else max(0.0, until - world.clock())
         yield Pause(min(step, left))
         step = min(step * 1.5, MAX_POLL)

@@ -30,6 +30,11 @@ def checked_name(kind: str, name: str) -> str:
     return name
 
 
+def queue_option(queue: str) -> str:
+    """What a command shown to a person needs to be about this queue, with a space before it."""
+    return "" if queue == "default" else f" --queue {queue}"
+
+
 def shard_of(namespace: str, record_id: str, shards: int) -> int:
     """The shard of a record: CRC-32 of namespace, NUL and id (both ASCII), modulo the number of shards.
 

@@ -1,5 +1,6 @@
 """Owns when a wait is stuck on a pause. It decides from the notes, the books and the times that it is given alone."""
 
+import shlex
 from collections.abc import Mapping
 from typing import Final
 
@@ -7,7 +8,7 @@ from upsertq import pauses
 from upsertq.books import Books
 from upsertq.errors import LanePaused
 from upsertq.exchange import Conversation, Patience
-from upsertq.keys import QueueKeys
+from upsertq.keys import QueueKeys, queue_option
 from upsertq.pauses import QUEUE, Paused
 
 PROBED_SECONDS: Final = 30.0
@@ -39,6 +40,17 @@ def stuck_on(
     return None
 
 
+def told(keys: QueueKeys, scope: str, pause: Paused) -> str:
+    """What is paused, and what ends it."""
+    where = queue_option(keys.queue)
+    namespace = pauses.namespace_of(scope)
+    where += "" if namespace is None else f" --namespace {shlex.quote(pauses.one_line(namespace))}"
+    ends = (
+        f"`upsertq resume{where}` ends it" if pause.by_hand else "it ends by itself once a worker's probe is accepted"
+    )
+    return f"paused: {pauses.describe(scope, pause)}; {ends}"
+
+
 class Stall:
     """What one wait has seen of progress.
 
@@ -63,5 +75,4 @@ class Stall:
         paused = yield from pauses.read_pauses(self._keys, patience)
         stuck = stuck_on(paused, now=now, begun=self._begun, settled=self._settled, limit=self._limit)
         if stuck is not None:
-            cure = "`upsertq resume` ends it" if stuck[1].by_hand else "it ends by itself once the service accepts"
-            raise LanePaused(f"{what}: paused: {pauses.describe(*stuck)}; {cure}")
+            raise LanePaused(f"{what}: {told(self._keys, *stuck)}")

@@ -291,6 +291,21 @@ def test_a_few_first(  # noqa: PLR0917 - what is tried, and what comes of it
     call("audit", *Q, url=url)
 
 
+def test_the_first_are_some_that_are_still_there(url: str) -> None:
+    """What is discarded while the question stands tries nothing: others are tried before the rest follows."""
+    gone = [letter["dead_id"] for letter in listed(url, "--reason", "refused") if letter["id"] not in {"x18", "x19"}]
+    shown, ended = on_a_terminal(
+        *("dead", "replay", *Q, "--reason", "refused", "--first", "1", "--timeout", "0.2"),
+        url=url,
+        until=b"20 dead letters",
+        answer=b"y\n",
+        meanwhile=lambda: call("dead", "discard", *Q, "--yes", *gone, url=url),
+    )
+    assert b"1 of the first 1 replayed records are still pending" in b" ".join(shown.split())
+    assert ended == 4
+    assert len(listed(url, "--reason", "refused")) == 1
+
+
 def test_the_first_are_not_waited_for_for_ever(url: str) -> None:
     """Without a worker --first ends with exit code 4, says what it did, and leaves the rest."""
     done = call("dead", "replay", *Q, "--yes", "--first", "2", "--timeout", "0.2", "--json", url=url, expect=4)

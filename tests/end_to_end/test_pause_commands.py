@@ -139,10 +139,10 @@ def test_wait_ends_on_a_pause(url: str, client: redis.Redis) -> None:
     """Exit code 5 and one line that names the pause, once it has lasted; before that the wait goes on."""
     call("pause", *Q, "--reason", "index is rebuilt", url=url)
     line = complaint("wait", *Q, "--run", "night", "--timeout", "0.2", url=url, expect=4)
-    assert "is a worker running" in line
+    assert "after 0.2 s: paused: the queue: index is rebuilt" in line
     line = complaint("wait", *Q, "--run", "night", "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
     assert line.startswith("upsertq: run 'night' still has 10 records pending: paused: the queue: index is rebuilt")
-    assert "`upsertq resume` ends it" in line
+    assert "`upsertq resume --queue q` ends it" in line
     client.delete(KEYS.lanes)
     client.hset(KEYS.lanes, scope_of("n"), note(BY_SERVICE))
     line = complaint("wait", *Q, "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +15,6 @@ from processes import call, complaint, start
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from servers import RealServer
 
 
@@ -66,6 +67,37 @@ def test_nothing_is_left_behind(tmp_path: Path, redis_server: RealServer) -> Non
     with redis_server.client() as client:
         assert client.keys() == []
     assert log.read_text().splitlines()[-1] == "upsertq: interrupted"
+
+
+def test_nothing_is_left_behind_by_who_does_not_stop(tmp_path: Path, redis_server: RealServer) -> None:
+    """SIGTERM while a producer is waited for, which hangs: that one is ended, too."""
+    log = tmp_path / "log"
+    options = ("--seconds", "5", "--records", "100", "--workers", "1", "--kill-probability", "0")
+    chaos = start("chaos", *options, url=redis_server.url, log=log, TMPDIR=str(tmp_path))
+    wait_until(lambda: len(producers(tmp_path)) == 2, 60, "the producers work")
+    hangs = producers(tmp_path)[0]
+    os.kill(hangs, signal.SIGSTOP)
+    wait_until(lambda: "the faults end" in log.read_text() and producers(tmp_path) == [hangs], 60, "one does not stop")
+    chaos.send_signal(signal.SIGTERM)
+    assert chaos.wait(60) == 130, log.read_text()
+    assert producers(tmp_path) == []
+
+
+def producers(directory: Path) -> list[int]:
+    """The process ids of a chaos run's producers, by the directory that they take notes in."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes()
+            if b"upsertq_worker.chaos.putting" in words and str(directory).encode() in words:
+                found.append(int(process.name))
+    return sorted(found)
+
+
+def test_a_server_that_is_away_is_told_at_once(tmp_path: Path) -> None:
+    """Nothing is started where the server does not answer."""
+    line = complaint("chaos", "--redis-url", f"unix://{tmp_path}/none", url=None, expect=1, timeout=30)
+    assert f"{tmp_path}/none" in line
 
 
 def test_a_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_when_everything_is_bad_nothing_is_buried(redis_server: RealServer, tmp_
     with emulated("--faults", "poison=*;names=nothing") as index:
         log = tmp_path / "worker.log"
         worker = start(*WORK, "--index-host", index.url, url=url, log=log)
-        wait_until(lambda: "paused namespace" in log.read_text(), 30, "the lane to be paused")
+        wait_until(lambda: "paused the default namespace" in log.read_text(), 30, "the lane to be paused")
         assert index.counters["upserts"] <= 141
         assert books(url, "q")["pending"] == 100
         assert dead_letters(redis_server) == {}
@@ -124,8 +124,8 @@ def test_when_everything_is_bad_nothing_is_buried(redis_server: RealServer, tmp_
         assert books(url, "q")["acked"] == 100
         worker.terminate()
         assert worker.wait(30) == 0
-        assert log.read_text().count("paused namespace") == 1
-        assert "resumed namespace" in log.read_text()
+        assert log.read_text().count("paused the default namespace") == 1
+        assert "resumed the default namespace" in log.read_text()
 
 
 @pytest.mark.parametrize("fault", ["deny=401:6", "deny=403:6", "deny=404:6", "quota;until=6", "schema;until=6"])

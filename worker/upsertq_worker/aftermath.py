@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from upsertq.letter import Reason, Verdict
-from upsertq.pauses import QUEUE, Paused, scope_of
+from upsertq.pauses import QUEUE, Paused, scope_of, spoken
 from upsertq_worker import consequence
 from upsertq_worker.answer import Refusal
 from upsertq_worker.batch import Batch, Convicted
@@ -82,14 +82,14 @@ class Aftermath:
         desk = self._desk
         paused = Paused(reason, message, desk.wall(), desk.name)
         if desk.lanes.pause(scope, paused, desk.clock(), desk.rng):
-            log.error("paused %s: %s; the backlog waits, a probe goes out now and then", _shown(scope), message)
+            log.error("paused %s: %s; the backlog waits, a probe goes out now and then", spoken(scope), message)
             desk.note(scope, paused)
 
     def resume(self, scope: str) -> None:
         """End a pause, and say so."""
         desk = self._desk
         if desk.lanes.resume(scope):
-            log.info("resumed %s: a probe was accepted", _shown(scope))
+            log.info("resumed %s: a probe was accepted", spoken(scope))
             desk.note(scope, None)
             for namespace in [name for name in self._barren if scope in {QUEUE, scope_of(name)}]:
                 del self._barren[namespace]
@@ -203,7 +203,8 @@ class Aftermath:
         if search.over:
             now = self._desk.clock()
             for convicted in search.convicted:
-                log.warning("dead: %s: %s", convicted.version.id, convicted.verdict.message)
+                where = spoken(scope_of(convicted.version.namespace))
+                log.warning("gives up %s of %s: %s", convicted.version.id, where, convicted.verdict.message)
                 self._desk.hold.finish(convicted.version, Fate.DEAD, now, convicted.verdict)
             search.convicted.clear()
 
@@ -261,7 +262,3 @@ def _refusal(outcome: Outcome) -> Refusal | None:
 
 def _has_sparse(version: Version) -> bool:
     return b'"sparseValues"' in version.body if version.held.entry.sparse else False
-
-
-def _shown(scope: str) -> str:
-    return "the queue" if scope == QUEUE else scope.replace("namespace:", "namespace '", 1) + "'"

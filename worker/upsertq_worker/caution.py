@@ -9,6 +9,7 @@ from typing import Final
 
 from upsertq.errors import ServerUnavailable
 from upsertq.letter import Reason, Verdict
+from upsertq.pauses import scope_of, spoken
 from upsertq_worker.company import Company
 from upsertq_worker.desk import Desk
 from upsertq_worker.marks import Marks
@@ -178,7 +179,7 @@ class Caution:
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)
         message = f"{DEATHS} workers died or fell silent while they had it, the last two while they had nothing else"
-        log.warning("dead: %s: %s", version.id, message)
+        log.warning("gives up %s of %s: %s", version.id, spoken(scope_of(version.namespace)), message)
         path = f"{of} 1" if of > 1 else "1"
         verdict = Verdict(
             Reason.CRASH_LOOP, message=message, path=path, attempts=DEATHS, first_ms=now, last_ms=now,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from upsertq.errors import ServerUnavailable, WorldError
+from upsertq.pauses import spoken
 from upsertq_worker.caution import Caution
 from upsertq_worker.desk import Desk, Settings, Tally
 from upsertq_worker.keeper import Keeper
@@ -139,10 +140,11 @@ class Drain:
         paused = desk.lanes.paused
         if not paused:
             return
-        first = min(paused.values(), key=lambda one: one.since)
+        scope, first = min(paused.items(), key=lambda one: one[1].since)
         stuck = min(desk.wall() - first.since, desk.clock() - desk.progress_at)
         if stuck >= desk.settings.pause_timeout:
-            desk.fail(Refused(f"paused for {stuck:.0f} s: {first.message}; the records wait in the queue"))
+            why = f"{spoken(scope)}: {first.message}"
+            desk.fail(Refused(f"paused for {stuck:.0f} s: {why}; the records wait in the queue"))
 
     async def _stop_if_empty(self) -> None:
         desk = self.desk

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from upsertq.errors import ServerUnavailable
-from upsertq.pauses import Paused
+from upsertq.pauses import Paused, spoken
 from upsertq_worker.desk import Desk
 from upsertq_worker.seams import QueueSeam
 from upsertq_worker.wait import Troubles, signalled
@@ -84,9 +84,9 @@ class Keeper:
         }
         begun, ended = desk.lanes.adopt(_with_changes(noted, desk.notes), desk.clock())
         for scope in sorted(begun):
-            log.warning("paused %s: %s", scope, noted[scope].message)
+            log.warning("paused %s: %s", spoken(scope), noted[scope].message)
         for scope in sorted(ended):
-            log.info("%s is not paused any more", scope)
+            log.info("%s is not paused any more", spoken(scope))
         if begun or ended:
             desk.sendable.set()
 

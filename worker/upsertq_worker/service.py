@@ -12,9 +12,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from upsertq.books import Books
+from upsertq.errors import NotFound
 from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
-from upsertq.queue import open_queue
+from upsertq.queue import find_queue, open_queue
 from upsertq.server import AsyncServer
 from upsertq_worker import preflight
 from upsertq_worker.desk import Settings, Tally
@@ -70,7 +71,11 @@ async def work(
     server = AsyncServer.at(url)
     try:
         patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
-        shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
+        try:
+            shape = await server.hold(find_queue(QueueKeys(queue), patience))
+        except NotFound:
+            shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
+            log.info("queue %s is new: nothing was ever loaded into it", queue)
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)

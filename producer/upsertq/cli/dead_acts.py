@@ -97,8 +97,11 @@ def _agreed(act: Act, queue: Reached, plan: Plan, *, everything: bool) -> bool:
 
 def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _Outcome) -> bool:
     """Replay the first few and wait for them; whether to go on with the others."""
-    _move(act, queue, plan.picks[: canary.first], outcome.tally)
-    replayed = tuple(outcome.tally.moved)
+    tally = outcome.tally
+    while len(tally.moved) < canary.first and tally.done < len(plan.picks):
+        # who is gone meanwhile tries nothing: the next one does
+        _move(act, queue, plan.picks[tally.done : tally.done + canary.first - len(tally.moved)], tally)
+    replayed = tuple(tally.moved)
     with _bar(f"the first {len(replayed):,} settle", len(replayed)) as set_to:
         waiting = wait_until_replayed(queue.keys, replayed, canary.timeout, queue.world, set_to)
         died = queue.server.hold(waiting)
@@ -148,13 +151,14 @@ def _document(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> dict[s
 def _line(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> str:
     """The result as one line."""
     total = len(plan.picks)
+    letters = f"{total:,} dead letter{'s' if total != 1 else ''}"
     if not total:
         return f"no dead letter of queue '{queue.keys.queue}' is chosen: nothing was {act.done}"
     by_reason = f"({counted(plan.by_reason)})"
     if act.dry_run:
-        return f"would {act.verb} {total:,} dead letters of queue '{queue.keys.queue}' {by_reason}; nothing was changed"
+        return f"would {act.verb} {letters} of queue '{queue.keys.queue}' {by_reason}; nothing was changed"
     tally, left = outcome.tally, total - outcome.tally.done
-    parts = [f"{act.done} {len(tally.moved):,} of {total:,} dead letters of queue '{queue.keys.queue}' {by_reason}"]
+    parts = [f"{act.done} {len(tally.moved):,} of {letters} of queue '{queue.keys.queue}' {by_reason}"]
     if tally.gone:
         parts.append(f"{tally.gone:,} were gone: superseded, discarded or replayed meanwhile")
     if outcome.again:

@@ -16,7 +16,7 @@ from upsertq.cli.receipt_shown import details, one_line
 from upsertq.cli.watching import Shown, watching
 from upsertq.errors import LanePaused, WaitTimeout
 from upsertq.intake import Circumstances, wait_until_settled
-from upsertq.keys import QueueKeys
+from upsertq.keys import QueueKeys, queue_option
 from upsertq.load import Interrupted, Loaded, Plan
 from upsertq.load import load as load_plan
 from upsertq.receipt import Receipt
@@ -150,5 +150,5 @@ def summary(plan: Plan, loaded: Loaded, found: Books, *, waited: bool) -> str:
 
 
 def _wait_command(plan: Plan, loaded: Loaded) -> str:
-    where = "" if plan.queue == "default" else f" --queue {plan.queue}"
+    where = queue_option(plan.queue)
     return f"upsertq wait{where} --run {loaded.run}"

@@ -70,7 +70,7 @@ def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
 )
 @click.version_option(__version__, prog_name="upsertq")
 def upsertq() -> None:
-    r"""The durable queue between ETL jobs and a vector index.
+    """The durable queue between ETL jobs and a vector index.
 
     Load records into the queue, run workers that land them in the index, and read the books:
 
@@ -78,7 +78,7 @@ def upsertq() -> None:
       upsertq load vectors.parquet --run nightly
       upsertq work --index-host https://my-index-abc123.svc.pinecone.io
       upsertq status
-    """
+    """  # noqa: D301 - click wants a real backspace before lines that it shall not wrap
 
 
 for _command in commands.ALL:

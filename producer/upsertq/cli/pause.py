@@ -12,6 +12,7 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.errors import InvalidRecord, UsageError
+from upsertq.keys import queue_option
 from upsertq.pauses import QUEUE, scope_of
 from upsertq.record import make_record
 
@@ -90,5 +91,5 @@ def _who() -> str:
 
 
 def _resume_command(queue: str, namespace: str | None) -> str:
-    where = "" if queue == "default" else f" --queue {queue}"
+    where = queue_option(queue)
     return f"end it with  upsertq resume{where}{'' if namespace is None else f' --namespace {shlex.quote(namespace)}'}"

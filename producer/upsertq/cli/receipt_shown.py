@@ -3,6 +3,7 @@
 from typing import Final
 
 from upsertq.books import Books
+from upsertq.keys import queue_option
 from upsertq.receipt import Receipt, spoken
 
 MOST_NAMESPACES: Final = 5
@@ -34,7 +35,7 @@ def _dead(receipt: Receipt) -> str:
     if not receipt.books.dead:
         return ""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in receipt.reasons.items())
-    queue = "" if receipt.queue == "default" else f" --queue {receipt.queue}"
+    queue = queue_option(receipt.queue)
     run = f" --run {receipt.run}" if receipt.run else ""
     return f"{reasons}{': ' if reasons else ''}see `upsertq dead list{queue}{run}`"
 

@@ -14,6 +14,7 @@ from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.keys import queue_option
 from upsertq.standing import Rates, Standing, Worker, look
 
 WATCH_PATIENCE = 30.0
@@ -136,7 +137,7 @@ def _dead_letters(now: Standing) -> list[str]:
     if not now.books.dead:
         return []
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.reasons.items())
-    queue = "" if now.shape.name == "default" else f" --queue {now.shape.name}"
+    queue = queue_option(now.shape.name)
     run = f" --run {now.run}" if now.run else ""
     why = f" ({reasons})" if reasons else ""
     return [f"dead letters: {now.books.dead:,}{why}: see `upsertq dead list{queue}{run}`"]

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
@@ -12,6 +13,7 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.cli.receipt_shown import page
+from upsertq.errors import LanePaused, WaitTimeout
 from upsertq.intake import wait_until_settled
 
 
@@ -34,16 +36,23 @@ def wait(
     """Wait until every record is settled, then print the receipt.
 
     Waits for the run's records, or without --run for the queue's. Exit code 3 says that some of them are dead: see
-    `upsertq dead list`; 5 that it is stuck on a pause.
+    `upsertq dead list`; 4 that --timeout is over, 5 that it is stuck on a pause: with --json the receipt so far is
+    printed all the same.
     """
     run = run_name or ""
     with existing_queue(redis_url, queue_name) as queue:
         queue.check_run(run_name)
-        with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
-            queue.server.hold(
-                wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show, pause_timeout)
-            )
-        found = queue.server.hold(receipt.read(queue.keys, queue.shape.shards, run, queue.patience()))
+        read = partial(receipt.read, queue.keys, queue.shape.shards, run)
+        try:
+            with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
+                queue.server.hold(
+                    wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show, pause_timeout)
+                )
+        except (WaitTimeout, LanePaused):
+            if as_json:
+                print_json(queue.server.hold(read(queue.patience())).as_dict())
+            raise
+        found = queue.server.hold(read(queue.patience()))
     if as_json:
         print_json(found.as_dict())
     else:

@@ -7,20 +7,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from types import FrameType
 from typing import Any, NoReturn
 
 from upsertq.cli.exit_code import ExitCode
-from upsertq.cli.reach import print_json
+from upsertq.cli.reach import ANSWER_SECONDS, print_json
 from upsertq.embedded_guardian import Home, is_held
-from upsertq.errors import UsageError
+from upsertq.errors import NotFound, UsageError
 from upsertq.exchange import Patience
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
-from upsertq.queue import remove_queue
+from upsertq.queue import find_queue, remove_queue
 from upsertq_worker.chaos.cast import DIMENSION, POISON_FAULT, Cast, Role, usual_faults
 from upsertq_worker.chaos.chaos_options import chaos_command, say
 from upsertq_worker.chaos.checking import MOST_STEPS, Evidence, Violation, judge
@@ -52,7 +52,7 @@ def chaos(
     confirmed and what the index applied: nothing lost, nothing stale, books that balance. Without a server of yours
     the embedded one is used, and killed too. Everything is removed at the end.
 
-    Exit codes: 0 every promise was kept; 1 one was broken, or the run failed.
+    Exit codes: 0 every promise was kept; 1 one was broken, or the run failed; 130 interrupted.
     """
     seed = secrets.randbelow(SEEDS) if seed is None else seed
     cast = Cast(**given, seed=seed, server=redis_url is None)
@@ -76,6 +76,7 @@ def _perform(
     name = f"chaos-{secrets.token_hex(4)}"
     with ExitStack() as stack:
         url = stack.enter_context(_server(redis_url, directory))
+        _check_answers(url, name)
         index = stack.enter_context(emulated(directory, faults))
         stack.callback(_remove, url, name)
         stage = Stage(cast, directory, url, name, index.url)
@@ -163,6 +164,8 @@ def _report(figures: dict[str, Any], violations: list[Violation]) -> None:
     say(f"watch     {figures['looks']:,} looks at streams; of a shard every {gap} s in the median, {most} s at most")
     say(f"requests  {figures['requests']:,}: {', '.join(f'{n:,} {what}' for what, n in figures['outcomes'].items())}")
     say(f"kills     {', '.join(f'{count} of a {role}' for role, count in kills.items())}")
+    if not sum(kills.values()):
+        say("          nobody was killed, which proves little: give it more --seconds")
     say(f"          the server came back {figures['server_restarts']} times")
     say(f"replayed  {figures['replayed']} records that bad luck had buried")
     took, calm = figures["seconds"], figures["drain_seconds"]
@@ -235,6 +238,12 @@ def _ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _check_answers(url: str, name: str) -> None:
+    """Raise `ServerUnavailable` before anything is started on a server that is not there."""
+    with reached(url) as server, suppress(NotFound):
+        server.hold(find_queue(QueueKeys(name), Circumstances(time.monotonic, time.time).patience(ANSWER_SECONDS)))
 
 
 def _remove(url: str, name: str) -> None:

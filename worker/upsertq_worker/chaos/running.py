@@ -98,10 +98,11 @@ class Stage:
 
     def stop(self, role: Role) -> None:
         """SIGTERM everyone of this role, and wait until they have ended in good order."""
-        leaving = [(who, self._people.pop(who)) for who in list(self._people) if who[0] is role]
+        leaving = [(who, process) for who, process in self._people.items() if who[0] is role]
         for _, process in leaving:
             process.terminate()
-        for (_, number), process in leaving:
+        for who, process in leaving:
+            number = who[1]
             try:
                 code = process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -110,6 +111,7 @@ class Stage:
             else:
                 if code:
                     self.tally.mishaps.append(f"{role} {number} ended with code {code} after SIGTERM")
+            del self._people[who]  # not sooner: who interrupts this has the others ended by `close`
 
     def call(self, *arguments: str, timeout: float = STOP_SECONDS) -> tuple[int, str]:
         """Run one command of upsertq on the queue to its end; returns its exit code and what it printed."""
