@@ -140,6 +140,8 @@ def test_wait_ends_on_a_pause(url: str, client: redis.Redis) -> None:
     call("pause", *Q, "--reason", "index is rebuilt", url=url)
     line = complaint("wait", *Q, "--run", "night", "--timeout", "0.2", url=url, expect=4)
     assert "after 0.2 s: paused: the queue: index is rebuilt" in line
+    done = call("wait", *Q, "--run", "night", "--timeout", "0.2", "--json", url=url, expect=4)
+    assert json.loads(done.stdout)["pending"] == 10, "a script gets the receipt so far"
     line = complaint("wait", *Q, "--run", "night", "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
     assert line.startswith("upsertq: run 'night' still has 10 records pending: paused: the queue: index is rebuilt")
     assert "`upsertq resume --queue q` ends it" in line
