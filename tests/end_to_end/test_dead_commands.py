@@ -354,7 +354,8 @@ def test_what_was_previewed_is_what_is_done(url: str, client: redis.Redis) -> No
 
 
 def test_a_table_fits_the_terminal(url: str) -> None:
-    """On a terminal no row is wider than it."""
+    """On a terminal no row is wider than it, and what the service said gets some of it."""
     shown, code = on_a_terminal("dead", "list", *Q, url=url, until=b"25 dead letters", answer=b"")
     assert code == 0
     assert max(len(line) for line in shown.decode().splitlines()) <= 100
+    assert shown.count(b"Metadata value must") == 20

@@ -14,6 +14,10 @@ FEW_VALUES: Final = 5
 _TITLES: Final = ("dead id", "id", "namespace", "run", "reason", "status", "tries", "last failed", "message")
 _NUMBERS: Final = ("status", "tries")
 _WIDEST: Final = 40
+_LEAST_TOLD: Final = ("tries", "last failed", "run", "namespace", "status")
+"""Columns that give way to the message where the terminal is narrow, in this order."""
+_MESSAGE: Final = 24
+"""Characters of a message that tell something."""
 _SAMPLE: Final = 200
 
 
@@ -126,29 +130,34 @@ def page_of(letter: Letter) -> str:
 def table(heads: Iterable[Head], width: int) -> Iterator[str]:
     """The lines of a table, at most `width` characters each; columns are as wide as the first letters need."""
     sample: list[tuple[str, ...]] = []
-    widths: list[int] | None = None
+    widths: dict[str, int] | None = None
     for head in heads:
         if widths is not None:
             yield _line(_row(head), widths, width)
             continue
         sample.append(_row(head))
         if len(sample) == _SAMPLE:
-            widths = _widths(sample)
+            widths = _widths(sample, width)
             yield from _begun(sample, widths, width)
     if widths is None and sample:
-        yield from _begun(sample, _widths(sample), width)
+        yield from _begun(sample, _widths(sample, width), width)
 
 
-def _begun(sample: list[tuple[str, ...]], widths: list[int], width: int) -> Iterator[str]:
+def _begun(sample: list[tuple[str, ...]], widths: dict[str, int], width: int) -> Iterator[str]:
     yield _line(_TITLES, widths, width)
     for row in sample:
         yield _line(row, widths, width)
 
 
-def _widths(sample: list[tuple[str, ...]]) -> list[int]:
-    return [
-        min(_WIDEST, max(len(title), *(len(row[at]) for row in sample))) for at, title in enumerate(_TITLES[:-1])
-    ]  # fmt: skip
+def _widths(sample: list[tuple[str, ...]], width: int) -> dict[str, int]:
+    """The columns that are shown before the message, and how wide they are."""
+    widths = {
+        title: min(_WIDEST, max(len(title), *(len(row[at]) for row in sample))) for at, title in enumerate(_TITLES[:-1])
+    }
+    for title in _LEAST_TOLD:
+        if sum(widths.values()) + 2 * len(widths) + _MESSAGE > width:
+            del widths[title]
+    return widths
 
 
 def _row(head: Head) -> tuple[str, ...]:
@@ -159,10 +168,11 @@ def _row(head: Head) -> tuple[str, ...]:
     return tuple(map(_plain, (*words, verdict.message)))
 
 
-def _line(row: tuple[str, ...], widths: list[int], width: int) -> str:
+def _line(row: tuple[str, ...], widths: dict[str, int], width: int) -> str:
     cells = [
         f"{cell:>{size}}" if title in _NUMBERS else f"{_cut(cell, size) if title != 'dead id' else cell:<{size}}"
-        for cell, size, title in zip(row, widths, _TITLES, strict=False)
+        for cell, title in zip(row, _TITLES, strict=True)
+        if (size := widths.get(title)) is not None
     ]
     return _cut("  ".join([*cells, row[-1]]), width).rstrip()
 

@@ -243,13 +243,13 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _check_answers(url: str, name: str) -> None:
     """Raise `ServerUnavailable` before anything is started on a server that is not there."""
     with reached(url) as server, suppress(NotFound):
-        server.hold(find_queue(QueueKeys(name), Circumstances(time.monotonic, time.time).patience(ANSWER_SECONDS)))
+        server.hold(find_queue(QueueKeys(name), _patience(ANSWER_SECONDS)))
 
 
 def _remove(url: str, name: str) -> None:
     with reached(url) as server:
-        server.hold(remove_queue(QueueKeys(name), _patience()))
+        server.hold(remove_queue(QueueKeys(name), _patience(REMOVE_SECONDS)))
 
 
-def _patience() -> Patience:
-    return Circumstances(time.monotonic, time.time).patience(REMOVE_SECONDS)
+def _patience(seconds: float) -> Patience:
+    return Circumstances(time.monotonic, time.time).patience(seconds)
