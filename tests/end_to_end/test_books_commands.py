@@ -83,17 +83,19 @@ def test_status_shows_leases_workers_and_lanes(url: str, client: redis.Redis) ->
     client.hset(KEYS.workers, "w0", json.dumps({**beat, "name": "w0", "at": now - 200}))
     client.hset(KEYS.workers, "odd", "[]")
     client.set(KEYS.shard(0).lease, "5:w1:x", ex=60)
+    client.set(KEYS.shard(1).lease, "6:w1", ex=60)
     paused = {"reason": "unauthorized", "message": "401: check the key", "since": 1.5e9, "by": "w1", "by_hand": False}
     client.hset(KEYS.lanes, "namespace:n", json.dumps(paused))
     client.hset(KEYS.lanes, "odd", "[]")
     document = json.loads(call("status", "--queue", "q", "--json", url=url).stdout)
     assert [(w["name"], w["gone"]) for w in document["workers"]] == [("w1", False), ("odd", True), ("w0", True)]
-    (lease,) = document["leases"]
+    lease, _ = document["leases"]
     assert (lease["shard"], lease["worker"], lease["epoch"]) == (0, "w1:x", 5)
     assert 0 < lease["expires_in"] <= 60
     assert document["paused"] == [{"scope": "namespace:n", "namespace": "n", **paused}]
     page = call("status", "--queue", "q", url=url).stdout
-    assert "leases: 1 of 2 held: w1:x (shards 0)" in page
+    held = "w1 (shards 1), w1:x (shards 0; it has ended, they are free in "
+    assert f"leases: 2 of 2 held: {held}" in page, "of a worker that has left there is no beat"
     assert "worker w1 (here, process 7): 3 in flight, 50 records posted in 2 requests" in page
     assert "worker w0 (here, process 7): gone" in page
     assert page.count("alarm of w1: index: 401 Unauthorized: check the key") == page.count("alarm of") == 1

@@ -15,7 +15,7 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
 from upsertq.keys import queue_option
-from upsertq.standing import Rates, Standing, Worker, look
+from upsertq.standing import Lease, Rates, Standing, Worker, look
 
 WATCH_PATIENCE = 30.0
 
@@ -146,11 +146,19 @@ def _dead_letters(now: Standing) -> list[str]:
 def _leases(now: Standing) -> list[str]:
     if not now.leases:
         return ["leases: none: no worker drains this queue"]
-    by_worker: dict[str, list[int]] = {}
+    by_worker: dict[str, list[Lease]] = {}
     for lease in now.leases:
-        by_worker.setdefault(lease.worker, []).append(lease.shard)
-    held = ", ".join(f"{worker} (shards {_ranges(shards)})" for worker, shards in sorted(by_worker.items()))
+        by_worker.setdefault(lease.worker, []).append(lease)
+    here = {worker.name for worker in now.workers if not worker.gone}
+    held = ", ".join(_holder(name, leases, here=name in here) for name, leases in sorted(by_worker.items()))
     return [f"leases: {len(now.leases)} of {now.shape.shards} held: {held}"]
+
+
+def _holder(name: str, leases: list[Lease], *, here: bool) -> str:
+    """Who holds leases; they outlive a worker by what may still take effect of its last requests."""
+    free = max(lease.expires_in or 0.0 for lease in leases)
+    ended = "" if here else f"; it has ended, they are free in {_duration(free)} at most"
+    return f"{name} (shards {_ranges(lease.shard for lease in leases)}{ended})"
 
 
 def _workers(workers: Iterable[Worker]) -> list[str]:
