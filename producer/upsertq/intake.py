@@ -7,13 +7,14 @@ import random
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy.typing as npt
 
 from upsertq import books, queue, receipt
 from upsertq.books import Books
-from upsertq.errors import InvalidRecord, UsageError, WaitTimeout
+from upsertq.errors import InvalidRecord, ServerUnavailable, UsageError, WaitTimeout
 from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.keys import QueueKeys, checked_name, queue_option
 from upsertq.pack import Packer
@@ -286,15 +287,23 @@ def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
         if stall is not None:
             yield from stall.check(found, _waited(keys, run, found), world.wall(), world.patience(PATIENCE_SECONDS))
         if until is not None and world.clock() >= until:
-            paused = yield from read_pauses(keys, world.patience(PATIENCE_SECONDS))
-            why = f"is a worker running? `upsertq status{queue_option(keys.queue)}` shows it"
-            if paused:
-                scope = min(paused, key=lambda scope: scope != QUEUE)
-                why = told(keys, scope, paused[scope])
+            why = yield from _why_pending(keys, world.patience(0))
             raise WaitTimeout(f"{_waited(keys, run, found)} after {timeout:g} s: {why}")
         left = MAX_POLL if until is None else max(0.0, until - world.clock())
         yield Pause(min(step, left))
         step = min(step * 1.5, MAX_POLL)
+
+
+def _why_pending(keys: QueueKeys, patience: Patience) -> Conversation[str]:
+    """What keeps records pending: a pause of the queue; of namespaces it is not known whether they are theirs."""
+    try:
+        paused = yield from read_pauses(keys, patience)
+    except ServerUnavailable:
+        paused = {}
+    if QUEUE in paused:
+        return told(keys, QUEUE, paused[QUEUE])
+    also = "".join(f"; {told(keys, *lane)}" for lane in islice(paused.items(), 1))
+    return f"is a worker running? `upsertq status{queue_option(keys.queue)}` shows it{also}"
 
 
 def _waited(keys: QueueKeys, run: str, found: Books) -> str:

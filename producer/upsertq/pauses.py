@@ -3,6 +3,7 @@
 Everything here is a conversation (see `upsertq.exchange`) or pure; it never does I/O itself.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any, Final
 import orjson
 
 from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
-from upsertq.keys import QueueKeys
+from upsertq.keys import QueueKeys, queue_option
 
 QUEUE: Final = "queue"
 """The scope of the whole queue."""
@@ -141,6 +142,13 @@ def spoken(scope: str) -> str:
     if namespace is None:
         return "the queue" if scope == QUEUE else one_line(scope)
     return f"namespace '{one_line(namespace)}'" if namespace else "the default namespace"
+
+
+def resuming(keys: QueueKeys, scope: str) -> str:
+    """The command that ends a pause of this scope."""
+    namespace = namespace_of(scope) or ""
+    name = namespace if namespace.isprintable() else one_line(namespace)
+    return f"upsertq resume{queue_option(keys.queue)}{'' if scope == QUEUE else f' --namespace {shlex.quote(name)}'}"
 
 
 def describe(scope: str, paused: Paused) -> str:

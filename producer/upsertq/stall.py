@@ -1,6 +1,5 @@
 """Owns when a wait is stuck on a pause. It decides from the notes, the books and the times that it is given alone."""
 
-import shlex
 from collections.abc import Mapping
 from typing import Final
 
@@ -8,7 +7,7 @@ from upsertq import pauses
 from upsertq.books import Books
 from upsertq.errors import LanePaused
 from upsertq.exchange import Conversation, Patience
-from upsertq.keys import QueueKeys, queue_option
+from upsertq.keys import QueueKeys
 from upsertq.pauses import QUEUE, Paused
 
 PROBED_SECONDS: Final = 30.0
@@ -42,13 +41,8 @@ def stuck_on(
 
 def told(keys: QueueKeys, scope: str, pause: Paused) -> str:
     """What is paused, and what ends it."""
-    where = queue_option(keys.queue)
-    namespace = pauses.namespace_of(scope)
-    where += "" if namespace is None else f" --namespace {shlex.quote(pauses.one_line(namespace))}"
-    ends = (
-        f"`upsertq resume{where}` ends it" if pause.by_hand else "it ends by itself once a worker's probe is accepted"
-    )
-    return f"paused: {pauses.describe(scope, pause)}; {ends}"
+    by_hand, by_itself = f"`{pauses.resuming(keys, scope)}` ends it", "it ends by itself after an accepted probe"
+    return f"paused: {pauses.describe(scope, pause)}; {by_hand if pause.by_hand else by_itself}"
 
 
 class Stall:

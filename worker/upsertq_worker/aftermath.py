@@ -50,9 +50,8 @@ class Aftermath:
         """Carry out what follows from `outcome` for `batch`."""
         self._note_failure(batch, outcome)
         what = follow(outcome, self._facts(batch), self._desk.settings.max_attempts)
-        if isinstance(outcome, ShortAck) and outcome.reported is None:
-            self._unread = batch.root
-            self._unread.unread_at = self._landed if self._unread.unread_at is None else self._unread.unread_at
+        if isinstance(outcome, ShortAck):
+            self._note_unread(batch.root, outcome)
         if batch.probe and not self._probe_passed(batch, what):
             return
         match what:
@@ -80,6 +79,8 @@ class Aftermath:
     def pause(self, scope: str, reason: str, message: str) -> None:
         """Pause a scope, say so once, and note it for `upsertq status`."""
         desk = self._desk
+        if scope in desk.lanes.paused:
+            return  # what was in flight when it was paused says nothing about its next probe
         paused = Paused(reason, message, desk.wall(), desk.name)
         if desk.lanes.pause(scope, paused, desk.clock(), desk.rng):
             log.error("paused %s: %s; the backlog waits, a probe goes out now and then", spoken(scope), message)
@@ -220,6 +221,14 @@ class Aftermath:
         if not isinstance(outcome, Accepted) and not batch.first_failed:
             batch.first_failed = self._desk.wall()
 
+    def _note_unread(self, root: Batch, ack: ShortAck) -> None:
+        if ack.reported is not None:
+            self._unread = None
+            return
+        self._unread = root
+        if root.unread_at is None:
+            root.unread_at = self._landed
+
     def _facts(self, batch: Batch) -> Facts:
         root = batch.root
         return Facts(
@@ -228,7 +237,7 @@ class Aftermath:
             short_acks=batch.short_acks,
             failures=batch.failures,
             unreadable=self._unread not in {None, root},
-            landed=root.unread_at is not None and root.unread_at < self._landed,
+            unread=root.unread_at == self._landed,
             part=root is not batch,
             searching=batch.search is not None,
         )

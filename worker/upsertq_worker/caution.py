@@ -4,6 +4,7 @@ Everything else that an earlier holder left follows in `upsertq_worker.company`.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -41,8 +42,8 @@ class Caution:
         self._company = Company(desk, self._marks, is_stuck)
         self._is_stuck = is_stuck
         self._hushed_since = 0.0
-        self._given_up = 0
-        """Suspects in a row whose requests hung."""
+        self._hung: Counter[str] = Counter()
+        """Suspects in a row of each namespace whose requests hung."""
         self._troubles = Troubles("mark suspects", desk)
 
     async def run(self) -> None:
@@ -135,7 +136,7 @@ class Caution:
 
     def _exonerate(self, suspects: Sequence[tuple[Held, Mark]], namespace: str) -> None:
         """Nothing of this namespace passes soon: its suspects go on in company."""
-        self._given_up = 0
+        self._hung.pop(namespace, None)
         for held, _ in suspects:
             if held.entry.namespace == namespace:
                 self._marks.exonerate(held)
@@ -169,12 +170,12 @@ class Caution:
                 desk.sendable.set()
             elif desk.alone is version:
                 if version not in desk.hold.lines.ready(version.held, now):
-                    break  # a newer one came, or its shard was lost
+                    return True  # a newer one came, or its shard was lost
                 if now >= until or self._is_stuck(version.namespace):
                     return False
             await signalled(desk.allowable, 0.5)
-        self._given_up = self._given_up + 1 if hangs else 0
-        return self._given_up < HANGING
+        self._hung[version.namespace] = self._hung[version.namespace] + 1 if hangs else 0
+        return self._hung[version.namespace] < HANGING
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)

@@ -48,7 +48,9 @@ class Company:
         if not chosen:
             return
         self._cleared.difference_update(chosen)
-        await self._marks.write({(held.shard, held.stream_id): Mark(Stage.COMPANY) for held in chosen})
+        await self._marks.write(
+            {(held.shard, held.stream_id): Mark(Stage.COMPANY, dead=self._marks.convicted(held)) for held in chosen}
+        )
         now = self._desk.clock()
         for held in reversed(chosen):
             versions = lines.ready(held, now)

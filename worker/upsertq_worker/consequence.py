@@ -22,8 +22,8 @@ class Facts:
     """Failures that count: those while others succeeded."""
     unreadable: bool = False
     """The latest success was another batch's, and had no count that can be read either."""
-    landed: bool = False
-    """Something landed since it, or what it is a part of, had a success whose count cannot be read."""
+    unread: bool = False
+    """It, or what it is a part of, had such a success before, and nothing has landed since."""
     part: bool = False
     """It is a part of another batch."""
     searching: bool = False
@@ -104,8 +104,7 @@ def _is_wrong_host(facts: Facts) -> bool:
     A proxy may answer with a page of its own now and then, or whatever carries a certain record: then others land.
     Until something did, a batch is sent twice, and in halves; no record is given up.
     """
-    halved = facts.part or facts.size == 1
-    return facts.unreadable or (facts.short_acks > 0 and halved and not facts.landed)
+    return facts.unreadable or (facts.unread and facts.short_acks > 0 and (facts.part or facts.size == 1))
 
 
 def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:

@@ -88,10 +88,16 @@ class Marks:
         return max((self._shards[shard].settled_at for shard in shards if shard in self._shards), default=0.0)
 
     def exonerate(self, held: Held) -> None:
-        """Hold nothing against this entry any more, or not now."""
+        """Hold nothing against this entry any more, or not now: whoever comes after this worker decides anew."""
         known = self._shards.get(held.shard)
-        if known is not None and known.found is not None:
-            known.found.pop(held.stream_id, None)
+        mark = known.found.pop(held.stream_id, None) if known is not None and known.found is not None else None
+        if mark is not None:
+            self._before.setdefault(held.shard, {}).setdefault(held.stream_id, mark)
+
+    def convicted(self, held: Held) -> tuple[int, ...]:
+        """Rows of an entry that earlier deaths have convicted: they stay so until it is settled."""
+        before = self._before.get(held.shard, {}).get(held.stream_id)
+        return () if before is None else before.after_death().dead
 
     async def acquit(self, held: Held) -> None:
         """Hold nothing against this entry any more: it went alone, and nobody died of it."""

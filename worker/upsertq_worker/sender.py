@@ -141,8 +141,8 @@ class Sender:
 
     def _let_rest_what_hangs(self, now: float) -> None:
         """What is long unanswered has not killed: what an earlier holder left does not wait for it any more."""
-        for batch in self._flights.values():
-            if batch.started + GUILTY <= now:
+        for task, batch in self._flights.items():
+            if batch.started + GUILTY <= now and not task.done():
                 for version in batch.versions:
                     version.resting = True
 

@@ -2,7 +2,6 @@
 
 import getpass
 import os
-import shlex
 import socket
 
 import click
@@ -12,7 +11,6 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.errors import InvalidRecord, UsageError
-from upsertq.keys import queue_option
 from upsertq.pauses import QUEUE, scope_of
 from upsertq.record import make_record
 
@@ -39,7 +37,8 @@ def pause(*, redis_url: str | None, queue_name: str, as_json: bool, namespace: s
     did = "was paused already" if now == before else "is paused" if before is None else "stays paused, now by hand"
     if before is not None and before.by_hand and now != before:
         did = "stays paused, for a new reason"
-    click.echo(f"queue {queue_name} {did}: {pauses.describe(scope, now)}; {_resume_command(queue_name, namespace)}")
+    end = f"end it with  {pauses.resuming(queue.keys, scope)}"
+    click.echo(f"queue {queue_name} {did}: {pauses.describe(scope, now)}; {end}")
     return ExitCode.DONE
 
 
@@ -88,8 +87,3 @@ def _who() -> str:
     except (OSError, KeyError, ImportError):
         user = f"user {os.getuid()}" if hasattr(os, "getuid") else "somebody"
     return f"{user}@{socket.gethostname()}"
-
-
-def _resume_command(queue: str, namespace: str | None) -> str:
-    where = queue_option(queue)
-    return f"end it with  upsertq resume{where}{'' if namespace is None else f' --namespace {shlex.quote(namespace)}'}"

@@ -149,15 +149,15 @@ def _leases(now: Standing) -> list[str]:
     by_worker: dict[str, list[Lease]] = {}
     for lease in now.leases:
         by_worker.setdefault(lease.worker, []).append(lease)
-    here = {worker.name for worker in now.workers if not worker.gone}
-    held = ", ".join(_holder(name, leases, here=name in here) for name, leases in sorted(by_worker.items()))
+    beating = {worker.name for worker in now.workers}
+    held = ", ".join(_holder(name, leases, left=name not in beating) for name, leases in sorted(by_worker.items()))
     return [f"leases: {len(now.leases)} of {now.shape.shards} held: {held}"]
 
 
-def _holder(name: str, leases: list[Lease], *, here: bool) -> str:
-    """Who holds leases; they outlive a worker by what may still take effect of its last requests."""
+def _holder(name: str, leases: list[Lease], *, left: bool) -> str:
+    """Who holds leases; they outlive one that has left for as long as its last requests may take effect."""
     free = max(lease.expires_in or 0.0 for lease in leases)
-    ended = "" if here else f"; it has ended, they are free in {_duration(free)} at most"
+    ended = f"; it has ended, they are free in {_duration(free)} at most" if left and free else ""
     return f"{name} (shards {_ranges(lease.shard for lease in leases)}{ended})"
 
 
