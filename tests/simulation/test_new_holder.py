@@ -10,9 +10,10 @@ import pytest
 
 from scripted import SIZE, Reaction, World
 from upsertq_worker.desk import Settings
+from upsertq_worker.suspicion import DEATHS
 
 if TYPE_CHECKING:
-    from scripted import Post
+    from scripted import Post, Worker
 
 DOWN: Final = Reaction(503)
 REFUSED: Final = Reaction(400, 0.3)
@@ -238,6 +239,50 @@ def test_what_hangs_is_not_suspected_of_a_death() -> None:
     world.tell(story())
 
 
+def test_many_suspects_are_through_in_seconds() -> None:
+    """They go entry by entry, so that a worker that is killed every few seconds does not hand all of them on."""
+    world = World()
+    world.fill("docs", 60)
+    world.react = lambda _post: Reaction(seconds=0.1)
+
+    async def story() -> None:
+        world.orphan(IN_COMPANY)
+        world.hire("w1")
+        await world.until(lambda: not world.left(), seconds=20)
+        assert world.requests <= 60
+
+    world.tell(story())
+
+
+def test_a_record_that_kills_is_found_among_many_suspects() -> None:
+    """It takes one death more than among few, and its neighbours land all the same."""
+    world = World()
+    world.fill("docs", 60)
+
+    def react(post: Post) -> Reaction:
+        if "777" in post.ids:
+            world.kill(post.worker)
+        return Reaction(seconds=0.1)
+
+    world.react = react
+
+    async def story() -> None:
+        world.orphan(IN_COMPANY)
+        world.checker.died_over(0, list(world.queue.shards[0].pending))
+        lives = 0
+        while world.left():
+            lives += 1
+            assert lives <= DEATHS, "the entry, the record, the record again; then it is dead"
+            worker = world.hire(f"w{lives}")
+            await world.until(partial(_over, world, worker), seconds=60)
+            await asyncio.sleep(12)
+        letters = [entry.ids for entry in world.queue.shards[0].letters.stream.values()]
+        assert letters == [("777",)]
+        assert world.landed["docs"] >= 60 * SIZE - 1
+
+    world.tell(story())
+
+
 @pytest.mark.parametrize("seconds", [7, 12, 30, 60])
 @pytest.mark.parametrize("reaction", [DOWN, HANGS])
 def test_who_is_convicted_stays_so_while_nothing_of_its_namespace_passes(reaction: Reaction, seconds: int) -> None:
@@ -350,6 +395,11 @@ def test_a_new_holder_sends_no_older_version_than_an_earlier_one_did() -> None:
         assert world.index["docs", "hot"] == 80
 
     world.tell(story())
+
+
+def _over(world: World, worker: Worker) -> bool:
+    """Whether this worker is dead, or nothing is left to do."""
+    return worker.process.dead or not world.left()
 
 
 def _landed(world: World, records: int) -> bool:

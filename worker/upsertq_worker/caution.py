@@ -15,8 +15,8 @@ from upsertq_worker.company import Company
 from upsertq_worker.desk import Desk
 from upsertq_worker.marks import Marks
 from upsertq_worker.seams import QueueSeam
-from upsertq_worker.suspicion import DEATHS, GUILTY, Mark
-from upsertq_worker.versions import Held, Version
+from upsertq_worker.suspicion import DEATHS, GUILTY, MANY, Mark, Stage
+from upsertq_worker.versions import Held, Version, estimate
 from upsertq_worker.wait import Troubles, signalled
 
 log = logging.getLogger("upsertq.worker")
@@ -44,6 +44,8 @@ class Caution:
         self._hushed_since = 0.0
         self._hung: Counter[str] = Counter()
         """Suspects in a row of each namespace whose requests hung."""
+        self._many = False
+        """So many are suspected that they go entry by entry, until all are through."""
         self._troubles = Troubles("mark suspects", desk)
 
     async def run(self) -> None:
@@ -88,6 +90,7 @@ class Caution:
                 if version.open and version.row in mark.after_death().dead:
                     self._give_up(version, len(held.versions))
         ready = [(held, mark) for held, mark in suspects if desk.hold.lines.ready(held, now)]
+        self._many = bool(ready) and (self._many or sum(held.open for held, _ in ready) > MANY)
         if ready:
             return await self._send_suspects(ready)
         self._hush(hushed=False)
@@ -118,10 +121,10 @@ class Caution:
                 desk.sendable.set()
             return 0.5
         try:
-            plan = mark.after_death()
+            plan = mark.after_death(many=self._many)
             survived = await self._send_alone(held, plan)
         finally:
-            desk.alone = None
+            desk.alone = []
         if survived and plan.dead:
             # who is convicted stays so until the entry is settled, which may have to wait for older ones
             self._marks.exonerate(held)
@@ -142,40 +145,48 @@ class Caution:
                 self._marks.exonerate(held)
 
     async def _send_alone(self, held: Held, plan: Mark) -> bool:
-        """Send the records of a suspect one by one; `False` if that takes too long."""
-        desk, key = self._desk, (held.shard, held.stream_id)
-        for version in sorted(desk.hold.lines.ready(held, desk.clock()), key=lambda one: one.row != plan.row):
+        """Send the records of a suspect, at once or one by one, as is planned; `False` if that takes too long."""
+        desk, key, limits = self._desk, (held.shard, held.stream_id), self._desk.settings.batch
+        ready = desk.hold.lines.ready(held, desk.clock())
+        fits = 0 < len(ready) <= limits.records and sum(map(estimate, ready)) <= limits.bytes
+        if plan.stage is Stage.ENTRY and fits:
+            await self._marks.write({key: plan})
+            return await self._see_through(ready)
+        for version in sorted(ready, key=lambda one: one.row != plan.row):
             await self._marks.write({key: plan.at(version.row)})
-            if not await self._see_through(version):
+            if not await self._see_through([version]):
                 return False
         return True
 
-    async def _see_through(self, version: Version) -> bool:
-        """Send a version alone, and wait until its request has ended, however; `False` where none can be made for long.
+    async def _see_through(self, versions: list[Version]) -> bool:
+        """Send these of one entry, and nothing else, and wait until their request has ended, however.
+
+        Returns `False` where none can be made for long.
 
         The mark says that it is in work alone for so long as a death may be its fault; then it is given up. What fails
         is no matter of suspicion: it is sent again when all suspects are through.
         """
-        desk, hangs = self._desk, False
-        desk.alone, until = version, desk.clock() + PATIENCE
+        desk, hangs, held = self._desk, False, versions[0].held
+        namespace = held.entry.namespace
+        desk.alone, until = versions, desk.clock() + PATIENCE
         desk.sendable.set()
-        while desk.alone is version or desk.in_flight:
+        while desk.alone or desk.in_flight:
             desk.allowable.clear()
             now = desk.clock()
-            if desk.stopping.is_set() or (desk.alone is None and now >= desk.alone_since + GUILTY):
-                await self._marks.take_back([(version.held.shard, version.held.stream_id)])
+            if desk.stopping.is_set() or (not desk.alone and now >= desk.alone_since + GUILTY):
+                await self._marks.take_back([(held.shard, held.stream_id)])
                 if desk.stopping.is_set():
                     return False
                 desk.impatient = hangs = True
                 desk.sendable.set()
-            elif desk.alone is version:
-                if version not in desk.hold.lines.ready(version.held, now):
-                    return True  # a newer one came, or its shard was lost
-                if now >= until or self._is_stuck(version.namespace):
+            elif desk.alone:
+                if not set(versions) & set(desk.hold.lines.ready(held, now)):
+                    return True  # newer ones came, or its shard was lost
+                if now >= until or self._is_stuck(namespace):
                     return False
             await signalled(desk.allowable, 0.5)
-        self._hung[version.namespace] = self._hung[version.namespace] + 1 if hangs else 0
-        return self._hung[version.namespace] < HANGING
+        self._hung[namespace] = self._hung[namespace] + 1 if hangs else 0
+        return self._hung[namespace] < HANGING
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)

@@ -111,8 +111,8 @@ class Desk:
         """Nothing is sent but what goes alone."""
         self.impatient = False
         """What is in flight is to be given up."""
-        self.alone: Version | None = None
-        """What goes alone, until it does."""
+        self.alone: list[Version] = []
+        """What goes alone, until it does: one record, or those of one entry."""
         self.alone_since = 0.0
         """When the last one went."""
         self.in_flight = 0

@@ -95,14 +95,19 @@ class Sender:
 
     def _alone(self, now: float) -> Batch | None:
         """What goes alone, if its turn has come."""
-        desk, version = self._desk, self._desk.alone
-        if version is None or desk.lanes.holds(version.namespace):
+        desk = self._desk
+        if not desk.alone:
             return None
-        if not self._gates.admits(version.namespace, now, retry=False) or not desk.hold.lines.take_barred(version, now):
+        namespace = desk.alone[0].namespace
+        if desk.lanes.holds(namespace) or not self._gates.admits(namespace, now, retry=False):
             return None
-        desk.alone, desk.alone_since = None, now
-        version.encode()
-        return Batch(version.namespace, [version])
+        versions = [version for version in desk.alone if desk.hold.lines.take_barred(version, now)]
+        if not versions:
+            return None
+        desk.alone, desk.alone_since = [], now
+        for version in versions:
+            version.encode()
+        return Batch(namespace, versions)
 
     def _admits(self, namespace: str) -> bool:
         if self._desk.lanes.holds(namespace):

@@ -16,13 +16,16 @@ HEAD: Final = 1_600
 """Records that are let go so. Who is behind them was hardly in work when the earlier holder died."""
 COMPANY_BEHIND: Final = 400
 """Records that are in work at a time behind these."""
+MANY: Final = 150
+"""Records beyond which suspects that were in company go entry by entry first, which costs a death more: a worker
+that is killed every few seconds would not get through them one by one."""
 DEATHS: Final = 4
 """Workers that died over a record before it is given up: unseen, in company, alone, alone again. It is delivered then
-for the fifth time."""
+for the fifth time; for the sixth where suspects were many."""
 GUILTY: Final = 5.0
 """Seconds for which a death is held against what is in work: what kills does so at once."""
 
-_FORM: Final = re.compile(r"(company|alone|again)(?: at (\d{1,4}))?(?: dead ([\d,]{1,200}))?(?: by .*)?")
+_FORM: Final = re.compile(r"(company|entry|alone|again)(?: at (\d{1,4}))?(?: dead ([\d,]{1,200}))?(?: by .*)?")
 
 
 class Stage(Enum):
@@ -30,6 +33,8 @@ class Stage(Enum):
 
     COMPANY = "company"
     """Among others."""
+    ENTRY = "entry"
+    """All of it at once, and nothing else."""
     ALONE = "alone"
     """One record of it, and nothing else."""
     AGAIN = "again"
@@ -67,9 +72,14 @@ class Mark:
             Stage(stage), None if row is None else int(row), tuple(int(one) for one in (dead or "").split(",") if one)
         )
 
-    def after_death(self) -> "Mark":
-        """What to do next: send record by record, begin with `row` where there is one, and not send those `dead`."""
-        if self.row is None or self.stage is Stage.COMPANY:
+    def after_death(self, *, many: bool = False) -> "Mark":
+        """What to do next: send record by record, begin with `row` where there is one, and not send those `dead`.
+
+        Where suspects are many, one that was in company is sent whole.
+        """
+        if self.stage is Stage.COMPANY and many:
+            return Mark(Stage.ENTRY, None, self.dead)
+        if self.row is None or self.stage in {Stage.COMPANY, Stage.ENTRY}:
             return Mark(Stage.ALONE, None, self.dead)
         if self.stage is Stage.ALONE:
             return Mark(Stage.AGAIN, self.row, self.dead)
