@@ -190,7 +190,7 @@ class Caution:
 
     def _give_up(self, version: Version, of: int) -> None:
         now = int(self._desk.wall() * 1000)
-        message = f"{DEATHS} workers died or fell silent while they had it, the last two while they had nothing else"
+        message = f"at least {DEATHS} workers died or fell silent with it, the last two while they had nothing else"
         log.warning("gives up %s of %s: %s", version.id, spoken(scope_of(version.namespace)), message)
         path = f"{of} 1" if of > 1 else "1"
         verdict = Verdict(
