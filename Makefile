@@ -8,8 +8,10 @@ PYTEST_ARGS ?=
 SEEDS ?= 10000
 CHAOS_SECONDS ?= 1800
 OUTAGE_SECONDS ?= 300
+FUZZ_FACTOR ?= 30
+FUZZ_SEED ?= $(shell date +%Y%m%d)
 
-.PHONY: help demo test check soak chaos outage format clean
+.PHONY: help demo test check soak fuzz chaos outage format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -27,6 +29,9 @@ check: $(VENV)/.ready ## lint, format and type checks
 
 soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
+
+fuzz: $(VENV)/.ready ## give every parser 30 times the hostile inputs of `make test`, from a seed of the day
+	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz
 
 chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
 	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000
