@@ -1,5 +1,5 @@
--- The length of one shard's stream and its oldest entry's id, without carrying the entry itself.
--- KEYS: 1 stream
+-- The length of one lane's stream and its oldest entry's id, without carrying the entry itself.
+-- KEYS: 1 stream of the lane
 -- ARGV: none
 -- Returns: {entries, oldest id or ''}
 local oldest = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)

@@ -1,15 +1,19 @@
--- Recount a page of one shard's stream from the entries themselves, and one of its dead letters, and read the books at
--- the same instant.
--- KEYS: 1 stream, 2 books, 3 stream of dead letters, then any number of books of runs
--- ARGV: 1 first stream id of the page (as XRANGE takes it), 2 most entries (0: none), 3 and 4 the same of dead letters,
---       then names of counters
+-- Recount a page of one lane's stream from the entries themselves, and one of its shard's dead letters, and read the
+-- books at the same instant.
+-- KEYS: 1 stream of the lane, 2 books, 3 lanes, 4 dead letters, then any number of books of runs
+-- ARGV: 1 incarnation, 2 first stream id of the page (as XRANGE takes it), 3 most entries (0: none), 4 and 5 the same of
+--       dead letters, then names of counters
 -- Returns: {entries read, last id or '', records, bytes, {run, its records, its bytes, run, ...},
 --           dead letters read, last id or '', {run, its dead letters, run, ...}, {run or '', reason, letters, run, ...},
---           entries in the stream, dead letters, {counters of the shard}, {counters of the first run asked for}, ...}
+--           entries in the stream, dead letters, lanes, clock, {counters of the shard}, {counters of the first run asked
+--           for}, ...}; {-1, incarnation found or ''} for another incarnation
 -- Entries are read by few, since each may be a megabyte and the server copies them.
+local unpack = unpack or table.unpack
+local found = redis.call('HGET', KEYS[2], 'incarnation')
+if found ~= ARGV[1] then return {-1, found or ''} end
 local records, bytes, read, runs, order, last = 0, 0, 0, {}, {}, ''
 local payload = {ids = true, values = true, sparse = true, meta = true}
-local from, left = ARGV[1], tonumber(ARGV[2])
+local from, left = ARGV[2], tonumber(ARGV[3])
 while left > 0 do
   local entries = redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', math.min(left, 20))
   if #entries == 0 then break end
@@ -41,9 +45,9 @@ for _, run in ipairs(order) do
 end
 local dead, deaths, reasons, last_dead = 0, {}, {}, ''
 local tally, of_reason = {}, {}
-from, left = ARGV[3], tonumber(ARGV[4])
+from, left = ARGV[4], tonumber(ARGV[5])
 while left > 0 do
-  local letters = redis.call('XRANGE', KEYS[3], from, '+', 'COUNT', math.min(left, 20))
+  local letters = redis.call('XRANGE', KEYS[4], from, '+', 'COUNT', math.min(left, 20))
   if #letters == 0 then break end
   for _, letter in ipairs(letters) do
     last_dead = letter[1]
@@ -71,10 +75,12 @@ for run, counts in pairs(of_reason) do
   end
 end
 local names = {}
-for i = 5, #ARGV do names[#names + 1] = ARGV[i] end
+for i = 6, #ARGV do names[#names + 1] = ARGV[i] end
 local reply = {read, last, records, bytes, by_run, dead, last_dead, deaths, reasons}
 reply[#reply + 1] = redis.call('XLEN', KEYS[1])
-reply[#reply + 1] = redis.call('XLEN', KEYS[3])
+reply[#reply + 1] = redis.call('XLEN', KEYS[4])
+reply[#reply + 1] = redis.call('SCARD', KEYS[3])
+reply[#reply + 1] = redis.call('HGET', KEYS[2], 'clock') or '0-0'
 reply[#reply + 1] = redis.call('HMGET', KEYS[2], unpack(names))
-for i = 4, #KEYS do reply[#reply + 1] = redis.call('HMGET', KEYS[i], unpack(names)) end
+for i = 5, #KEYS do reply[#reply + 1] = redis.call('HMGET', KEYS[i], unpack(names)) end
 return reply

@@ -1,26 +1,62 @@
 -- Take a shard's lease if it is free, or prolong it if it is ours.
--- KEYS: 1 lease, 2 books, 3 stream
--- ARGV: 1 consumer group, 2 worker's name, 3 epoch we believe to hold (0: none), 4 life in ms, 5 '1' to take it if free
--- Returns: {epoch or 0 when it is not ours, holder's name or ''}
--- An epoch is handed out again only to a worker that held it when nobody came between (its lease ran out unnoticed).
--- With the lease the stream and its group are there, also after someone deleted them.
--- XACK of nothing comes before the other writes: after it they work even when the server is out of memory.
-local function ensure_group()
-  redis.call('XACK', KEYS[3], ARGV[1], '0-1')
-  local groups = redis.call('EXISTS', KEYS[3]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[3]) or {}
-  if #groups == 0 then redis.call('XGROUP', 'CREATE', KEYS[3], ARGV[1], '0', 'MKSTREAM') end
+-- KEYS: 1 lease, 2 books
+-- ARGV: 1 incarnation, 2 worker's name, 3 epoch we believe to hold (0: none), 4 life in ms, 5 '1' to take it if free
+-- Returns: {epoch or 0 when it is not ours, holder's name or '', clean 1 or 0, unclean deaths in a row, mark or '',
+--       clock}: the last four tell how a lease that was taken now was left (else 1, 0, '', ''); {-1, incarnation found
+--       or ''} for another incarnation; the error DAMAGED names a lease or field that cannot be: nothing was done
+-- A takeover is clean when nothing held the lease before, or its last holder released it (see release.lua). An unclean
+-- one counts a death and keeps the clock as `boundary`: what is in a stream up to it may be on its way.
+-- A lease that ran out unnoticed goes back to its holder with the same epoch when no other came between, which is no
+-- death; one that was released is not prolonged, and its epoch is never given again.
+-- DEL of nothing comes before the other writes: after it they work even when the server is out of memory.
+local names = {'incarnation', 'epoch', 'released', 'deaths', 'mark', 'clock'}
+local books = redis.call('HMGET', KEYS[2], 'incarnation', 'epoch', 'released', 'deaths', 'mark', 'clock')
+if books[1] ~= ARGV[1] then return {-1, books[1] or ''} end
+
+local function damaged(key, field, value)
+  return redis.error_reply('DAMAGED ' .. key .. ' ' .. field .. ' ' ..
+    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?'))
 end
+
+local function number(value, most)
+  value = value or '0'
+  return #value < 17 and string.match(value, '^%d+$') and tonumber(value) <= most and tonumber(value)
+end
+
+local most_epoch, most_deaths = 9007199254740990, 999999999999999
+for i = 2, 3 do
+  if not number(books[i], most_epoch) then return damaged(KEYS[2], names[i], books[i]) end
+end
+if not number(books[4], most_deaths) then return damaged(KEYS[2], 'deaths', books[4]) end
+if books[6] and not string.match(books[6], '^%d+%-%d+$') then return damaged(KEYS[2], 'clock', books[6]) end
+local epoch, released = number(books[2], most_epoch), number(books[3], most_epoch)
+
 local current = redis.call('GET', KEYS[1])
-local mine = ARGV[3] .. ':' .. ARGV[2]
-if current == mine then
+if current then
+  local its, holder = string.match(current, '^(%d+):(.*)$')
+  if not its or not number(its, most_epoch) then return damaged(KEYS[1], 'lease', current) end
+  if current ~= ARGV[3] .. ':' .. ARGV[2] or number(its, most_epoch) == released then
+    return {0, holder, 1, 0, '', ''}
+  end
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
-  ensure_group()
-  return {tonumber(ARGV[3]), ARGV[2]}
+  return {number(its, most_epoch), holder, 1, 0, '', ''}
 end
-if current then return {0, string.sub(current, string.find(current, ':', 1, true) + 1)} end
-if ARGV[5] ~= '1' then return {0, ''} end
-ensure_group()
-local epoch = tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0)
-if ARGV[3] == '0' or epoch ~= tonumber(ARGV[3]) then epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1) end
-redis.call('SET', KEYS[1], epoch .. ':' .. ARGV[2], 'PX', ARGV[4])
-return {epoch, ARGV[2]}
+if ARGV[5] ~= '1' then return {0, '', 1, 0, '', ''} end
+
+redis.call('DEL', KEYS[1])
+if epoch > 0 and tonumber(ARGV[3]) == epoch and released ~= epoch then
+  redis.call('SET', KEYS[1], string.format('%.0f', epoch) .. ':' .. ARGV[2], 'PX', ARGV[4])
+  return {epoch, ARGV[2], 1, 0, '', ''}
+end
+local clean = (epoch == 0 or released == epoch) and 1 or 0
+local deaths = clean == 1 and 0 or number(books[4], most_deaths) + 1
+epoch = epoch + 1
+local clock = books[6] or '0-0'
+redis.call('SET', KEYS[1], string.format('%.0f', epoch) .. ':' .. ARGV[2], 'PX', ARGV[4])
+redis.call('HSET', KEYS[2], 'epoch', string.format('%.0f', epoch))
+if clean == 1 then
+  if books[4] then redis.call('HDEL', KEYS[2], 'deaths') end
+else
+  redis.call('HSET', KEYS[2], 'deaths', string.format('%.0f', deaths), 'boundary', clock)
+end
+return {epoch, ARGV[2], clean, deaths, books[5] or '', clock}

@@ -1,23 +1,14 @@
--- Write down which entries of a shard are in work, so that their share in a worker's death is known afterwards.
--- KEYS: 1 stream, 2 lease, 3 marks of suspects (hash: stream id -> mark, ' by ', worker's name)
--- ARGV: 1 consumer group, 2 'epoch:name' of the lease, 3 ' by name'; then for each entry: stream id, mark ('': remove it)
--- Returns: entries whose mark was changed
--- Whoever lost the lease may change the marks that it made alone: it lives, so they are no evidence.
--- Only entries that are pending are marked, so that no mark outlives its entry. XACK of nothing comes first: after it
--- the other commands work even when the server is out of memory.
-local ours = redis.call('GET', KEYS[2]) == ARGV[2]
-redis.call('HLEN', KEYS[3])
-redis.call('XACK', KEYS[1], ARGV[1], '0-1')
-local changed = 0
-for i = 4, #ARGV, 2 do
-  local id, mark = ARGV[i], ARGV[i + 1]
-  if ours or string.sub(redis.call('HGET', KEYS[3], id) or '', -#ARGV[3]) == ARGV[3] then
-    if mark == '' then
-      changed = changed + redis.call('HDEL', KEYS[3], id)
-    elseif #redis.call('XPENDING', KEYS[1], ARGV[1], id, id, 1) > 0 then
-      redis.call('HSET', KEYS[3], id, mark .. ARGV[3])
-      changed = changed + 1
-    end
-  end
-end
-return changed
+-- Write down what is about to be sent alone, so that its share in a worker's death is known afterwards.
+-- KEYS: 1 lease, 2 books
+-- ARGV: 1 incarnation, 2 'epoch:name' as we hold the lease, 3 unclean deaths in a row to write ('': leave them),
+--       4 mark ('': remove it)
+-- Returns: 1 when it was done, 0 when the lease is not ours: nothing was done; {-1, incarnation found or ''} for another
+-- incarnation
+-- HDEL comes first: after it HSET works even when the server is out of memory.
+local found = redis.call('HGET', KEYS[2], 'incarnation')
+if found ~= ARGV[1] then return {-1, found or ''} end
+if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end
+redis.call('HDEL', KEYS[2], 'mark')
+if ARGV[4] ~= '' then redis.call('HSET', KEYS[2], 'mark', ARGV[4]) end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[2], 'deaths', ARGV[3]) end
+return 1

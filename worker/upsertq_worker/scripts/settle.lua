@@ -1,156 +1,346 @@
--- Settle entries of one shard: take them out of the queue and put their records into the books, all at once.
--- KEYS: 1 stream, 2 books, 3 lease, 4 dead letters, 5 marks of dead ids, 6 marks of suspects (see mark.lua),
---       7... books of the runs that occur
--- ARGV: 1 consumer group, 2 'epoch:name' of the lease, 3 time in ms (0: not told), 4 number of entries; then for each:
---       stream id, place of its run among KEYS (0: no run), run or '', records, bytes, acked, superseded, sequence
---       ('ms-n', of a replayed one 'ms-n-row'), number of dead letters, number of figures; then for each dead letter: row,
---       sequence, reason, number of stream fields and values f, f fields and values; then for each figure: place of the
---       books among KEYS, name, value (added; of a name that begins with 'lsn:' the greatest is kept)
--- Returns: {1, entries settled now}, or {0, the lease's value or ''} when the lease is not ours: nothing was done
--- Only what XACK really removes is counted, so a call that is repeated counts nothing twice. XACK comes first: after
--- it the other commands work even when the server is out of memory. Every key that the caller names is looked at before,
--- so that one of a foreign type fails while nothing has happened.
+-- Settle entries of one shard: take them out of their streams and put their records into the books, all at once.
+-- KEYS: 1 lease, 2 books, 3 lanes, 4 dead letters, 5 marks of dead ids, then the streams of the lanes and the books of
+--       the runs that occur
+-- ARGV: 1 incarnation, 2 'epoch:name' of the lease, 3 time in ms (0: not told), 4 number of entries; then for each:
+--       stream id, place of its stream among KEYS, namespace, place of its run's books (0: no run), run or '', records,
+--       bytes, acked, superseded, sequence ('ms-n', of a replayed one 'ms-n-row'), number of dead letters, number of
+--       figures; then for each dead letter: row, sequence, reason, number of stream fields and values f, f fields and
+--       values; then for each figure: place of the books among KEYS, name, value (added; of a name that begins with
+--       'lsn:' the greatest is kept). At the end 'also' may follow, and place of its books and run of any other run
+-- Returns: {1, entries settled now, clock, namespaces of these streams that are empty now...}
+--       {0, the lease's value or ''} when the lease is not ours
+--       {2, run...} when letters of other runs would be superseded: call again with these after 'also'
+--       {-1, incarnation found or ''} for another incarnation
+--       or the error DAMAGED, which names what cannot be read; in all cases but the first nothing was done
+-- Only what XDEL really removes is counted, so a call that is repeated counts nothing twice. Everything that can fail is
+-- read and checked before the first write, which is XDEL of nothing: after it the other commands work even when the
+-- server is out of memory.
 --
 -- In all books the counters 'reason:...' add up to 'dead': whatever takes a letter away takes it from its reason.
 --
 -- A mark (namespace NUL id -> 'D,sequence,letter's stream id,run R,sequence A,sequence') names the dead letters of an id,
 -- its replayed ones that are not settled, and the newest version acknowledged since these were replayed. Whatever
 -- is acknowledged turns older letters into superseded ones, and leaves word for older ones that are being replayed.
-local current = redis.call('GET', KEYS[3])
+local unpack = unpack or table.unpack
+local found = redis.call('HGET', KEYS[2], 'incarnation')
+if found ~= ARGV[1] then return {-1, found or ''} end
+local current = redis.call('GET', KEYS[1])
 if current ~= ARGV[2] then return {0, current or ''} end
-redis.call('XLEN', KEYS[4])
-local marked = redis.call('HLEN', KEYS[5]) > 0
-local suspects = redis.call('HLEN', KEYS[6]) > 0
-local settled_at = {}
-for i = 2, #KEYS do
-  if i == 2 or i > 6 then settled_at[i] = tonumber(redis.call('HGET', KEYS[i], 'settled_at') or 0) end
-end
+
 local most_lanes = 1000 -- of which the books keep an LSN: they must not grow with the number of namespaces
+local standard = {'pending', 'bytes', 'acked', 'superseded', 'dead', 'settled_at'}
+local problem = nil -- what cannot be read
 
-local function count(name, by, run, place)
-  if by == 0 then return end
-  redis.call('HINCRBY', KEYS[2], name, by)
-  if run == '' then return end
-  -- a superseded letter may be of a run that this call does not name: its books are of the same slot
-  redis.call('HINCRBY', place > 0 and KEYS[place] or (string.sub(KEYS[2], 1, -6) .. 'run:' .. run), name, by)
+local function damaged(key, field, value)
+  problem = problem or 'DAMAGED ' .. key .. ' ' .. field .. ' ' ..
+    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?')
 end
 
-local function place_of(sequence)
+-- the books: the names that may change are read once, changed here, and written once
+
+local names, values, changed, length = {}, {}, {}, {}
+
+local function want(place, name)
+  if not names[place] then
+    names[place], values[place], changed[place] = {}, {}, {}
+    for _, one in ipairs(standard) do want(place, one) end
+  end
+  if values[place][name] == nil then
+    values[place][name] = false
+    names[place][#names[place] + 1] = name
+  end
+end
+
+local function is_lsn(name) return string.sub(name, 1, 4) == 'lsn:' end
+
+local function read_books(place)
+  local most = 1000 -- fields of one call: Lua unpacks no more than 8,000 values
+  for from = 1, #names[place], most do
+    local to = math.min(from + most - 1, #names[place])
+    local told = redis.call('HMGET', KEYS[place], unpack(names[place], from, to))
+    for i = from, to do
+      local name, value = names[place][i], told[i - from + 1]
+      local digits = value and string.match(value, is_lsn(name) and '^%d+$' or '^%-?(%d+)$')
+      if value and (not digits or #digits > (is_lsn(name) and 40 or 15)) then damaged(KEYS[place], name, value) end
+      if is_lsn(name) then
+        values[place][name] = value
+        length[place] = length[place] or redis.call('HLEN', KEYS[place])
+      else
+        values[place][name] = tonumber(value or 0)
+      end
+    end
+  end
+end
+
+local function count(place, name, by)
+  if by == 0 then return end
+  values[place][name] = values[place][name] + by
+  changed[place][name] = true
+end
+
+local function keep_greatest(place, name, value)
+  local known = values[place][name]
+  -- compared as text of digits: they may have more than a number here can tell apart
+  if known and (#known > #value or (#known == #value and known >= value)) then return end
+  if not known then
+    if length[place] >= most_lanes then return end
+    length[place] = length[place] + 1
+  end
+  values[place][name], changed[place][name] = value, true
+end
+
+local function write_books(place)
+  local fields = {}
+  for name in pairs(changed[place]) do
+    local value = values[place][name]
+    fields[#fields + 1] = name
+    fields[#fields + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+    if #fields >= 2000 then
+      redis.call('HSET', KEYS[place], unpack(fields))
+      fields = {}
+    end
+  end
+  if #fields > 0 then redis.call('HSET', KEYS[place], unpack(fields)) end
+end
+
+-- what is asked for
+
+local entries, place_of, at = {}, {}, 5
+for i = 1, tonumber(ARGV[4]) do
+  local letters = tonumber(ARGV[at + 10])
+  local entry = {at = at, id = ARGV[at], stream = tonumber(ARGV[at + 1]), books = tonumber(ARGV[at + 3]), letters = letters}
+  entries[i] = entry
+  if entry.books > 0 then place_of[ARGV[at + 4]] = entry.books end
+  local figures = tonumber(ARGV[at + 11])
+  at = at + 12
+  for _ = 1, letters do
+    want(2, 'reason:' .. ARGV[at + 2])
+    if entry.books > 0 then want(entry.books, 'reason:' .. ARGV[at + 2]) end
+    at = at + 4 + tonumber(ARGV[at + 3])
+  end
+  entry.figures, entry.figures_end = at, at + 3 * figures
+  at = entry.figures_end
+  want(2, 'pending')
+  if entry.books > 0 then want(entry.books, 'pending') end
+  for k = entry.figures, at - 1, 3 do want(tonumber(ARGV[k]), ARGV[k + 1]) end
+end
+if ARGV[at] == 'also' then
+  for i = at + 1, #ARGV, 2 do place_of[ARGV[i + 1]] = tonumber(ARGV[i]) end
+end
+
+-- what becomes of letters and marks
+
+local function place_in_order(sequence)
   local ms, n, row = string.match(sequence, '^(%d+)-(%d+)-?(%d*)$')
   return {tonumber(ms), tonumber(n), tonumber(row) or 0}
 end
 
 local function older(one, other)
-  local a, b = place_of(one), place_of(other)
+  local a, b = place_in_order(one), place_in_order(other)
   for i = 1, 3 do
     if a[i] ~= b[i] then return a[i] < b[i] end
   end
   return false
 end
 
-local function add_figure(books, name, value)
-  if string.sub(name, 1, 4) ~= 'lsn:' then
-    redis.call('HINCRBY', books, name, value)
-    return
+local stored = redis.call('HLEN', KEYS[5]) > 0 -- whether there are marks
+local marks, touched = {}, {} -- words by field, as they are to be; fields in the order of their first change
+local new_letters, superseded, unknown, missing = {}, {}, {}, {}
+
+local function read_marks(fields)
+  local asked = {}
+  for _, field in ipairs(fields) do
+    if marks[field] == nil then
+      marks[field] = {}
+      asked[#asked + 1] = field
+    end
   end
-  local known = redis.call('HGET', books, name)
-  -- compared as text of digits: they may have more than a number here can tell apart
-  if known and (#known > #value or (#known == #value and known >= value)) then return end
-  if known or redis.call('HLEN', books) < most_lanes then redis.call('HSET', books, name, value) end
+  if not stored then return end
+  for from = 1, #asked, 1000 do
+    local to = math.min(from + 999, #asked)
+    local told = redis.call('HMGET', KEYS[5], unpack(asked, from, to))
+    for i = from, to do
+      for kind, sequence, rest in string.gmatch(told[i - from + 1] or '', '(%u),([%d%-]+)(%S*)') do
+        if not string.match(sequence, '^%d+%-%d+%-?%d*$') then damaged(KEYS[5], asked[i], sequence) end
+        local words, dead_id = marks[asked[i]], string.match(rest, '^,([%d%-]+),')
+        words[#words + 1] = {kind = kind, sequence = sequence, rest = rest, dead_id = dead_id}
+      end
+    end
+  end
 end
 
-local function supersede(dead_id, run)
-  local letter = redis.call('XRANGE', KEYS[4], dead_id, dead_id)[1]
-  if not letter then return end
-  redis.call('XDEL', KEYS[4], dead_id)
-  count('dead', -1, run, 0)
-  count('superseded', 1, run, 0)
-  for i = 1, #letter[2], 2 do
-    if letter[2][i] == 'reason' then count('reason:' .. letter[2][i + 1], -1, run, 0) end
+local function supersede(word)
+  if word.letter then -- of this very call: it is never written
+    word.letter.superseded = true
+    return
   end
+  local letter = word.dead_id and redis.call('XRANGE', KEYS[4], word.dead_id, word.dead_id)[1]
+  if not letter then return end
+  local run, reason = '', nil
+  for i = 1, #letter[2], 2 do
+    if letter[2][i] == 'run' then run = letter[2][i + 1] end
+    if letter[2][i] == 'reason' then reason = letter[2][i + 1] end
+  end
+  if run ~= '' and not place_of[run] and not unknown[run] then
+    unknown[run] = true
+    missing[#missing + 1] = run
+  end
+  for _, place in ipairs({2, place_of[run]}) do
+    want(place, 'dead')
+    if reason then want(place, 'reason:' .. reason) end
+  end
+  superseded[#superseded + 1] = {dead_id = word.dead_id, books = place_of[run], reason = reason}
 end
 
 local function update_mark(field, sequence, replayed, letter)
-  local mark = redis.call('HGET', KEYS[5], field)
-  if not mark and not letter then return end
+  local words = marks[field]
+  if #words == 0 and not letter then return end
   local kept, replaying, acked = {}, false, nil
-  for kind, its, rest in string.gmatch(mark or '', '(%u),([%d%-]+)(%S*)') do
-    if kind == 'A' then
-      if not acked or older(acked, its) then acked = its end
-    elseif kind == 'R' then
-      if not (replayed and its == sequence) then
-        kept[#kept + 1] = 'R,' .. its
+  for _, word in ipairs(words) do
+    if word.kind == 'A' then
+      if not acked or older(acked, word.sequence) then acked = word.sequence end
+    elseif word.kind == 'R' then
+      if not (replayed and word.sequence == sequence) then
+        kept[#kept + 1] = word
         replaying = true
       end
-    elseif not letter and older(its, sequence) then
-      local dead_id, run = string.match(rest, '^,([%d%-]+),(.*)$')
-      supersede(dead_id, run)
+    elseif not letter and older(word.sequence, sequence) then
+      supersede(word)
     else
-      kept[#kept + 1] = 'D,' .. its .. rest
+      kept[#kept + 1] = word
     end
   end
-  if letter then kept[#kept + 1] = 'D,' .. sequence .. ',' .. letter end
+  if letter then kept[#kept + 1] = {kind = 'D', sequence = sequence, letter = letter} end
   if not letter and (not acked or older(acked, sequence)) then acked = sequence end
-  if replaying and acked then kept[#kept + 1] = 'A,' .. acked end
-  if #kept > 0 then
-    redis.call('HSET', KEYS[5], field, table.concat(kept, ' '))
+  if replaying and acked then kept[#kept + 1] = {kind = 'A', sequence = acked} end
+  if not touched[field] then
+    touched[field] = true
+    touched[#touched + 1] = field
+  end
+  marks[field] = kept
+end
+
+local function look_at(entry) -- an entry that is there, and is to be removed by this call
+  local fields, namespace = {}, ARGV[entry.at + 2]
+  for i = 1, #entry.found, 2 do fields[entry.found[i]] = entry.found[i + 1] end
+  local sound, ids = pcall(cjson.decode, fields['ids'] or '')
+  if not sound or type(ids) ~= 'table' then
+    if entry.letters > 0 then damaged(KEYS[entry.stream], entry.id, fields['ids'] or '') end
+    return
+  end
+  for row, name in ipairs(ids) do ids[row] = namespace .. '\0' .. name end
+  read_marks(ids)
+  local head, dead, sequence = entry.at + 12, {}, ARGV[entry.at + 9]
+  for _ = 1, entry.letters do
+    local row, count_of_fields = tonumber(ARGV[head]), tonumber(ARGV[head + 3])
+    local letter = {at = head + 4, to = head + 3 + count_of_fields, sequence = ARGV[head + 1], reason = ARGV[head + 2],
+      run = ARGV[entry.at + 4], books = entry.books}
+    new_letters[#new_letters + 1] = letter
+    dead[row] = true
+    if not ids[row + 1] then return damaged(KEYS[entry.stream], entry.id, 'row ' .. row) end
+    update_mark(ids[row + 1], letter.sequence, fields['seq'] ~= nil, letter)
+    head = head + 4 + count_of_fields
+  end
+  for row, field in ipairs(ids) do
+    if not dead[row - 1] then
+      update_mark(field, fields['seq'] and sequence or (sequence .. '-' .. (row - 1)), fields['seq'] ~= nil, nil)
+    end
+  end
+end
+
+local left, streams, seen, marked = {}, {}, {}, stored
+for _, entry in ipairs(entries) do
+  if not left[entry.stream] then
+    left[entry.stream] = redis.call('XLEN', KEYS[entry.stream])
+    streams[#streams + 1] = {place = entry.stream, namespace = ARGV[entry.at + 2]}
+  end
+  local name = entry.stream .. ' ' .. entry.id
+  entry.gone = seen[name]
+  seen[name] = true
+  marked = marked or entry.letters > 0
+  if marked and not entry.gone then
+    local there = redis.call('XRANGE', KEYS[entry.stream], entry.id, entry.id)[1]
+    entry.gone = not there
+    if there then
+      entry.found = there[2]
+      look_at(entry)
+    end
+  end
+end
+if #missing > 0 and not problem then return {2, unpack(missing)} end
+redis.call('SCARD', KEYS[3])
+redis.call('XLEN', KEYS[4])
+for place in pairs(names) do read_books(place) end
+local clock = redis.call('HGET', KEYS[2], 'clock')
+if problem then return redis.error_reply(problem) end
+
+-- from here on nothing fails
+
+redis.call('XDEL', KEYS[4], '0-1')
+for _, letter in ipairs(new_letters) do
+  if not letter.superseded then letter.dead_id = redis.call('XADD', KEYS[4], '*', unpack(ARGV, letter.at, letter.to)) end
+end
+local settled, time = 0, tonumber(ARGV[3])
+for _, entry in ipairs(entries) do
+  if not entry.gone and redis.call('XDEL', KEYS[entry.stream], entry.id) == 1 then
+    settled = settled + 1
+    left[entry.stream] = left[entry.stream] - 1
+    at = entry.at
+    local records, bytes = tonumber(ARGV[at + 5]), tonumber(ARGV[at + 6])
+    local acked, stale = tonumber(ARGV[at + 7]), tonumber(ARGV[at + 8])
+    local place = 2
+    repeat
+      count(place, 'pending', -records)
+      count(place, 'bytes', -bytes)
+      count(place, 'acked', acked)
+      count(place, 'superseded', stale)
+      if values[place]['settled_at'] < time then
+        values[place]['settled_at'], changed[place]['settled_at'] = time, true
+      end
+      place = place == 2 and entry.books or 0
+    until place == 0
+    for k = entry.figures, entry.figures_end - 1, 3 do
+      local books, name = tonumber(ARGV[k]), ARGV[k + 1]
+      if is_lsn(name) then keep_greatest(books, name, ARGV[k + 2]) else count(books, name, tonumber(ARGV[k + 2])) end
+    end
+  end
+end
+for _, letter in ipairs(new_letters) do
+  for _, place in ipairs(letter.books > 0 and {2, letter.books} or {2}) do
+    count(place, letter.superseded and 'superseded' or 'dead', 1)
+    if not letter.superseded then count(place, 'reason:' .. letter.reason, 1) end
+  end
+end
+for _, letter in ipairs(superseded) do
+  redis.call('XDEL', KEYS[4], letter.dead_id)
+  for _, place in ipairs({2, letter.books}) do
+    count(place, 'dead', -1)
+    count(place, 'superseded', 1)
+    if letter.reason then count(place, 'reason:' .. letter.reason, -1) end
+  end
+end
+for _, field in ipairs(touched) do
+  local words = {}
+  for i, word in ipairs(marks[field]) do
+    words[i] = word.kind .. ',' .. word.sequence
+    if word.kind == 'D' then
+      local letter = word.letter
+      words[i] = words[i] .. (letter and ',' .. letter.dead_id .. ',' .. letter.run or word.rest)
+    end
+  end
+  if #words > 0 then
+    redis.call('HSET', KEYS[5], field, table.concat(words, ' '))
   else
     redis.call('HDEL', KEYS[5], field)
   end
 end
-
-local settled, at = 0, 5
-for _ = 1, tonumber(ARGV[4]) do
-  local id, place, run, sequence = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2], ARGV[at + 7]
-  local letters, figures = tonumber(ARGV[at + 8]), tonumber(ARGV[at + 9])
-  local found = (marked or letters > 0) and redis.call('XRANGE', KEYS[1], id, id)[1]
-  local ours = redis.call('XACK', KEYS[1], ARGV[1], id) == 1
-  if ours then
-    redis.call('XDEL', KEYS[1], id)
-    if suspects then redis.call('HDEL', KEYS[6], id) end
-    settled = settled + 1
-    count('pending', -tonumber(ARGV[at + 3]), run, place)
-    count('bytes', -tonumber(ARGV[at + 4]), run, place)
-    count('acked', tonumber(ARGV[at + 5]), run, place)
-    count('superseded', tonumber(ARGV[at + 6]), run, place)
-    count('dead', letters, run, place)
-    for _, books in ipairs(place > 0 and {2, place} or {2}) do
-      if settled_at[books] < tonumber(ARGV[3]) then
-        redis.call('HSET', KEYS[books], 'settled_at', ARGV[3])
-        settled_at[books] = tonumber(ARGV[3])
-      end
-    end
+for place in pairs(names) do write_books(place) end
+local reply = {1, settled, clock or '0-0'}
+for _, stream in ipairs(streams) do
+  if left[stream.place] == 0 then
+    redis.call('DEL', KEYS[stream.place])
+    redis.call('SREM', KEYS[3], stream.namespace)
+    reply[#reply + 1] = stream.namespace
   end
-  local entry = {}
-  if found then
-    for i = 1, #found[2], 2 do entry[found[2][i]] = found[2][i + 1] end
-  end
-  local replayed = entry['seq'] ~= nil
-  local head = at + 10
-  local dead = {}
-  for _ = 1, letters do
-    local row, its, fields = tonumber(ARGV[head]), ARGV[head + 1], tonumber(ARGV[head + 3])
-    if ours then
-      dead[row] = true
-      local dead_id = redis.call('XADD', KEYS[4], '*', unpack(ARGV, head + 4, head + 3 + fields))
-      local ids = cjson.decode(entry['ids'])
-      update_mark(entry['ns'] .. '\0' .. ids[row + 1], its, replayed, dead_id .. ',' .. run)
-      count('reason:' .. ARGV[head + 2], 1, run, place)
-      marked = true
-    end
-    head = head + 4 + fields
-  end
-  if ours and marked and entry['ids'] then
-    for row, name in ipairs(cjson.decode(entry['ids'])) do
-      if not dead[row - 1] then
-        local its = replayed and sequence or (sequence .. '-' .. (row - 1))
-        update_mark(entry['ns'] .. '\0' .. name, its, replayed, nil)
-      end
-    end
-  end
-  if ours then
-    for i = head, head + 3 * (figures - 1), 3 do add_figure(KEYS[tonumber(ARGV[i])], ARGV[i + 1], ARGV[i + 2]) end
-  end
-  at = head + 3 * figures
 end
-return {1, settled}
+return reply
