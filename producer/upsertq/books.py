@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
+from upsertq.errors import QueueLost
 from upsertq.exchange import Conversation, Patience, ask_all, persistently
 from upsertq.keys import QueueKeys
 
@@ -72,15 +73,38 @@ def total(parts: Iterable[Books]) -> Books:
     return whole
 
 
-def read_shards(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[list[Books]]:
-    """The books of every shard, of one run where `run` is not empty."""
+def read_shards(
+    keys: QueueKeys, shards: int, run: str, patience: Patience, incarnation: str | None = None
+) -> Conversation[list[Books]]:
+    """The books of every shard, of one run where `run` is not empty.
+
+    Raises:
+        QueueLost: a shard does not hold `incarnation`, where it is given: the absence of counters is no zero then.
+    """
     hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shards)]
-    ask = ask_all([["HMGET", name, *COUNTERS] for name in hashes])
-    replies = yield from persistently(ask, patience, "read the books")
-    return [of_reply(reply) for reply in replies]
+    commands = [["HMGET", name, *COUNTERS] for name in hashes]
+    if incarnation is not None:
+        commands += [["HGET", keys.shard(k).books, "incarnation"] for k in range(shards)]
+    replies = yield from persistently(ask_all(commands), patience, "read the books")
+    for shard, found in enumerate(replies[shards:]):
+        check_incarnation(keys, shard, incarnation or "", found or b"")
+    return [of_reply(reply) for reply in replies[:shards]]
 
 
-def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Books]:
-    """The books of the whole queue, or of one run where `run` is not empty."""
-    parts = yield from read_shards(keys, shards, run, patience)
+def read(
+    keys: QueueKeys, shards: int, run: str, patience: Patience, incarnation: str | None = None
+) -> Conversation[Books]:
+    """The books of the whole queue, or of one run where `run` is not empty; raises as `read_shards`."""
+    parts = yield from read_shards(keys, shards, run, patience, incarnation)
     return total(parts)
+
+
+def check_incarnation(keys: QueueKeys, shard: int, expected: str, found: bytes, pending: int | None = None) -> None:
+    """Raise `QueueLost` where a shard's books hold another incarnation than the queue's, or none.
+
+    `pending` is how many confirmed records of the caller were pending at most.
+    """
+    if found != expected.encode():
+        state = "is gone" if not found else "belongs to another creation of the queue"
+        anew = f"to begin anew remove every key '{keys.patterns[0]}' and '{keys.patterns[1]}', or choose another name"
+        raise QueueLost(keys.queue, f"shard {shard} {state} ({anew})", pending)

@@ -61,6 +61,11 @@ class Pick(NamedTuple):
     mark: str
     reason: Reason
 
+    @property
+    def namespace(self) -> str:
+        """The record's namespace."""
+        return self.mark.partition("\0")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

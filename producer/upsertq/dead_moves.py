@@ -4,13 +4,15 @@ Everything that talks to the server is a conversation. A letter that is found go
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
+from upsertq.books import check_incarnation
 from upsertq.dead import HEADS, Pick
 from upsertq.errors import WaitTimeout
 from upsertq.exchange import (
+    Argument,
     Conversation,
     Failed,
     Patience,
@@ -18,6 +20,7 @@ from upsertq.exchange import (
     Script,
     Trouble,
     ask_all,
+    ask_script,
     bear,
     is_trouble,
     persistently,
@@ -25,12 +28,15 @@ from upsertq.exchange import (
     worst,
 )
 from upsertq.intake import MAX_POLL, PATIENCE_SECONDS, Circumstances
-from upsertq.keys import QueueKeys, queue_option
+from upsertq.keys import QueueKeys, ShardKeys, queue_option
 from upsertq.letter import Reason, decode_head
+from upsertq.queue import OTHER, QueueShape
 from upsertq.wire import UnknownEntry
 
 REPLAY: Final = Script.load("upsertq", "replay")
 DISCARD: Final = Script.load("upsertq", "discard")
+DAMAGED: Final = 2
+"""What the replay script returns for a letter that no worker could read."""
 CALL_LETTERS: Final = 100
 """Letters of one shard that one script call moves, while the server does nothing else."""
 CALL_SHARDS: Final = 16
@@ -39,23 +45,28 @@ CALL_SHARDS: Final = 16
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone."""
+    """What became of a plan so far: letters moved (replayed or discarded), how many were gone, how many were damaged.
+
+    A damaged letter cannot be replayed and stays where it is.
+    """
 
     moved: list[Pick] = field(default_factory=list)
     gone: int = 0
+    damaged: int = 0
 
     @property
     def done(self) -> int:
         """Letters dealt with."""
-        return len(self.moved) + self.gone
+        return len(self.moved) + self.gone + self.damaged
 
 
 def _ignore(_: Tally) -> None:
     """Watch nothing."""
 
 
-def replay(
+def replay(  # noqa: PLR0917 - the queue, the plan, the world
     keys: QueueKeys,
+    shape: QueueShape,
     picks: Sequence[Pick],
     tally: Tally,
     patience: Callable[[], Patience],
@@ -67,21 +78,23 @@ def replay(
 
     Raises:
         QueueFull: the server stayed out of memory.
+        QueueLost: the server lost the queue, or a shard of it.
         ServerUnavailable: the server stayed away.
         ServerRefused: the server refused.
     """
-    yield from _Move(REPLAY, "replay dead letters", keys, tally).all(picks, patience, watch)
+    yield from _Move(REPLAY, _replay_call, "replay dead letters", keys, shape, tally).all(picks, patience, watch)
 
 
-def discard(
+def discard(  # noqa: PLR0917 - as `replay`
     keys: QueueKeys,
+    shape: QueueShape,
     picks: Sequence[Pick],
     tally: Tally,
     patience: Callable[[], Patience],
     watch: Callable[[Tally], None] = _ignore,
 ) -> Conversation[None]:
     """Remove letters for good, and count them in `tally`; raises as `replay`."""
-    yield from _Move(DISCARD, "discard dead letters", keys, tally).all(picks, patience, watch)
+    yield from _Move(DISCARD, _discard_call, "discard dead letters", keys, shape, tally).all(picks, patience, watch)
 
 
 @dataclass(slots=True)
@@ -89,8 +102,10 @@ class _Move:
     """One pass over a plan. `unsure` are calls without an answer: what is gone at their repetition, they moved."""
 
     script: Script
+    call: Callable[[ShardKeys, str, Sequence[Pick]], tuple[list[str], list[Argument]]]
     what: str
     keys: QueueKeys
+    shape: QueueShape
     tally: Tally
     unsure: set[int] = field(default_factory=set)
 
@@ -102,13 +117,18 @@ class _Move:
         while waiting:
             shards = list(waiting)[:CALL_SHARDS]
             calls = [waiting[shard][:CALL_LETTERS] for shard in shards]
-            replies = yield from run_scripts(self.script, [self._call(call) for call in calls])
+            named = zip(map(self.keys.shard, shards), calls, strict=True)
+            replies = yield from run_scripts(
+                self.script, [self.call(keys, self.shape.incarnation, call) for keys, call in named]
+            )
             before = self.tally.done
             for shard, call, reply in zip(shards, calls, replies, strict=True):
                 if isinstance(reply, Failed):
                     if is_trouble(reply, Trouble.AWAY):
                         self.unsure.add(shard)
                     continue
+                if reply[0] == OTHER:
+                    check_incarnation(self.keys, shard, self.shape.incarnation, reply[1])
                 self._count(call, reply, sure=shard not in self.unsure)
                 self.unsure.discard(shard)
                 del waiting[shard][: len(call)]
@@ -123,19 +143,36 @@ class _Move:
 
     def _count(self, call: Sequence[Pick], reply: Sequence[int], *, sure: bool) -> None:
         for pick, moved in zip(call, reply, strict=True):
-            if moved or not sure:
+            if moved == DAMAGED:
+                self.tally.damaged += 1
+            elif moved or not sure:
                 self.tally.moved.append(pick)
             else:
                 self.tally.gone += 1
 
-    def _call(self, picks: Sequence[Pick]) -> tuple[list[str], list[str | bytes | int]]:
-        shard = self.keys.shard(picks[0].shard)
-        names = [shard.stream, shard.books, shard.dead, shard.dead_ids]
-        runs = {run: place for place, run in enumerate(dict.fromkeys(p.run for p in picks if p.run), len(names) + 1)}
-        arguments: list[str | bytes | int] = []
-        for pick in picks:
-            arguments += [pick.stream_id, runs.get(pick.run, 0)]
-        return [*names, *map(shard.run, runs)], arguments
+
+def _replay_call(shard: ShardKeys, incarnation: str, picks: Sequence[Pick]) -> tuple[list[str], list[Argument]]:
+    names = [shard.books, shard.lanes, shard.bell, shard.dead, shard.dead_ids]
+    spaces = _places((pick.namespace for pick in picks), len(names) + 1)
+    runs = _places((pick.run for pick in picks if pick.run), len(names) + len(spaces) + 1)
+    arguments: list[Argument] = [incarnation, len(picks)]
+    for pick in picks:
+        arguments += [pick.stream_id, spaces[pick.namespace], runs.get(pick.run, 0), pick.namespace, pick.run]
+    return [*names, *map(shard.stream, spaces), *map(shard.run, runs)], arguments
+
+
+def _discard_call(shard: ShardKeys, incarnation: str, picks: Sequence[Pick]) -> tuple[list[str], list[Argument]]:
+    names = [shard.books, shard.dead, shard.dead_ids]
+    runs = _places((pick.run for pick in picks if pick.run), len(names) + 1)
+    arguments: list[Argument] = [incarnation]
+    for pick in picks:
+        arguments += [pick.stream_id, runs.get(pick.run, 0), pick.run]
+    return [*names, *map(shard.run, runs)], arguments
+
+
+def _places(names: Iterable[str], first: int) -> dict[str, int]:
+    """The place of each name, once, among the keys of a script."""
+    return {name: place for place, name in enumerate(dict.fromkeys(names), first)}
 
 
 def _by_shard(picks: Sequence[Pick]) -> dict[int, list[Pick]]:
@@ -198,10 +235,7 @@ def _look(
 
 def _reason(keys: QueueKeys, shard: int, stream_id: str, patience: Patience) -> Conversation[Reason | None]:
     """Why the letter died; `None` when it is gone meanwhile."""
-
-    def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(HEADS, [([keys.shard(shard).dead], [stream_id, stream_id, 1])]))
-
+    ask = ask_script(HEADS, [([keys.shard(shard).dead], [stream_id, stream_id, 1])])
     (reply,) = yield from persistently(ask, patience, "read the dead letters")
     try:
         return decode_head(shard, stream_id, dict(zip(reply[0][1][::2], reply[0][1][1::2], strict=True))).verdict.reason

@@ -9,6 +9,7 @@ UpsertqError
     ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    ├── QueueLost              the server lost the queue, or a part of it, with the records in it
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
@@ -84,6 +85,25 @@ class ServerUnavailable(WorldError):  # noqa: N818
 
 class ServerRefused(WorldError):  # noqa: N818
     """The server answers and refuses: a wrong password, a missing permission, a key of a foreign type."""
+
+
+class QueueLost(WorldError):  # noqa: N818
+    """The server lost the queue, or a part of it: it was flushed, restarted without its data, or failed over to less.
+
+    Waiting and repeating do not help: what was pending must be loaded again.
+
+    Attributes:
+        queue: the queue's name.
+        what: what is missing.
+        pending: confirmed records of the caller that were pending at most; `None` where it enqueued nothing.
+    """
+
+    def __init__(self, queue: str, what: str, pending: int | None = None) -> None:
+        self.queue = queue
+        self.what = what
+        self.pending = pending
+        lost = "" if pending is None else f"; of the records confirmed here at most {pending:,} were pending"
+        super().__init__(f"the server lost queue '{queue}': {what}{lost}; load again what was not acknowledged")
 
 
 class NotFound(WorldError):  # noqa: N818

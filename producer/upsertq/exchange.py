@@ -105,6 +105,13 @@ def run_scripts(script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Ar
     return replies
 
 
+def ask_script(
+    script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+) -> Callable[[], Conversation[list[Any]]]:
+    """The conversation of `run_scripts`, for `persistently`."""
+    return lambda: run_scripts(script, calls)
+
+
 def is_trouble(reply: object, *troubles: Trouble) -> bool:
     """Whether a reply is a failure of one of these kinds."""
     return isinstance(reply, Failed) and reply.trouble in troubles

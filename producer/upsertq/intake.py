@@ -6,13 +6,13 @@ Everything that talks to the server is a conversation; `upsertq.client` and `ups
 import random
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
 import numpy.typing as npt
 
-from upsertq import books, queue, receipt
+from upsertq import books, queue, receipt, runs
 from upsertq.books import Books
 from upsertq.errors import InvalidRecord, ServerUnavailable, UsageError, WaitTimeout
 from upsertq.exchange import Conversation, Patience, Pause
@@ -119,7 +119,7 @@ class Intake:
             )
             self._packer = Packer(self._shape.shards)
             self._enqueuer = Enqueuer(
-                self.keys, self._shape.shards, self._limits, self._token, self._ledger_ms, self._max_dead
+                self.keys, self._shape, self._limits, self._token, self._ledger_ms, self._max_dead
             )
         return self._shape
 
@@ -177,10 +177,11 @@ class Intake:
 
         `ordinals` place them in a ledger that outlives us; `several` says that errors shall number the records.
         """
-        yield from self.open()
+        shape = yield from self.open()
         yield from self._fix_dimension(records, several)
         if run and run not in self._runs:
-            yield from queue.register_run(self.keys, checked_name("run", run), self._world.now_ms(), self._patience())
+            now = self._world.now_ms()
+            yield from runs.register_run(self.keys, shape, checked_name("run", run), now, self._patience())
             self._runs.add(run)
         yield from self.make_room()
         at = self._world.now_ms()
@@ -193,8 +194,8 @@ class Intake:
         """Fix the queue's dimension if nothing fixed it yet; returns the one that holds."""
         shape = yield from self.open()
         if shape.dimension is None:
-            found = yield from queue.claim_dimension(self.keys, dimension, self._patience())
-            self._shape = shape = QueueShape(shape.name, shape.shards, found)
+            found = yield from queue.claim_dimension(self.keys, shape, dimension, self._patience())
+            self._shape = shape = replace(shape, dimension=found)
         assert shape.dimension is not None  # noqa: S101 - it was there or was claimed
         return shape.dimension
 

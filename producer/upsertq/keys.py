@@ -11,11 +11,6 @@ from functools import cached_property
 from upsertq.errors import UsageError, shown
 
 PREFIX = "upsertq"
-GROUP = "upsertq"
-"""The one consumer group of every shard's stream."""
-CONSUMER = "holder"
-"""The one consumer name of every shard: the lease makes it exclusive, and a new holder finds the old one's work."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 MAX_SHARDS = 1024
 
@@ -50,17 +45,31 @@ class ShardKeys:
     queue: str
     shard: int
 
+    @cached_property
+    def tag(self) -> str:
+        """What every key of the shard begins with."""
+        return f"{PREFIX}:{{{self.queue}:{self.shard}}}:"
+
     def _key(self, name: str) -> str:
-        return f"{PREFIX}:{{{self.queue}:{self.shard}}}:{name}"
+        return self.tag + name
+
+    def stream(self, namespace: str) -> str:
+        """Stream of the pending entries of one lane; it is there while it has any."""
+        return self._key(f"stream:{namespace}")
 
     @cached_property
-    def stream(self) -> str:
-        """Stream of pending entries; its length is the backlog in entries."""
-        return self._key("stream")
+    def lanes(self) -> str:
+        """Set of the namespaces that have a stream now."""
+        return self._key("lanes")
+
+    @cached_property
+    def bell(self) -> str:
+        """Stream of the last 100 namespaces that entered `lanes`, for a reader to wait on."""
+        return self._key("bell")
 
     @cached_property
     def books(self) -> str:
-        """Hash of the shard's counters."""
+        """Hash of the shard's counters, its incarnation, its clock and what is known of its holders."""
         return self._key("books")
 
     @cached_property
@@ -77,11 +86,6 @@ class ShardKeys:
     def dead_ids(self) -> str:
         """Hash: namespace NUL id to the sequence of its newest dead or replaying version."""
         return self._key("dead:ids")
-
-    @cached_property
-    def suspects(self) -> str:
-        """Hash: stream id of an entry that is worked on with care, to what a worker's death would say of it."""
-        return self._key("suspects")
 
     def run(self, run: str) -> str:
         """Hash of the counters of one run in this shard."""
@@ -112,12 +116,12 @@ class QueueKeys:
 
     @cached_property
     def meta(self) -> str:
-        """Hash: format version, shard count, dimension once known, creation time."""
+        """Hash: format version, incarnation, state, shard count, dimension once known, creation time."""
         return self._key("meta")
 
     @cached_property
     def runs(self) -> str:
-        """Hash: run name to the time in milliseconds when a producer first used it."""
+        """Hash: run name to when it began and was sealed, as JSON with times in milliseconds."""
         return self._key("runs")
 
     @cached_property
@@ -126,9 +130,14 @@ class QueueKeys:
         return self._key("workers")
 
     @cached_property
-    def lanes(self) -> str:
+    def paused(self) -> str:
         """Hash: paused lanes with reasons."""
-        return self._key("lanes")
+        return self._key("paused")
+
+    @cached_property
+    def pace(self) -> str:
+        """Hash: the pace that the workers share."""
+        return self._key("pace")
 
     @cached_property
     def loads(self) -> str:

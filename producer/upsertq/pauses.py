@@ -67,7 +67,7 @@ def one_line(text: str) -> str:
 
 def read_pauses(keys: QueueKeys, patience: Patience) -> Conversation[dict[str, Paused]]:
     """Every paused scope."""
-    (reply,) = yield from persistently(ask_all([["HGETALL", keys.lanes]]), patience, "read the paused lanes")
+    (reply,) = yield from persistently(ask_all([["HGETALL", keys.paused]]), patience, "read the paused lanes")
     return of_reply(reply)
 
 
@@ -84,7 +84,7 @@ def set_pause(
         if wanted.message in {before.message, NO_MESSAGE}:
             return before, before
         now = replace(wanted, since=before.since)
-    yield from persistently(ask_all([["HSET", keys.lanes, scope, note(now)]]), patience, f"pause {spoken(scope)}")
+    yield from persistently(ask_all([["HSET", keys.paused, scope, note(now)]]), patience, f"pause {spoken(scope)}")
     return before, now
 
 
@@ -92,12 +92,12 @@ def clear_pause(
     keys: QueueKeys, scope: str | None, patience: Patience
 ) -> Conversation[tuple[dict[str, Paused], dict[str, Paused]]]:
     """End the pause of a scope, or every pause (`None`), whoever noted it; returns those ended and those left."""
-    (reply,) = yield from persistently(ask_all([["HGETALL", keys.lanes]]), patience, "read the paused lanes")
+    (reply,) = yield from persistently(ask_all([["HGETALL", keys.paused]]), patience, "read the paused lanes")
     before = of_reply(reply)
     # all: by name, so that a pause of this very moment stays, and with those whose notes nobody can read
     fields = [scope] if scope is not None else list(pairs(reply))
     if fields:
-        yield from persistently(ask_all([["HDEL", keys.lanes, *fields]]), patience, "end the pause")
+        yield from persistently(ask_all([["HDEL", keys.paused, *fields]]), patience, "end the pause")
     ended = {name: paused for name, paused in before.items() if scope in {None, name}}
     return ended, {name: paused for name, paused in before.items() if name not in ended}
 

@@ -1,15 +1,16 @@
-"""Owns the producer's side of the queue on the server: creating it, its dimension, its runs, and enqueuing.
+"""Owns the producer's side of the queue on the server: creating it, finding it, its dimension, and enqueuing.
 
 Everything here is a conversation (see `upsertq.exchange`); it never opens a connection and never sleeps.
 """
 
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
+from upsertq.errors import NotFound, QueueFull, QueueLost, QueueMismatch, ServerRefused, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -19,6 +20,7 @@ from upsertq.exchange import (
     Script,
     Trouble,
     ask_all,
+    ask_script,
     giving_up,
     persistently,
     run_scripts,
@@ -28,24 +30,36 @@ from upsertq.keys import MAX_SHARDS, QueueKeys
 from upsertq.pack import Packer, Parcel
 from upsertq.wire import FORMAT, encode
 
-DEFAULT_SHARDS: Final = 8
+DEFAULT_SHARDS: Final = 16
 CALL_BYTES: Final = 2_000_000
 """Bytes after which one enqueue call to a shard is closed: enough to make the round trip cheap."""
 CALL_ENTRIES: Final = 64
+RUN_PLACE: Final = 5
+"""Place of the run's books among the keys of the enqueue script."""
 BACKLOG_FULL: Final = "the backlog is at its limit"
 """Why an enqueue pauses while workers have to make room."""
 
+META: Final = ("format", "incarnation", "shards", "dimension", "state")
+OTHER: Final = -1
+"""What a script returns first where it was called with another incarnation than the keys': it did nothing."""
+
 CREATE = Script.load("upsertq", "create")
+FOUND = Script.load("upsertq", "found")
+DIMENSION = Script.load("upsertq", "dimension")
 ENQUEUE = Script.load("upsertq", "enqueue")
 
 
 @dataclass(frozen=True, slots=True)
 class QueueShape:
-    """What a queue is: fixed at creation, but for the dimension, which its first dense record fixes."""
+    """What a queue is: fixed at creation, but for the dimension, which its first dense record fixes.
+
+    `incarnation` tells it from every queue that had its name before: scripts are called with it, and refuse another.
+    """
 
     name: str
     shards: int
     dimension: int | None
+    incarnation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +82,16 @@ def _part(limit: int | None, shards: int) -> int:
 
 
 def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patience) -> Conversation[QueueShape]:
-    """Create the queue if it is not there; `shards` is what it must have, `None` for whatever it has (or 8).
+    """Create the queue if it is not there; `shards` is what it must have, `None` for whatever it has (or 16).
 
     Raises:
         QueueMismatch: it has another number of shards, or a format that this program does not know.
+        QueueLost: the server lost a part of it.
     """
     wanted = DEFAULT_SHARDS if shards is None else shards
     if not 1 <= wanted <= MAX_SHARDS:
         raise UsageError(f"a queue cannot have {wanted} shards: choose 1 to {MAX_SHARDS}")
-
-    def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(CREATE, [([keys.meta], [FORMAT, wanted, now_ms])]))
-
+    ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
     shape = _shape(keys.queue, reply)
     if shards is not None and shape.shards != shards:
@@ -87,49 +99,65 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
             f"queue '{keys.queue}' has {shape.shards} shards, not {shards}: the number is fixed at creation; "
             f"leave the option out, or choose another queue name"
         )
+    yield from _check_shards(keys, shape, patience, complete=reply[4] == b"creating")
     return shape
 
 
 def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
-    """What an existing queue is; `NotFound` when there is none, so that a mistyped name creates nothing."""
-    ask = ask_all([["HMGET", keys.meta, "format", "shards", "dimension"]])
+    """What an existing queue is; `NotFound` when there is none, so that a mistyped name creates nothing.
+
+    Raises as `open_queue`.
+    """
+    ask = ask_all([["HMGET", keys.meta, *META]])
     (reply,) = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
-    if reply[0] is None and reply[1] is None:
+    if not any(reply):
         raise NotFound(
             f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
         )
-    return _shape(keys.queue, reply)
+    shape = _shape(keys.queue, reply)
+    yield from _check_shards(keys, shape, patience, complete=reply[4] == b"creating")
+    return shape
 
 
 def _shape(queue: str, reply: Sequence[Any]) -> QueueShape:
-    version, shards, dimension = reply[0] or b"", reply[1] or b"", reply[2] or b""
-    if version != b"%d" % FORMAT or not shards.isdigit() or not (dimension or b"0").isdigit():
-        found = version.decode("ascii", "backslashreplace") or "none"
-        newer = version.isdigit() and int(version) > FORMAT
-        cure = "upgrade upsertq" if newer else "choose another queue name: these keys were not made by upsertq"
-        raise QueueMismatch(f"queue '{queue}' has format version {found}, this program knows {FORMAT}: {cure}")
-    return QueueShape(queue, int(shards), int(dimension) if dimension else None)
+    version, incarnation, shards, dimension, state = (part or b"" for part in reply[: len(META)])
+    sound = shards.isdigit() and (dimension or b"0").isdigit() and incarnation and state in {b"creating", b"ready"}
+    if version == b"%d" % FORMAT and sound:
+        return QueueShape(queue, int(shards), int(dimension) if dimension else None, incarnation.decode("ascii"))
+    found = version.decode("ascii", "backslashreplace") or "none"
+    cure = "choose another queue name: these keys were not made by upsertq"
+    if version.isdigit() and int(version) > FORMAT:
+        cure = "upgrade upsertq"
+    elif version.isdigit() and 0 < int(version) < FORMAT:
+        cure = "drain it with the version of upsertq that made it, or choose another queue name"
+    raise QueueMismatch(f"queue '{queue}' has format version {found}, this program knows {FORMAT}: {cure}")
 
 
-def claim_dimension(keys: QueueKeys, dimension: int, patience: Patience) -> Conversation[int]:
-    """Fix the queue's dimension unless it is fixed; returns the one that holds."""
-    ask = ask_all([["HSETNX", keys.meta, "dimension", dimension], ["HGET", keys.meta, "dimension"]])
-    replies = yield from persistently(ask, patience, "fix the queue's dimension")
-    return int(replies[1])
+def _check_shards(keys: QueueKeys, shape: QueueShape, patience: Patience, *, complete: bool) -> Conversation[None]:
+    """Hold every shard to the queue's incarnation, or first `complete` a creation that may have been interrupted."""
+    arguments = [shape.incarnation, "1" if complete else ""]
+    ask = ask_script(FOUND, [([keys.shard(shard).books], arguments) for shard in range(shape.shards)])
+    replies = yield from persistently(ask, patience, f"look at the shards of queue '{keys.queue}'")
+    for shard, (found,) in enumerate(replies):
+        books.check_incarnation(keys, shard, shape.incarnation, found)
+    if complete:
+        ask = ask_script(CREATE, [([keys.meta], [shape.incarnation, FORMAT, shape.shards, 0, "ready"])])
+        (reply,) = yield from persistently(ask, patience, f"create the queue '{keys.queue}'")
+        if reply[1] != shape.incarnation.encode():
+            raise QueueLost(keys.queue, f"the key '{keys.meta}' is gone while the queue was created")
 
 
-def register_run(keys: QueueKeys, run: str, now_ms: int, patience: Patience) -> Conversation[None]:
-    """Make the run known to the queue; a second time changes nothing."""
-    yield from persistently(ask_all([["HSETNX", keys.runs, run, now_ms]]), patience, f"register the run '{run}'")
+def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience: Patience) -> Conversation[int]:
+    """Fix the queue's dimension unless it is fixed; returns the one that holds.
 
-
-def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[int]:
-    """When the run was first used, in milliseconds; `NotFound` when the queue does not know it."""
-    ask = ask_all([["HGET", keys.runs, run]])
-    (reply,) = yield from persistently(ask, patience, f"find the run '{run}'")
-    if reply is None:
-        raise NotFound(f"queue '{keys.queue}' has no run '{run}': check the name with `upsertq status`")
-    return int(reply)
+    Raises:
+        QueueLost: the server lost the queue's meta data.
+    """
+    ask = ask_script(DIMENSION, [([keys.meta], [shape.incarnation, dimension])])
+    (reply,) = yield from persistently(ask, patience, "fix the queue's dimension")
+    if reply[0] == OTHER:
+        raise QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue")
+    return int(reply[0])
 
 
 def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
@@ -151,15 +179,23 @@ class Enqueuer:
 
     `token` names its ledger on the server and `ledger_ms` how long that lives after the last call: until then a call
     that is repeated, by this process or by its successor, enqueues nothing twice. `max_dead` is the number of dead
-    letters in the queue at which nothing more is enqueued; `None` is no limit.
+    letters in the queue at which nothing more is enqueued; `None` is no limit. `confirmed` counts the records of each
+    shard that were confirmed to this producer, `pending` all that were pending there at the last call.
     """
 
     keys: QueueKeys
-    shards: int
+    shape: QueueShape
     limits: Limits
     token: str
     ledger_ms: int
     max_dead: int | None = None
+    confirmed: dict[int, int] = field(default_factory=dict)
+    pending: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def at_risk(self) -> int:
+        """Records confirmed to this producer that are pending at most, as far as it was told."""
+        return sum(min(confirmed, self.pending[shard]) for shard, confirmed in self.confirmed.items())
 
     def enqueue(self, packer: Packer, patience: Callable[[], Patience]) -> Conversation[None]:
         """Enqueue all ready parcels, in order within each shard; whatever is not confirmed stays in the packer.
@@ -169,6 +205,7 @@ class Enqueuer:
         Raises:
             QueueFull: the backlog stayed at its limit, or the server out of memory.
             TooManyDead: the queue has `max_dead` dead letters or more; at once, for waiting does not help.
+            QueueLost: the server lost the queue, or a shard of it; at once.
             ServerUnavailable: the server stayed away.
             ServerRefused: the server refused.
         """
@@ -177,11 +214,7 @@ class Enqueuer:
             yield from self._check_dead(waiting)
             sent = self._calls(packer)
             replies = yield from run_scripts(ENQUEUE, [self._call(parcels) for parcels in sent])
-            progress, full = 0, False
-            for parcels, reply in zip(sent, replies, strict=True):
-                if not isinstance(reply, Failed):
-                    progress += packer.confirm(parcels[0].shard, int(reply[0]))
-                    full = full or int(reply[0]) < len(parcels)
+            progress, full = self._confirm(packer, sent, replies)
             failure = worst(replies)
             if failure is not None and failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
                 raise ServerRefused(f"cannot enqueue: the server refuses: {failure.message}")
@@ -194,11 +227,30 @@ class Enqueuer:
                 raise self._giving_up(failure, waiting, packer)
             yield Pause(pause.seconds, BACKLOG_FULL if failure is None else failure.message)
 
+    def _confirm(self, packer: Packer, sent: Sequence[Sequence[Parcel]], replies: Sequence[Any]) -> tuple[int, bool]:
+        """Tell the packer what is enqueued: returns how many records, and whether a shard left some out."""
+        progress, full, lost = 0, False, dict[int, bytes]()
+        for parcels, reply in zip(sent, replies, strict=True):
+            shard = parcels[0].shard
+            if isinstance(reply, Failed):
+                continue
+            if reply[0] == OTHER:
+                lost[shard] = reply[1]
+                continue
+            records = packer.confirm(shard, int(reply[0]))
+            self.confirmed[shard] = self.confirmed.get(shard, 0) + records
+            self.pending[shard] = int(reply[1])
+            progress += records
+            full = full or int(reply[0]) < len(parcels)
+        for shard, found in lost.items():
+            books.check_incarnation(self.keys, shard, self.shape.incarnation, found, self.at_risk)
+        return progress, full
+
     def _check_dead(self, patience: Patience) -> Conversation[None]:
         """Count the queue's dead letters before each round of calls: the limit is of the whole queue, exactly."""
         if self.max_dead is None:
             return
-        found = yield from books.read(self.keys, self.shards, "", patience)
+        found = yield from books.read(self.keys, self.shape.shards, "", patience, self.shape.incarnation)
         if found.dead >= self.max_dead:
             raise TooManyDead(self.keys.queue, found.dead, self.max_dead)
 
@@ -219,16 +271,20 @@ class Enqueuer:
 
     def _call(self, parcels: Sequence[Parcel]) -> tuple[list[str], list[Argument]]:
         shard = self.keys.shard(parcels[0].shard)
-        keys = [shard.stream, shard.books, shard.ledger(self.token)]
-        if parcels[0].entry.run:
-            keys.append(shard.run(parcels[0].entry.run))
-        records, size = self.limits.of_shard(self.shards)
-        arguments: list[Argument] = [records, size, self.ledger_ms, len(parcels)]
+        names = [shard.books, shard.lanes, shard.bell, shard.ledger(self.token)]
+        run = parcels[0].entry.run
+        if run:
+            names.append(shard.run(run))
+        spaces = dict.fromkeys(parcel.entry.namespace for parcel in parcels)
+        places = {space: at for at, space in enumerate(spaces, len(names) + 1)}
+        records, size = self.limits.of_shard(self.shape.shards)
+        arguments: list[Argument] = [self.shape.incarnation, records, size, self.ledger_ms, RUN_PLACE if run else 0]
+        arguments.append(len(parcels))
         for parcel in parcels:
-            fields = encode(parcel.entry)
-            arguments += [parcel.entry.namespace, parcel.first, parcel.last, len(parcel.entry.ids), parcel.entry.size]
-            arguments += [len(fields), *fields]
-        return keys, arguments
+            entry, fields = parcel.entry, encode(parcel.entry)
+            arguments += [places[entry.namespace], entry.namespace, parcel.first, parcel.last]
+            arguments += [len(entry.ids), entry.size, len(fields), *fields]
+        return [*names, *map(shard.stream, spaces)], arguments
 
     def _giving_up(self, failure: Failed | None, waited: Patience, packer: Packer) -> Exception:
         if failure is not None:

@@ -13,6 +13,7 @@ from upsertq import books
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, ask_all, named, persistently
 from upsertq.keys import QueueKeys
+from upsertq.runs import decode_run
 
 DEFAULT_NAMESPACE: Final = "__default__"
 LSN: Final = "lsn:"
@@ -87,7 +88,7 @@ def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversa
         retries=_sum(parts, "retries"),
         posted_bytes=_sum(parts, "posted"),
         lsn=_lsn_of(parts),
-        first_enqueued_at=_time(int(first or 0)),
+        first_enqueued_at=_time(_begun(first) if run else int(first or 0)),
         last_settled_at=_time(max(int(part.get("settled_at", 0)) for part in parts)),
     )
 
@@ -95,6 +96,10 @@ def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversa
 def spoken(time: datetime | None) -> str | None:
     """A time as ISO 8601 with milliseconds, `2026-01-31T23:59:59.123Z`."""
     return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _begun(noted: bytes | None) -> int:
+    return 0 if noted is None else decode_run(noted).begun
 
 
 def _sum(parts: list[dict[str, bytes]], name: str) -> int:

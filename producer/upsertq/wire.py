@@ -11,7 +11,7 @@ import orjson
 
 from upsertq.errors import QueueMismatch
 
-FORMAT = 1
+FORMAT = 2
 """Version of the entry format and of the key layout; a queue of another version is refused."""
 OP_UPSERT = "upsert"
 ENTRY_RECORDS = 25

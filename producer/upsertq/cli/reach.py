@@ -10,7 +10,7 @@ from typing import Any
 import click
 import orjson
 
-from upsertq import queue
+from upsertq import queue, runs
 from upsertq.cli.options import server_url
 from upsertq.exchange import Patience
 from upsertq.intake import Circumstances
@@ -38,7 +38,7 @@ class Reached:
     def check_run(self, run: str | None) -> None:
         """Raise `NotFound` for a run that the queue does not know."""
         if run is not None:
-            self.server.hold(queue.find_run(self.keys, run, self.patience()))
+            self.server.hold(runs.find_run(self.keys, run, self.patience()))
 
 
 @contextmanager
