@@ -25,8 +25,8 @@ from upsertq.letter import Reason
 from upsertq.pauses import Paused
 from upsertq.queue import Limits, QueueShape
 from upsertq.server import AsyncServer
-from upsertq_worker.seams import NEW
-from upsertq_worker.stream import RedisQueue
+from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from transitions_raw import LossyServer, RawShard
     from upsertq.dead import Plan
     from upsertq.exchange import Patience
-    from upsertq_worker.seams import Delivery
-    from upsertq_worker.versions import Settlement
+    from upsertq_worker.queue.protocols import Delivery
+    from upsertq_worker.ordering.model import Settlement
 
 SHARDS: Final = 2
 SHAPE: Final = QueueShape("", SHARDS, 1)

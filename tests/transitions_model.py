@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from upsertq_worker.versions import Fate
+from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ from upsertq.keys import shard_of
 from upsertq.letter import Reason, Verdict
 from upsertq.record import make_records
 from upsertq.wire import Record, one_record
-from upsertq_worker.versions import Fate, Grave, Settlement
+from upsertq_worker.ordering.model import Fate, Grave, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from transitions_raw import LossyServer, RawShard
     from upsertq.queue import Limits
     from upsertq.wire import Entry
-    from upsertq_worker.stream import RedisQueue
+    from upsertq_worker.queue.redis_queue import RedisQueue
 
 WORLD = Circumstances(time.monotonic, time.time, random.Random(7))
 

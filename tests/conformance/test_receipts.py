@@ -22,17 +22,17 @@ from upsertq.letter import Reason
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import decode
-from upsertq_worker.postage import Postage
-from upsertq_worker.seams import NEW
-from upsertq_worker.stream import RedisQueue
-from upsertq_worker.versions import Settlement
+from upsertq_worker.queue.usage import Postage
+from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.ordering.model import Settlement
 
 if TYPE_CHECKING:
     from conftest import Backend
     from upsertq import Receipt
     from upsertq.exchange import Patience
     from upsertq.letter import Verdict
-    from upsertq_worker.seams import Delivery
+    from upsertq_worker.queue.protocols import Delivery
 
 KEYS = QueueKeys("q")
 SHARDS = 2

@@ -14,17 +14,17 @@ from upsertq.keys import QueueKeys
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import decode
-from upsertq_worker.seams import NEW
-from upsertq_worker.stream import RedisQueue
+from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.redis_queue import RedisQueue
 from upsertq_worker.suspicion import Mark, Stage
-from upsertq_worker.versions import Settlement
+from upsertq_worker.ordering.model import Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Backend
     from servers import RealServer, ServerKind
-    from upsertq_worker.seams import Delivery
+    from upsertq_worker.queue.protocols import Delivery
 
 SHARDS = 2
 KEYS = QueueKeys("q")

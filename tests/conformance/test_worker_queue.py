@@ -21,9 +21,9 @@ from upsertq.letter import Reason, Verdict
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import decode, one_record
-from upsertq_worker.seams import NEW
-from upsertq_worker.stream import RedisQueue
-from upsertq_worker.versions import Grave, Settlement
+from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.ordering.model import Grave, Settlement
 from waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from conftest import Backend
     from servers import RealServer, ServerKind
-    from upsertq_worker.seams import Delivery
+    from upsertq_worker.queue.protocols import Delivery
 
 SHARDS = 2
 LEASE = 30.0

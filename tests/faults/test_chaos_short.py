@@ -89,7 +89,7 @@ def producers(directory: Path) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             words = (process / "cmdline").read_bytes()
-            if b"upsertq_worker.chaos.putting" in words and str(directory).encode() in words:
+            if b"upsertq_chaos.putting" in words and str(directory).encode() in words:
                 found.append(int(process.name))
     return sorted(found)
 

@@ -21,18 +21,18 @@ from upsertq.keys import QueueKeys
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq_emulator.app import Emulator
-from upsertq_worker.batch import BatchLimits
-from upsertq_worker.desk import Settings
-from upsertq_worker.drain import Drain
-from upsertq_worker.index import HttpIndex, IndexAddress
-from upsertq_worker.stream import RedisQueue
+from upsertq_worker.delivery.batcher import BatchLimits
+from upsertq_worker.context import Settings
+from upsertq_worker.worker import Drain
+from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
+from upsertq_worker.queue.redis_queue import RedisQueue
 from waiting import wait_until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from servers import RealServer, ServerKind
-    from upsertq_worker.desk import Tally
+    from upsertq_worker.context import Tally
 
 SHARDS = 4
 DEADLINE = 30.0

@@ -15,8 +15,8 @@ import pytest
 
 from servers import free_port
 from upsertq import __version__
-from upsertq_worker.answer import BODY_MAX, Answer, TransportFailure, TransportKind
-from upsertq_worker.index import HttpIndex, IndexAddress
+from upsertq_worker.delivery.response import BODY_MAX, Answer, TransportFailure, TransportKind
+from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.backoff import RETRY_AFTER_MAX, RETRY_AFTER_SMEAR, Backoff, RetryBudget, retry_delay
+from upsertq_worker.flow.backoff import RETRY_AFTER_MAX, RETRY_AFTER_SMEAR, Backoff, RetryBudget, retry_delay
 
 BACKOFFS = st.tuples(st.floats(1e-3, 10), st.floats(1, 100)).map(lambda pair: Backoff(pair[0], pair[0] * pair[1]))
 PREVIOUS = st.none() | st.floats(0, 1e6)

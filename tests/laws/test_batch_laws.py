@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.wire import Entry, Record, pack
-from upsertq_worker.batch import Batch, Batcher, BatchLimits
-from upsertq_worker.hold import Hold
-from upsertq_worker.versions import Fate
+from upsertq_worker.delivery.batcher import Batch, Batcher, BatchLimits
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.model import Fate
 
 RNG = np.random.default_rng(7)
 ENTRY = 25

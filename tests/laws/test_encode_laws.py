@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from upsertq.record import make_record
 from upsertq.wire import pack
-from upsertq_worker.encode import Encoder, join, overhead
+from upsertq_worker.delivery.encoder import Encoder, join, overhead
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 VALUES = TEXTS | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e300, 1e300) | st.lists(TEXTS, max_size=3)

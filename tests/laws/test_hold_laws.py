@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from upsertq.letter import Reason, Verdict
 from upsertq.wire import Entry
-from upsertq_worker.hold import Hold
-from upsertq_worker.versions import RECORD_WEIGHT, Fate, Version
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.model import RECORD_WEIGHT, Fate, Version
 
 VERDICT = Verdict(Reason.REFUSED)
 QUARANTINE = 5.0

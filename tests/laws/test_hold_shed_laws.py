@@ -10,12 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from upsertq.letter import Reason, Verdict
 from upsertq.wire import Entry
-from upsertq_worker.hold import Hold
-from upsertq_worker.lines import sendable
-from upsertq_worker.versions import RECORD_WEIGHT, Fate
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.ready import sendable
+from upsertq_worker.ordering.model import RECORD_WEIGHT, Fate
 
 if TYPE_CHECKING:
-    from upsertq_worker.versions import Held, Version
+    from upsertq_worker.ordering.model import Held, Version
 
 QUARANTINE: Final = 5.0
 VERDICT: Final = Verdict(Reason.CRASH_LOOP)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.isolate import MOST_CULPRITS, Part, Search, request_budget, take_apart
+from upsertq_worker.delivery.bisect import MOST_CULPRITS, Part, Search, request_budget, take_apart
 
 if TYPE_CHECKING:
     import random

@@ -8,9 +8,9 @@ import math
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from upsertq_worker.answer import DETAILS_MAX, MESSAGE_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
-from upsertq_worker.backoff import RETRY_AFTER_MAX
-from upsertq_worker.judge import (
+from upsertq_worker.delivery.response import DETAILS_MAX, MESSAGE_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
+from upsertq_worker.flow.backoff import RETRY_AFTER_MAX
+from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,
     LaneRefused,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.pauses import QUEUE, Paused, scope_of
-from upsertq_worker.lanes import PROBE, Lanes
+from upsertq_worker.flow.pauses import PROBE, Lanes
 
 RNGS = st.integers(0, 2**32).map(random.Random)
 SCOPES = st.sampled_from([QUEUE, scope_of(""), scope_of("a"), scope_of("queue")])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from upsertq_worker.places import Place, before, later, place_of
-from upsertq_worker.seams import NEW
+from upsertq_worker.queue.protocols import NEW
 
 SPACES: Final = "abc"
 numbers = st.integers(0, 2**64 - 1)

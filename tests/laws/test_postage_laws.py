@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.wire import Entry
-from upsertq_worker.postage import MOST_RUNS, Meter
-from upsertq_worker.versions import Chain, Held, Settlement, Version
+from upsertq_worker.queue.usage import MOST_RUNS, Meter
+from upsertq_worker.ordering.model import Chain, Held, Settlement, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from upsertq_worker.postage import Postage
+    from upsertq_worker.queue.usage import Postage
 
 RUNS = st.sampled_from(("", "a", "b", "c"))
 REQUESTS = st.tuples(

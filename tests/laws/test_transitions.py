@@ -75,12 +75,12 @@ def test_transitions(site: Site) -> None:
 
 PLANTED: Final = {
     "a fenced worker settles": (
-        "upsertq_worker.stream.SETTLE",
+        "upsertq_worker.queue.redis_queue.SETTLE",
         "if current ~= ARGV[2] then return {0, current or ''} end",
         "if current ~= ARGV[2] then current = nil end",
     ),
     "a replayed letter stays": ("upsertq.dead_moves.REPLAY", "redis.call('XDEL', KEYS[3], dead_id)", ""),
-    "newer versions are forgotten": ("upsertq_worker.stream.SETTLE", "if replaying and acked then", "if false then"),
+    "newer versions are forgotten": ("upsertq_worker.queue.redis_queue.SETTLE", "if replaying and acked then", "if false then"),
 }
 """Bugs: the script, a line of it, and what stands there instead."""
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from temper import REFUSED, Mood, Poison, Temper
 from upsertq.keys import shard_of
-from upsertq_worker.batch import BatchLimits
-from upsertq_worker.desk import Settings
+from upsertq_worker.delivery.batcher import BatchLimits
+from upsertq_worker.context import Settings
 from weather import Mishap, Outage, Trouble, Weather
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import orjson
 
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
-from upsertq_worker.isolate import MOST_CULPRITS
+from upsertq_worker.delivery.bisect import MOST_CULPRITS
 from upsertq_worker.suspicion import DEATHS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from upsertq.books import Books
     from upsertq.wire import Entry
-    from upsertq_worker.versions import Grave, Settlement
+    from upsertq_worker.ordering.model import Grave, Settlement
 
 Key = tuple[str, str]
 """Namespace and id."""

@@ -20,8 +20,8 @@ from queue_link import QueueLink
 from upsertq import wire
 from upsertq.errors import WorldError
 from upsertq.pauses import by_hand, scope_of
-from upsertq_worker.desk import Settings
-from upsertq_worker.drain import Drain
+from upsertq_worker.context import Settings
+from upsertq_worker.worker import Drain
 from virtual_time import Process, TimeStandsStill, VirtualLoop
 from weather import Outage
 

@@ -14,7 +14,7 @@ from model_letters import Letters
 from upsertq import wire
 from upsertq.books import COUNTERS, REASON, Books, total
 from upsertq.letter import mark_field
-from upsertq_worker.seams import NEW, Delivery, Grant
+from upsertq_worker.queue.protocols import NEW, Delivery, Grant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.postage import Postage
-    from upsertq_worker.versions import Settlement
+    from upsertq_worker.queue.usage import Postage
+    from upsertq_worker.ordering.model import Settlement
     from virtual_time import VirtualLoop
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from upsertq.keys import shard_of
-from upsertq_worker.answer import Answer, TransportFailure, TransportKind
+from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
 from weather import Trouble
 
 if TYPE_CHECKING:

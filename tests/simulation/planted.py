@@ -13,23 +13,23 @@ from planted_reading import PLANTED_READING
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
 from upsertq_worker import sender
-from upsertq_worker.hold import Hold
-from upsertq_worker.judge import Accepted, ShortAck, judge
-from upsertq_worker.leases import Leases
-from upsertq_worker.reader import Reader
-from upsertq_worker.sender import Sender
-from upsertq_worker.settler import Settler
-from upsertq_worker.versions import Fate
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
+from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.reader import Reader
+from upsertq_worker.delivery.sender import Sender
+from upsertq_worker.queue.settler import Settler
+from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.batch import Batch
-    from upsertq_worker.desk import Desk
-    from upsertq_worker.judge import Outcome
-    from upsertq_worker.seams import Delivery
-    from upsertq_worker.versions import Chain, Settlement, Version
+    from upsertq_worker.delivery.batcher import Batch
+    from upsertq_worker.context import Desk
+    from upsertq_worker.delivery.outcome import Outcome
+    from upsertq_worker.queue.protocols import Delivery
+    from upsertq_worker.ordering.model import Chain, Settlement, Version
 
 
 def acknowledged_before_sent() -> AbstractContextManager[Any]:

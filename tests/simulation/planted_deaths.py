@@ -11,19 +11,19 @@ from model_letters import Letters
 from queue_link import QueueLink
 from upsertq.letter import Reason
 from upsertq_worker import aftermath, consequence
-from upsertq_worker.aftermath import Aftermath
-from upsertq_worker.hold import Hold
-from upsertq_worker.isolate import Search
-from upsertq_worker.judge import LaneRefused
-from upsertq_worker.versions import Fate, Settlement
+from upsertq_worker.delivery.apply import Aftermath
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.delivery.bisect import Search
+from upsertq_worker.delivery.outcome import LaneRefused
+from upsertq_worker.ordering.model import Fate, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.consequence import Facts
-    from upsertq_worker.judge import Outcome
-    from upsertq_worker.versions import Version
+    from upsertq_worker.delivery.policy import Facts
+    from upsertq_worker.delivery.outcome import Outcome
+    from upsertq_worker.ordering.model import Version
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from upsertq_worker.hold import Hold
+from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.marks import Marks
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from upsertq.errors import ServerUnavailable
-from upsertq_worker.seams import NEW
+from upsertq_worker.queue.protocols import NEW
 from weather import Mishap
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from upsertq.books import Books
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.seams import Delivery, Grant
-    from upsertq_worker.versions import Settlement
+    from upsertq_worker.queue.protocols import Delivery, Grant
+    from upsertq_worker.ordering.model import Settlement
     from virtual_time import Process, VirtualLoop
     from weather import Weather
 

@@ -19,10 +19,10 @@ from model_service import records_of
 from queue_link import QueueLink
 from upsertq import wire
 from upsertq.pauses import QUEUE, by_hand, scope_of
-from upsertq_worker.answer import Answer, TransportFailure, TransportKind
-from upsertq_worker.desk import Settings
-from upsertq_worker.drain import Drain
-from upsertq_worker.seams import NEW
+from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
+from upsertq_worker.context import Settings
+from upsertq_worker.worker import Drain
+from upsertq_worker.queue.protocols import NEW
 from virtual_time import Process, VirtualLoop
 from weather import Weather
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from upsertq_worker.answer import Answer
+from upsertq_worker.delivery.response import Answer
 
 if TYPE_CHECKING:
     import random

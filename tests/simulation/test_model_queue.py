@@ -18,17 +18,17 @@ from upsertq.keys import QueueKeys
 from upsertq.letter import Reason, Verdict, decode_letter
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
-from upsertq_worker.postage import Postage
-from upsertq_worker.seams import NEW
-from upsertq_worker.stream import RedisQueue
-from upsertq_worker.versions import Grave, Settlement
+from upsertq_worker.queue.usage import Postage
+from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.ordering.model import Grave, Settlement
 from virtual_time import VirtualLoop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from conftest import Backend
-    from upsertq_worker.seams import Delivery
+    from upsertq_worker.queue.protocols import Delivery
 
 SHARDS = 2
 LEASE = 60.0

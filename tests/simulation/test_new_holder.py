@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from scripted import SIZE, Reaction, World
-from upsertq_worker.desk import Settings
+from upsertq_worker.context import Settings
 from upsertq_worker.suspicion import DEATHS
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from planted import PLANTED
 from upsertq import wire
 from upsertq.letter import Reason, Verdict
 from upsertq_worker import suspicion
-from upsertq_worker.versions import Grave, Settlement
+from upsertq_worker.ordering.model import Grave, Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

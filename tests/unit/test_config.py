@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from upsertq.errors import UsageError
-from upsertq_worker.config import WorkConfig
-from upsertq_worker.index import is_loopback
+from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.edge.http_index import is_loopback
 
 KEY = "pcsk_very-secret"
 HOST = "my-index-abc123.svc.pinecone.io"

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from upsertq.letter import Reason
-from upsertq_worker.answer import Refusal, TransportFailure, TransportKind
-from upsertq_worker.consequence import Again, Convict, Facts, Land, Pause, Split, follow
-from upsertq_worker.isolate import Part
-from upsertq_worker.judge import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge
-from upsertq_worker.wording import ADVICE
+from upsertq_worker.delivery.response import Refusal, TransportFailure, TransportKind
+from upsertq_worker.delivery.policy import Again, Convict, Facts, Land, Pause, Split, follow
+from upsertq_worker.delivery.bisect import Part
+from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge
+from upsertq_worker.delivery.messages import ADVICE
 
 if TYPE_CHECKING:
-    from upsertq_worker.consequence import Consequence
-    from upsertq_worker.judge import Outcome
+    from upsertq_worker.delivery.policy import Consequence
+    from upsertq_worker.delivery.outcome import Outcome
 
 MAX_ATTEMPTS = 5
 REFUSED = Refusal(400, "INVALID_ARGUMENT", "no", "", None)

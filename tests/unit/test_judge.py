@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq_worker.answer import BODY_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
-from upsertq_worker.judge import (
+from upsertq_worker.delivery.response import BODY_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
+from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,
     LaneRefused,
@@ -19,10 +19,10 @@ from upsertq_worker.judge import (
     describe,
     judge,
 )
-from upsertq_worker.wording import ADVICE
+from upsertq_worker.delivery.messages import ADVICE
 
 if TYPE_CHECKING:
-    from upsertq_worker.judge import Outcome
+    from upsertq_worker.delivery.outcome import Outcome
 
 NOW = 1_800_000_000.0
 SENT = Sent(("a", "f81d", "f81d-2", "it's", "x y", "field"), "ns")

@@ -1,7 +1,7 @@
 """What a worker believes about its leases, from what it asked and what it was told."""
 
-from upsertq_worker.leases import Change, Leases
-from upsertq_worker.seams import Grant
+from upsertq_worker.queue.lease import Change, Leases
+from upsertq_worker.queue.protocols import Grant
 
 
 def held(seconds: float = 10.0) -> Leases:

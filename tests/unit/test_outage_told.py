@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from upsertq_worker.desk import Desk, Settings
-from upsertq_worker.outage import Outage
+from upsertq_worker.context import Desk, Settings
+from upsertq_worker.flow.outage import Outage
 
 
 def test_it_says_since_when_why_and_what_is_next() -> None:

@@ -1,0 +1,132 @@
+"""Owns what the worker's command line may ask for: checked as a whole, so that all faults are told at once."""
+
+import re
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+from urllib.parse import urlsplit
+
+from upsertq.errors import UsageError, shown
+from upsertq_worker.delivery.batcher import BatchLimits
+from upsertq_worker.context import Settings
+from upsertq_worker.edge.http_index import IndexAddress, is_loopback
+from upsertq_worker.delivery.bisect import MOST_CULPRITS
+
+MAX_BATCH_RECORDS: Final = 1_000
+"""The service's own ceiling for one request."""
+DEFAULT_API_VERSION: Final = "2025-10"
+_TOKEN: Final = re.compile(r"[!-~]+")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkConfig:
+    """Every option of `upsertq work`, as given; times are seconds."""
+
+    index_host: str
+    api_key: str = field(repr=False, default="")
+    api_version: str = DEFAULT_API_VERSION
+    allow_http: bool = False
+    batch_size: int = 100
+    batch_bytes: int = 2_000_000
+    linger: float = 0.2
+    concurrency: int = 16
+    request_timeout: float = 30.0
+    grace: float = 30.0
+    lease: float = 10.0
+    quarantine: float = 5.0
+    read_ahead: int = 96_000_000
+    max_attempts: int = 8
+    max_culprits: int = MOST_CULPRITS
+    pause_timeout: float = 300.0
+    until_empty: bool = False
+    seconds: float | None = None
+
+    def checked(self) -> tuple[IndexAddress, Settings]:
+        """The address and the settings; `UsageError` that lists everything that is wrong."""
+        faults = [*self._number_faults(), *self._header_faults()]
+        url, url_faults = _checked_url(self.index_host)
+        address = IndexAddress(url, api_version=self.api_version, api_key=self.api_key)
+        faults += url_faults or _access_faults(address, allow_http=self.allow_http)
+        if faults:
+            raise UsageError("; ".join(faults))
+        settings = Settings(
+            batch=BatchLimits(self.batch_size, self.batch_bytes, self.linger),
+            concurrency=self.concurrency,
+            read_ahead=self.read_ahead,
+            lease=self.lease,
+            quarantine=self.quarantine,
+            grace=self.grace,
+            max_attempts=self.max_attempts,
+            max_culprits=self.max_culprits,
+            pause_timeout=self.pause_timeout,
+            until_empty=self.until_empty,
+            stop_after=self.seconds,
+        )
+        return address, settings
+
+    def _number_faults(self) -> list[str]:
+        rules = (
+            (1 <= self.batch_size <= MAX_BATCH_RECORDS, f"--batch-size is {self.batch_size}: choose 1 to 1,000"),
+            (self.batch_bytes >= 1, f"--batch-bytes is {self.batch_bytes}: choose at least 1"),
+            (0 <= self.linger < inf, f"--linger is {self.linger:g}: choose 0 or more seconds"),
+            (self.concurrency >= 1, f"--concurrency is {self.concurrency}: choose at least 1"),
+            (0 < self.request_timeout < inf, f"--timeout is {self.request_timeout:g}: choose more than 0 seconds"),
+            (0 <= self.grace < inf, f"--grace is {self.grace:g}: choose 0 or more seconds"),
+            (1 <= self.lease < inf, f"--lease is {self.lease:g}: choose at least 1 second"),
+            (
+                0 <= self.quarantine <= self.lease * 0.75,
+                f"--quarantine is {self.quarantine:g}: choose 0 to three quarters of --lease ({self.lease * 0.75:g})",
+            ),
+            (self.max_attempts >= 1, f"--max-attempts is {self.max_attempts}: choose at least 1"),
+            (self.max_culprits >= 1, f"--max-culprits is {self.max_culprits}: choose at least 1"),
+            (0 <= self.pause_timeout < inf, f"--pause-timeout is {self.pause_timeout:g}: choose 0 or more seconds"),
+            (self.read_ahead >= 1, f"--read-ahead is {self.read_ahead}: choose at least 1 byte"),
+            (self.seconds is None or 0 < self.seconds < inf, f"--seconds is {self.seconds}: choose more than 0"),
+        )
+        return [fault for good, fault in rules if not good]
+
+    def _header_faults(self) -> list[str]:
+        """What cannot travel in a header: told here, as a request would fail for ever."""
+        faults = []
+        if self.api_key and not _TOKEN.fullmatch(self.api_key):
+            faults.append("the API key holds a space, a line break or a character beyond ASCII: copy it again")
+        if not _TOKEN.fullmatch(self.api_version):
+            faults.append(f"--api-version is {shown(self.api_version)}: give one like {DEFAULT_API_VERSION}")
+        return faults
+
+
+def _checked_url(host: str) -> tuple[str, list[str]]:
+    """Scheme, host and port of the index (`https://` unless a scheme is given), and what is wrong with it."""
+    faults: list[str] = []
+    text = host if "://" in host else f"https://{host}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        faults.append("--index-host is no URL: give it as the console shows it, like my-index-abc123.svc.pinecone.io")
+        return "", faults
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        faults.append(f"--index-host has the scheme '{parts.scheme}' and no usable host: give https://HOST")
+    elif parts.username or parts.password:
+        faults.append("--index-host must not carry a user or password: the key is read from PINECONE_API_KEY")
+    elif parts.path.strip("/") or parts.query or parts.fragment:
+        faults.append(f"--index-host has the path '{parts.path}': give the host alone, the paths are known")
+    name = parts.hostname or ""
+    where = f"[{name}]" if ":" in name else name
+    return f"{parts.scheme}://{where}" + (f":{port}" if port else ""), faults
+
+
+def _access_faults(address: IndexAddress, *, allow_http: bool) -> list[str]:
+    parts = urlsplit(address.url)
+    if is_loopback(parts.hostname or ""):
+        return []
+    faults = []
+    if not address.api_key:
+        faults.append(
+            f"no API key for {parts.hostname}: set PINECONE_API_KEY, or PINECONE_API_KEY_FILE to a file that holds it"
+        )
+    if parts.scheme == "http" and not allow_http:
+        faults.append(
+            f"--index-host {address.url} would send the key and the data unencrypted: use https://, or --allow-http"
+        )
+    return faults

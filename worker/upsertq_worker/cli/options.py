@@ -1,0 +1,98 @@
+"""Owns the options that say where the index is and how to post to it, for every command that drains."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from upsertq.errors import UsageError
+from upsertq_worker.cli.config import DEFAULT_API_VERSION
+from upsertq_worker.delivery.bisect import MOST_CULPRITS
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_INDEX_OPTIONS = (
+    click.option(
+        "--index-host",
+        metavar="URL",
+        required=True,
+        envvar="UPSERTQ_INDEX_HOST",
+        help="Where the index is, as its console shows it; https:// unless a scheme is given. The key is read from "
+        "PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names.",
+    ),
+    click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
+    click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
+    click.option("--concurrency", default=16, show_default=True, help="Requests in flight at most."),
+    click.option("--batch-size", default=100, show_default=True, help="Records in a request at most (up to 1,000)."),
+    click.option("--batch-bytes", default=2_000_000, show_default=True, help="Bytes of JSON in a request at most."),
+    click.option("--linger", default=0.2, show_default=True, metavar="S", help="Wait so long for a full batch."),
+    click.option(
+        "--grace", default=30.0, show_default=True, metavar="S", help="After SIGTERM, let requests finish so long."
+    ),
+    click.option("--lease", default=10.0, show_default=True, metavar="S", help="When a dead worker's shards are free."),
+    click.option(
+        "--quarantine",
+        default=5.0,
+        show_default=True,
+        metavar="S",
+        help="Hold newer versions of an id back for so long after an answer about it was lost.",
+    ),
+    click.option(
+        "--max-attempts",
+        default=8,
+        show_default=True,
+        metavar="N",
+        help="Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+    ),
+    click.option(
+        "--max-culprits",
+        default=MOST_CULPRITS,
+        show_default=True,
+        metavar="N",
+        help="Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+    ),
+    click.option(
+        "--pause-timeout",
+        default=300.0,
+        show_default=True,
+        metavar="S",
+        help="Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+    ),
+    click.option(
+        "--read-ahead", default=96_000_000, show_default=True, metavar="BYTES", help="Memory for records read ahead."
+    ),
+)
+
+
+def index_options(timeout: str) -> Callable[[F], F]:
+    """The options; `timeout` names the one for a request's time, which some commands have another use for."""
+    request_timeout = click.option(
+        timeout,
+        "request_timeout",
+        default=30.0,
+        show_default=True,
+        metavar="S",
+        help="Give a request up after so long.",
+    )
+
+    def decorated(function: F) -> F:
+        for option in reversed((*_INDEX_OPTIONS, request_timeout)):
+            function = option(function)
+        return function
+
+    return decorated
+
+
+def api_key() -> str:
+    """The key from PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names; empty when there is none."""
+    name = os.environ.get("PINECONE_API_KEY_FILE")
+    if not name:
+        return os.environ.get("PINECONE_API_KEY", "").strip()
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UsageError(f"cannot read the API key from {name} (PINECONE_API_KEY_FILE): {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no text file: it must hold the key alone") from None

@@ -1,0 +1,115 @@
+"""Owns `upsertq run`: load, drain and wait in one command; the worker is a process of its own beside the load."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from upsertq.cli import options
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.load import load_and_report
+from upsertq.cli.load_options import LoadOptions, load_options
+from upsertq.errors import LoadStopped, WorldError
+from upsertq.server import Server
+from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.cli.options import api_key, index_options
+from upsertq_worker.edge.process import PARENT
+
+STOP_SECONDS = 10.0
+
+
+class WorkerEnded(WorldError):  # noqa: N818 - as its siblings in `upsertq.errors`
+    """The worker beside the load has ended before its time; it has said why."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+        super().__init__(f"the worker has ended (exit code {code})")
+
+
+@click.command(short_help="Load, drain and wait in one command.")
+@load_options
+@index_options("--request-timeout")
+@options.common
+@click.option(
+    "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
+)
+def run(
+    *,
+    load_options: LoadOptions,
+    redis_url: str | None,
+    queue_name: str,
+    as_json: bool,
+    wait_timeout: float | None,
+    **given: Any,
+) -> int:
+    """Load SOURCE into the queue, drain it into an index, and wait until nothing of the run is pending.
+
+    The same as `upsertq load --wait` beside `upsertq work`, with the options of both. Interrupted, it leaves the
+    records in the queue: `upsertq work` drains them, and --resume goes on with the load.
+
+    Exit codes: 0 done; 1 failed; 3 done, but records were rejected or are dead; 4 timed out; 5 the service refuses.
+    """
+    WorkConfig(api_key=api_key(), **given).checked()
+    plan = load_options.plan(queue_name)
+    with options.server_url(redis_url) as url, _worker(url, queue_name, given) as worker:
+        server = Server.at(url)
+
+        def guard() -> None:
+            if (code := worker.poll()) is not None:
+                raise WorkerEnded(code)
+
+        try:
+            return load_and_report(
+                plan,
+                server,
+                wait_timeout,
+                wait_too=True,
+                as_json=as_json,
+                guard=guard,
+                pause_timeout=given["pause_timeout"],
+            )
+        except WorkerEnded as ended:
+            return ended.code or ExitCode.FAILED  # it has said why
+        except LoadStopped as error:
+            click.echo(f"upsertq: {error}", err=True)
+            return worker.poll() or ExitCode.FAILED
+        finally:
+            server.close()
+
+
+@contextmanager
+def _worker(url: str, queue: str, given: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process on the queue; the key and the server's address reach it by the environment alone."""
+    command = [sys.executable, "-m", "upsertq", "work", "--queue", queue]
+    for name, value in given.items():
+        option = "--timeout" if name == "request_timeout" else f"--{name.replace('_', '-')}"
+        if value is True:
+            command.append(option)
+        elif value is not False:
+            command += [option, str(value)]
+    environment = {"UPSERTQ_LOG_LEVEL": "WARNING", **os.environ, "UPSERTQ_REDIS_URL": url, PARENT: str(os.getpid())}
+    # a session of its own: Ctrl-C is ours to pass on, after the load has stopped in good order
+    worker = subprocess.Popen(  # noqa: S603 - our own command
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        yield worker
+    finally:
+        _stop(worker)
+
+
+def _stop(worker: subprocess.Popen[bytes]) -> None:
+    if worker.poll() is not None:
+        return
+    worker.send_signal(signal.SIGTERM)
+    try:
+        worker.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        # nothing is lost: what it held stays pending
+        worker.kill()
+        worker.wait()

@@ -1,0 +1,78 @@
+"""Owns `upsertq work`: one worker, from its options to its exit code."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from upsertq.books import Books
+from upsertq.cli import options
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.reach import print_json
+from upsertq.cli.receipt_shown import one_line
+from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.context import Tally
+from upsertq_worker.worker import Drain
+from upsertq_worker.cli.options import api_key, index_options
+from upsertq_worker.delivery.sender import Refused
+from upsertq_worker.edge.process import log_to_stderr, run_loop
+from upsertq_worker.edge.process import work as work_until_stopped
+
+
+@click.command()
+@index_options("--timeout")
+@click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
+@click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
+@options.common
+def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any) -> int:
+    """Drain the queue into an index.
+
+    Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say. A second
+    worker on the same queue stands by, and takes over when the first ends or dies.
+
+    Exit codes: 0 stopped or empty; 1 failed; 3 empty, but records are dead; 5 the service refuses.
+    """
+    config = WorkConfig(api_key=api_key(), **given)
+    address, settings = config.checked()
+    log_to_stderr()
+    with options.server_url(redis_url) as url:
+        try:
+            done = work_until_stopped(
+                url,
+                queue_name,
+                address,
+                settings,
+                timeout=config.request_timeout,
+                watch=None if as_json else _watch(),
+            )
+            tally, books = run_loop(done)
+        except Refused as error:
+            click.echo(f"upsertq: {error}", err=True)
+            return ExitCode.PAUSED
+    _report(queue_name, tally, books, as_json=as_json)
+    return ExitCode.REJECTED_OR_DEAD if config.until_empty and books.dead else ExitCode.DONE
+
+
+def _report(queue: str, tally: Tally, books: Books, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"queue": queue, **books.as_dict(), "worker": tally.as_dict()})
+        return
+    click.echo(f"this worker: {tally.acked:,} records acknowledged in {tally.requests:,} requests")
+    click.echo(f"queue {queue}: {one_line(books)}")
+
+
+def _watch() -> Callable[[Drain], Any] | None:
+    """What shows the progress on a terminal; nothing in a pipe."""
+    if not sys.stderr.isatty():
+        return None
+    from upsertq.cli.terminal import rate_line  # noqa: PLC0415 - slow to import, and of no use in a pipe
+
+    async def watch(drain: Drain) -> None:
+        with rate_line("draining") as show:
+            while True:
+                show(drain.tally.acked, f"{drain.desk.in_flight} requests in flight")
+                await asyncio.sleep(0.2)
+
+    return watch

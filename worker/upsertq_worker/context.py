@@ -1,0 +1,132 @@
+"""Owns what every task of one worker may know: its name and settings, the clocks, and the events that they share.
+
+Nothing here decides, and no task keeps its state here.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Final
+
+from upsertq_worker.events import Events
+
+MOST_CULPRITS: Final = 10
+"""Culprits among one batch, or in a row without an accepted record, beyond which the cause is taken to be systemic."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """What one request may carry, and how long a record may wait for company (seconds)."""
+
+    records: int = 100
+    bytes: int = 2_000_000
+    linger: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to drain. Times are seconds.
+
+    Args:
+        batch: what one request may carry.
+        concurrency: requests in flight at most.
+        read_ahead: bytes of memory that entries read and not yet settled may take, about.
+        lease: how long a shard stays ours without a word from us.
+        quarantine: how long an id whose answer was lost keeps its newer versions waiting.
+        grace: how long requests in flight may take to finish after the signal to stop.
+        max_attempts: failures while others succeed after which a batch is taken apart, and a single record given up.
+        max_culprits: refused records of one batch, or in a row, beyond which the lane is paused instead.
+        pause_timeout: with `until_empty`, how long a pause may keep everything waiting.
+        until_empty: stop when nothing is pending any more.
+        stop_after: stop after so many seconds, `None` for never.
+    """
+
+    batch: BatchLimits = field(default_factory=BatchLimits)
+    concurrency: int = 16
+    read_ahead: int = 96_000_000
+    lease: float = 10.0
+    quarantine: float = 5.0
+    grace: float = 30.0
+    max_attempts: int = 8
+    max_culprits: int = MOST_CULPRITS
+    pause_timeout: float = 300.0
+    until_empty: bool = False
+    stop_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every task may know, and none may change.
+
+    Attributes:
+        name: the worker's, unique in the fleet.
+        shards: of the queue.
+        settings: how to drain.
+        clock: seconds from any origin, never going back.
+        wall: seconds since 1970.
+        rng: for jitter.
+        events: what happens, for logs and for whatever else listens.
+    """
+
+    name: str
+    shards: int
+    settings: Settings
+    clock: Callable[[], float]
+    wall: Callable[[], float]
+    rng: random.Random
+    events: Events
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one worker did since it started: counts of records and requests, and bytes of bodies posted."""
+
+    acked: int = 0
+    superseded: int = 0
+    dead: int = 0
+    requests: int = 0
+    retries: int = 0
+    bytes: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+class Signals:
+    """The events by which the tasks of one worker wake one another."""
+
+    def __init__(self) -> None:
+        self.failure: Exception | None = None
+        """Why the worker stops, where something failed."""
+        self.stopping = asyncio.Event()
+        self.done = asyncio.Event()
+        """Set when the last settling is over: nothing needs the leases any more."""
+        self.sendable = asyncio.Event()
+        self.settleable = asyncio.Event()
+        self.readable = asyncio.Event()
+        self.noteworthy = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop the worker in good order."""
+        for event in (self.stopping, self.sendable, self.settleable, self.readable, self.noteworthy):
+            event.set()
+
+    def fail(self, error: Exception) -> None:
+        """Stop the worker because of `error`; the first one is the one reported."""
+        self.failure = self.failure or error
+        self.stop()
+
+
+async def signalled(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for `event`, at most `seconds`; returns whether it is set."""
+    if seconds is not None and seconds <= 0:
+        await asyncio.sleep(0)
+        return event.is_set()
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,292 @@
+"""Owns what is done after a judged answer: records finish, batches are retried or taken apart, lanes are paused.
+
+What follows is decided in `upsertq_worker.delivery.policy`; this module carries it out. It sends nothing.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from upsertq.letter import Verdict
+from upsertq.pauses import QUEUE, scope_of, spoken
+from upsertq_worker.context import Context
+from upsertq_worker.delivery import policy
+from upsertq_worker.delivery.batch import Batch, Culprit
+from upsertq_worker.delivery.bisect import Part, Search
+from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, Outcome, ShortAck, describe
+from upsertq_worker.delivery.policy import Facts, follow
+from upsertq_worker.events import Event
+from upsertq_worker.flow.limiter import BACKOFF, Limiter
+from upsertq_worker.flow.outage import OutageWatch
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.model import Fate, Held, Item, Version, entry_of
+
+SYSTEMIC: Final = "systemic"
+
+
+class LanePauses(Protocol):
+    """What is needed of pauses here."""
+
+    def pause(self, scope: str, reason: str, message: str) -> None:
+        """Pause a scope, and say so once."""
+
+    def resume(self, scope: str) -> bool:
+        """End a pause; returns whether there was one."""
+
+    def probe_refused(self, scope: str) -> None:
+        """A probe of this scope was refused."""
+
+    def reason(self, scope: str) -> str | None:
+        """Why the service paused this scope; `None` when it did not."""
+
+
+class UsageMeter(Protocol):
+    """What is needed of the meter here."""
+
+    def landed(self, items: Sequence[Item], lsn: int) -> None:
+        """The index took these records, and its log was at `lsn` then."""
+
+
+class Applier:
+    """Carries out what follows from answers.
+
+    Args:
+        context: of the worker.
+        hold: the records' fates.
+        limiter: the pace of each lane.
+        pauses: the pauses.
+        outage: the time in which nothing lands.
+        meter: what requests took.
+        send_again: takes a batch that is to be sent again, and the time when.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        hold: Hold,
+        limiter: Limiter,
+        pauses: LanePauses,
+        outage: OutageWatch,
+        meter: UsageMeter,
+        send_again: Callable[[Batch, float], None],
+    ) -> None:
+        self._context = context
+        self._hold = hold
+        self._limiter = limiter
+        self._pauses = pauses
+        self._outage = outage
+        self._meter = meter
+        self._send_again = send_again
+        self._landed = 0
+        self.landed_at = context.clock()
+        """When a batch landed last."""
+        self._unread: Batch | None = None
+        """What had the latest success, where that had no count that can be read."""
+        self._barren: Counter[str] = Counter()
+        """Records convicted in each namespace since one was accepted there."""
+
+    def apply(self, batch: Batch, outcome: Outcome) -> None:
+        """Carry out what follows from `outcome` for `batch`."""
+        self._context.events.tell(
+            Event.BATCH_SENT,
+            records=len(batch.ids),
+            lane=spoken(scope_of(batch.namespace)),
+            outcome=type(outcome).__name__,
+        )
+        if isinstance(outcome, Accepted) and not batch.probe:
+            self._land(batch, outcome)
+            return
+        self._note_failure(batch, outcome)
+        what = follow(outcome, self._facts(batch), self._context.settings.max_attempts)
+        if isinstance(outcome, ShortAck):
+            self._note_unread(batch.root, outcome)
+        if batch.probe and not self._probe_passed(batch, what):
+            return
+        match what:
+            case policy.Land():
+                self._land(batch, outcome)
+            case policy.Again(at_once=at_once):
+                self._again(batch, outcome, at_once=at_once)
+            case policy.Split(parts=parts, searching=searching):
+                self._split(batch, parts, outcome, searching=searching)
+            case policy.Convict(reason=reason):
+                self._convict(batch, policy.verdict(reason, outcome, batch.path, self._history(batch)), outcome)
+            case policy.Pause(scope=scope, reason=reason, refusal=refusal):
+                where = QUEUE if scope == "queue" else scope_of(batch.namespace)
+                self.give_back(batch)
+                self._pauses.pause(where, reason, describe(LaneRefused(refusal, scope, reason)))
+
+    def give_back(self, batch: Batch, *, last: bool = False) -> None:
+        """Let a batch's records wait again, as if it had not been formed; it is out of its search."""
+        now = self._context.clock()
+        for item in batch.live:
+            self._hold.put_back(item, now, last=last)
+        self._leave_search(batch)
+
+    def _probe_passed(self, batch: Batch, what: policy.Consequence) -> bool:
+        """End the pause that was probed, unless the answer shows that it goes on."""
+        scope, batch.probe = batch.probe, ""
+        reason = self._pauses.reason(scope)
+        if reason is None:
+            return True  # it ended meanwhile, or became one that ends by hand
+        still = isinstance(what, policy.Pause | policy.Again)
+        if still or (reason == SYSTEMIC and not isinstance(what, policy.Land)):
+            # at the end of the line: the next probe tries another record
+            self.give_back(batch, last=True)
+            self._pauses.probe_refused(scope)
+            return False
+        if self._pauses.resume(scope):
+            for namespace in [name for name in self._barren if scope in {QUEUE, scope_of(name)}]:
+                del self._barren[namespace]
+        return True
+
+    def _land(self, batch: Batch, outcome: Outcome) -> None:
+        if isinstance(outcome, Accepted) and outcome.lsn is not None:
+            self._meter.landed(batch.items, outcome.lsn)
+        self._limiter.succeeded(batch.namespace)
+        self._landed += 1
+        self._unread = None
+        self._barren.pop(batch.namespace, None)
+        self.landed_at = now = self._context.clock()
+        lasted = self._outage.over(now)
+        if lasted is not None:
+            self._context.events.tell(Event.ACCEPTS_AGAIN, seconds=lasted)
+        for item in batch.items:
+            self._hold.acknowledge(item, now)
+        self._leave_search(batch)
+
+    def _again(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
+        """Keep the batch, and with it the hold on its ids, for a retry."""
+        context, now = self._context, self._context.clock()
+        batch.short_acks += isinstance(outcome, ShortAck)
+        if isinstance(outcome, Busy):
+            self._limiter.pushed_back(
+                batch.namespace,
+                batch.started,
+                now,
+                context.rng,
+                outcome.retry_after,
+                too_fast=outcome.kind == "rate",
+            )
+            why = describe(outcome)
+            if self._outage.failed(now, why):
+                context.events.tell(Event.RETRYING, why=why)
+        if at_once:
+            self._send_again(batch, now)
+        else:
+            batch.delay = BACKOFF.next(batch.delay, context.rng)
+            self._send_again(batch, now + batch.delay)
+
+    def _split(self, batch: Batch, parts: Sequence[Part], outcome: Outcome, *, searching: bool) -> None:
+        """Send a batch in parts; when searching, note that something in it is at fault."""
+        now = self._context.clock()
+        versions = batch.versions(self._hold, now)
+        search = batch.search
+        if searching:
+            search = search or Search(len(versions), self._context.settings.max_culprits)
+            if self._refused(search, batch, outcome):
+                return
+        if search is not None:
+            search.open += len(parts) - 1
+        for part in parts:
+            self._send_again(batch.part([versions[position] for position in part.positions], search), now)
+
+    def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> bool:
+        """Count a refusal in its search; returns whether too much is wrong: then the search is called off."""
+        parent = batch.parent
+        first = parent is not None and parent.search is search and not parent.narrowed
+        if parent is not None:
+            parent.narrowed = True
+        batch.search = search
+        search.refused(first_of_parent=first)
+        if search.systemic:
+            self._call_off(search, batch, outcome)
+        return search.systemic
+
+    def _call_off(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> None:
+        now = self._context.clock()
+        self.give_back(batch)
+        for culprit in search.convicted:
+            self._hold.put_back(culprit.version, now)
+        search.convicted.clear()
+        cause = f"more than {search.most} records of one batch of {search.size} are refused: {describe(outcome)}"
+        self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
+
+    def _convict(self, batch: Batch, verdict: Verdict, outcome: Outcome) -> None:
+        """Its one record is at fault; it is given up when the search around it is over."""
+        most = self._context.settings.max_culprits
+        search = batch.search if batch.search is not None else Search(1, most)
+        if self._refused(search, batch, outcome):
+            return
+        if self._barren[batch.namespace] >= most:
+            self.give_back(batch, last=True)
+            cause = f"{self._barren[batch.namespace]} records in a row are refused: {describe(outcome)}"
+            self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
+            return
+        self._barren[batch.namespace] += 1
+        live: list[Version] = [one for one in batch.versions(self._hold, self._context.clock()) if not one.held.dropped]
+        search.convicted += [Culprit(version, verdict) for version in live]
+        self._leave_search(batch)
+
+    def _leave_search(self, batch: Batch) -> None:
+        search = batch.search
+        if search is None:
+            return
+        batch.search = None
+        search.open -= 1
+        if search.over:
+            now = self._context.clock()
+            for culprit in search.convicted:
+                version, verdict = culprit.version, culprit.verdict
+                where = spoken(scope_of(version.namespace))
+                self._context.events.tell(
+                    Event.DEAD, id=version.id, lane=where, reason=verdict.reason, message=verdict.message
+                )
+                self._hold.finish(version, Fate.DEAD, now, verdict)
+            search.convicted.clear()
+
+    def _note_failure(self, batch: Batch, outcome: Outcome) -> None:
+        if isinstance(outcome, Busy):
+            if outcome.answer_lost:  # whatever follows, a record that is given up included: it may still take effect
+                now = self._context.clock()
+                for item in batch.live:
+                    self._hold.lost(item, now)
+            # what fails while nothing succeeds says nothing about this batch
+            batch.failures += self._landed > batch.landed_before
+            batch.landed_before = self._landed
+        if not isinstance(outcome, Accepted) and not batch.first_failed:
+            batch.first_failed = self._context.wall()
+
+    def _note_unread(self, root: Batch, ack: ShortAck) -> None:
+        if ack.reported is not None:
+            self._unread = None
+            return
+        self._unread = root
+        if root.unread_at is None:
+            root.unread_at = self._landed
+
+    def _facts(self, batch: Batch) -> Facts:
+        root = batch.root
+        records = [
+            (entry_of(item).entry, row)
+            for item in batch.items
+            for row in (range(len(item.entry.ids)) if isinstance(item, Held) else (item.row,))
+        ]
+        return Facts(
+            dims=[entry.dim for entry, _ in records],
+            sparse=policy.sparse_rows(records),
+            short_acks=batch.short_acks,
+            failures=batch.failures,
+            unreadable=self._unread not in {None, root},
+            unread=root.unread_at == self._landed,
+            part=root is not batch,
+            searching=batch.search is not None,
+        )
+
+    def _history(self, batch: Batch) -> policy.History:
+        return policy.History(
+            attempts=batch.attempts,
+            first_failed=batch.first_failed,
+            now=self._context.wall(),
+            worker=self._context.name,
+        )

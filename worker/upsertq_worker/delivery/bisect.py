@@ -1,0 +1,78 @@
+"""Owns how a refused batch is taken apart until the records at fault stand alone, and when to stop looking.
+
+Pure. Named suspects are sent apart first, the rest is halved. By halving, k culprits among n cost at most
+2k⌈log2 n⌉ + 1 requests (each culprit has ⌈log2 n⌉ refused groups above it, each split in two). Nobody is
+convicted before the whole search is over: a refusal that hits more than the culprits allowed is not the records' fault.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil, log2
+from typing import Generic, TypeVar
+
+from upsertq_worker.context import MOST_CULPRITS
+
+T = TypeVar("T")
+
+def request_budget(records: int, culprits: int) -> int:
+    """Requests that finding so many culprits among so many records may take, the first refused one included."""
+    return 1 if records <= 1 else 2 * culprits * ceil(log2(records)) + 1
+
+
+@dataclass(eq=False, slots=True)
+class Search(Generic[T]):
+    """The search in one refused batch of `size` records.
+
+    Attributes:
+        convicted: culprits that stand alone, with what was held against them.
+        open: groups that are out or wait to be sent.
+        requests: sent so far for this search, the first refused one included.
+        systemic: more is wrong than records can be at fault for.
+    """
+
+    size: int
+    most: int = MOST_CULPRITS
+    convicted: list[T] = field(default_factory=list)
+    open: int = 1
+    requests: int = 1
+    systemic: bool = False
+    _groups: int = 0
+    """Disjoint groups known to hold at least one culprit each."""
+
+    def refused(self, *, first_of_parent: bool) -> None:
+        """A group was refused. Where it is its parent's first refused part, the parent's culprit is only narrowed."""
+        if not first_of_parent:
+            self._groups += 1
+        if self._groups > self.most or self.requests > request_budget(self.size, self.most):
+            self.systemic = True
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is out any more."""
+        return self.open == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a refused group: positions in it."""
+
+    positions: tuple[int, ...]
+
+
+def take_apart(count: int, suspects: Sequence[int]) -> tuple[Part, ...]:
+    """The parts in which a refused group of `count` records is sent again.
+
+    Suspects stand apart from the rest, one by one while they are few; without any the group is halved.
+    """
+    if count <= 1:
+        raise ValueError("a single record cannot be taken apart")
+    named = sorted(set(suspects))
+    if named and len(named) < count:
+        rest = tuple(position for position in range(count) if position not in set(named))
+        return (
+            Part(rest),
+            *(Part((position,)) for position in named[: MOST_CULPRITS + 1]),
+            *((Part(tuple(named[MOST_CULPRITS + 1 :])),) if len(named) > MOST_CULPRITS + 1 else ()),
+        )
+    middle = count // 2
+    return Part(tuple(range(middle))), Part(tuple(range(middle, count)))

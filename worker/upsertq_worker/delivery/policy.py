@@ -1,0 +1,179 @@
+"""Owns what follows from a judged answer for the batch that it answers. Pure: it decides, `sender` carries it out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+
+from upsertq.letter import Reason, Verdict
+from upsertq.wire import Entry
+from upsertq_worker.delivery.response import Refusal
+from upsertq_worker.delivery.bisect import Part, take_apart
+from upsertq_worker.delivery.outcome import (
+    Accepted,
+    Busy,
+    LaneRefused,
+    Outcome,
+    RecordRefused,
+    Scope,
+    ShortAck,
+    TooLarge,
+    describe,
+)
+from upsertq_worker.delivery.messages import Reason as LaneReason
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a batch: one item a record in `dims`, `sparse` and `fields` (its metadata's names)."""
+
+    dims: Sequence[int]
+    sparse: Sequence[bool]
+    short_acks: int
+    """Short acknowledgements it had before."""
+    failures: int
+    """Failures that count: those while others succeeded."""
+    unreadable: bool = False
+    """The latest success was another batch's, and had no count that can be read either."""
+    unread: bool = False
+    """It, or what it is a part of, had such a success before, and nothing has landed since."""
+    part: bool = False
+    """It is a part of another batch."""
+    searching: bool = False
+    """It is a part of a refused batch, so that what is refused here need not be so for its neighbours."""
+
+    @property
+    def size(self) -> int:
+        """Records in it."""
+        return len(self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Land:
+    """All of it is acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """It is sent again; `at_once` without waiting for a backoff."""
+
+    at_once: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """It is sent again in parts. `searching` when somebody in it is at fault."""
+
+    parts: tuple[Part, ...]
+    searching: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Convict:
+    """Its one record is given up."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """No record is at fault: the lane, or the whole queue, waits."""
+
+    scope: Scope
+    reason: LaneReason
+    refusal: Refusal
+
+
+Consequence = Land | Again | Split | Convict | Pause
+
+
+def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  # noqa: PLR0911 - one for each outcome
+    """What to do after `outcome`."""
+    match outcome:
+        case Accepted():
+            return Land()
+        case ShortAck(reported=None, refusal=refusal) if _is_wrong_host(facts):
+            return Pause("queue", "not_an_index", refusal)
+        case ShortAck(reported=reported):
+            # a page comes sooner than an acknowledgement: others shall have time to land
+            again = Again(at_once=reported is not None)
+            return again if facts.short_acks == 0 else _narrow(facts, Reason.SHORT_ACK)
+        case TooLarge():
+            return Convict(Reason.TOO_LARGE) if facts.size == 1 else Split(take_apart(facts.size, ()), searching=False)
+        case Busy():
+            return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
+        case RecordRefused():
+            return _after_refusal(outcome, facts)
+        case LaneRefused(refusal=refusal, scope=scope, reason=reason):
+            suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
+            if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
+                return _narrow(facts, Reason.REFUSED, suspects)
+            return Pause(scope, reason, refusal)
+
+
+def _is_wrong_host(facts: Facts) -> bool:
+    """Whether a success without a count means that no index answers.
+
+    A proxy may answer with a page of its own now and then, or whatever carries a certain record: then others land.
+    Until something did, a batch is sent twice, and in halves; no record is given up.
+    """
+    return facts.unreadable or (facts.unread and facts.short_acks > 0 and (facts.part or facts.size == 1))
+
+
+def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:
+    suspects = list(outcome.suspects)
+    if outcome.dimension is not None:
+        suspects = [position for position, dim in enumerate(facts.dims) if dim == outcome.dimension[0]]
+        if len(suspects) == facts.size and not facts.searching:
+            return Pause("queue", "dimension", outcome.refusal)
+    return _narrow(facts, Reason.REFUSED, suspects)
+
+
+def _narrow(facts: Facts, reason: Reason, suspects: Sequence[int] = ()) -> Consequence:
+    if facts.size == 1:
+        return Convict(reason)
+    return Split(take_apart(facts.size, suspects), searching=True)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a dead letter tells of the requests before it; times are seconds since 1970."""
+
+    attempts: int
+    first_failed: float
+    now: float
+    worker: str
+
+
+def verdict(reason: Reason, outcome: Outcome, path: Sequence[int], history: History) -> Verdict:
+    """Why the one record of a batch is given up; `path` holds the sizes of the groups it was refused in."""
+    refusal = _refusal(outcome)
+    return Verdict(
+        reason=reason,
+        status=refusal.status if refusal else 0,
+        code=(refusal.code if refusal else "") or "",
+        message=refusal.message if refusal else describe(outcome),
+        details=refusal.details if refusal else "",
+        request_id=(refusal.request_id if refusal else "") or "",
+        path=" ".join(map(str, (*path, 1))),
+        attempts=history.attempts,
+        first_ms=int(history.first_failed * 1000),
+        last_ms=int(history.now * 1000),
+        worker=history.worker,
+    )
+
+
+def sparse_rows(records: Sequence[tuple[Entry, int]]) -> list[bool]:
+    """Whether the record at each row of an entry has sparse values."""
+    parsed = {id(entry): orjson.loads(entry.sparse) for entry, _ in records if entry.sparse}
+    return [bool(entry.sparse) and parsed[id(entry)][row] is not None for entry, row in records]
+
+
+def _refusal(outcome: Outcome) -> Refusal | None:
+    if isinstance(outcome, RecordRefused | TooLarge | LaneRefused):
+        return outcome.refusal
+    if isinstance(outcome, Busy) and isinstance(outcome.cause, Refusal):
+        return outcome.cause
+    if isinstance(outcome, ShortAck):
+        return replace(outcome.refusal, message=describe(outcome))
+    return None

@@ -1,0 +1,314 @@
+"""Owns the sending: which batch starts when, and in what time it is given up.
+
+It decides by the hold, the batcher, the limiter and the pauses, and speaks to the index alone; what follows from an
+answer is in `upsertq_worker.delivery.apply`.
+"""
+
+import asyncio
+import heapq
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
+
+from upsertq.errors import WorldError
+from upsertq.pauses import QUEUE, scope_of
+from upsertq_worker.context import Context, Signals, Tally, signalled
+from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
+from upsertq_worker.delivery.batch import Batch
+from upsertq_worker.delivery.batcher import Batcher
+from upsertq_worker.delivery.outcome import judge
+from upsertq_worker.delivery.response import Answer, Sent, TransportFailure
+from upsertq_worker.flow.limiter import Limiter
+from upsertq_worker.flow.outage import OutageWatch
+from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.model import Item, entry_of
+from upsertq_worker.ordering.ready import Lane
+
+MAX_IDLE = 1.0
+HANGING = 5.0
+"""Seconds without an answer after which a request keeps no suspect waiting."""
+
+
+class Refused(WorldError):  # noqa: N818 - as its siblings in `upsertq.errors`
+    """The service refuses the queue; nothing was lost, the records wait."""
+
+
+class Index(Protocol):
+    """What a worker needs of an index."""
+
+    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+        """Post one request's body to `/vectors/upsert` and return what came back."""
+
+
+class LeaseTime(Protocol):
+    """What is needed of the leases here."""
+
+    @property
+    def valid_until(self) -> float:
+        """Until then the leases held are ours for certain."""
+
+    def safe(self, now: float) -> bool:
+        """Whether the leases held are still ours for certain: nothing may be sent otherwise."""
+
+
+class Suspects(Protocol):
+    """What is needed of the sending with care here."""
+
+    @property
+    def active(self) -> bool:
+        """Whether nothing may be sent but what is handed out there."""
+
+    def take(self) -> Batch | None:
+        """What is to be sent alone now, if anything."""
+
+    def answered(self, batch: Batch) -> None:
+        """Something came back for a batch, or it was given up."""
+
+
+class SendingMeter(UsageMeter, Protocol):
+    """What is needed of the meter here."""
+
+    def posted(self, items: Sequence[Item], size: int, *, again: bool) -> None:
+        """A request with these records left, `size` bytes of body; `again` when it was not the first with them."""
+
+
+class Sender:
+    """Sends batches and applies what comes of them.
+
+    Args:
+        context: of the worker.
+        signals: of the worker.
+        index: the index.
+        hold: what was read.
+        batcher: what is due.
+        limiter: the pace of each lane.
+        pauses: which lanes are paused.
+        pausing: begins and ends pauses.
+        outage: the time in which nothing lands.
+        leases: without which nothing is sent.
+        suspects: what goes alone.
+        meter: what requests take.
+        tally: where requests are counted.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        signals: Signals,
+        index: Index,
+        hold: Hold,
+        batcher: Batcher,
+        limiter: Limiter,
+        pauses: Pauses,
+        pausing: LanePauses,
+        outage: OutageWatch,
+        leases: LeaseTime,
+        suspects: Suspects,
+        meter: SendingMeter,
+        tally: Tally,
+    ) -> None:
+        self._context = context
+        self._signals = signals
+        self._index = index
+        self._hold = hold
+        self._batcher = batcher
+        self._limiter = limiter
+        self._pauses = pauses
+        self._pausing = pausing
+        self._outage = outage
+        self._leases = leases
+        self._suspects = suspects
+        self._meter = meter
+        self._tally = tally
+        self.applier = Applier(context, hold, limiter, pausing, outage, meter, self._retry)
+        self._flights: dict[asyncio.Task[None], Batch] = {}
+        self._retries: list[tuple[float, int, Batch]] = []
+        self._retrying: Counter[str] = Counter()
+        self._ticket = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests in flight."""
+        return len(self._flights)
+
+    async def run(self) -> None:
+        """Send until the worker stops."""
+        signals, clock = self._signals, self._context.clock
+        while not signals.stopping.is_set():
+            signals.sendable.clear()
+            now = clock()
+            next_quarantine = self._hold.wake(now)
+            if not self._leases.safe(now):
+                self._give_up()
+            self._launch()
+            self._say_next_probe()
+            await signalled(signals.sendable, self._idle_time(now, next_quarantine))
+
+    async def finish(self, seconds: float) -> bool:
+        """Let what is in flight finish, for at most `seconds`, then give it up; returns whether all of it finished."""
+        clock = self._context.clock
+        until = clock() + seconds
+        while self._flights and (ahead := min(until, self._leases.valid_until) - clock()) > 0:
+            await asyncio.wait(self._flights, timeout=ahead)
+        left = list(self._flights)
+        self._give_up()
+        await asyncio.gather(*left, return_exceptions=True)
+        return not left and not self._retries
+
+    def revoke(self, shards: frozenset[int]) -> None:
+        """Give up requests that carry records of these shards: another worker may be sending newer ones already."""
+        for task, batch in self._flights.items():
+            if any(entry_of(item).dropped and entry_of(item).shard in shards for item in batch.items):
+                task.cancel()
+
+    def admits(self, namespace: str) -> bool:
+        """Whether a first request of this namespace may start now."""
+        if self._pauses.holds(namespace):
+            return False
+        if self._retrying[namespace] and self._limiter.failing(namespace):
+            return False  # nothing of it passes now: what failed goes first, and is the probe
+        return self._limiter.admits(namespace, self._context.clock(), retry=False)
+
+    def _give_up(self) -> None:
+        """Give up all requests. Once our leases may be over none may travel: the next holder waits one quarantine."""
+        for task in self._flights:
+            if not task.cancelling():
+                task.cancel()
+
+    def _launch(self) -> None:
+        clock, most = self._context.clock, self._context.settings.concurrency
+        while len(self._flights) < most:
+            now = clock()
+            if not self._leases.safe(now):
+                return
+            batch = self._alone(now) if self._suspects.active else self._next(now)
+            if batch is None:
+                return
+            self._fly(batch)
+
+    def _next(self, now: float) -> Batch | None:
+        return self._probe(now) or self._due_retry(now) or self._batcher.next(now, self.admits)
+
+    def _alone(self, now: float) -> Batch | None:
+        """What goes alone, once nothing else is in flight but what hangs."""
+        if any(now < batch.started + HANGING for batch in self._flights.values()):
+            return None
+        return self._suspects.take()
+
+    def _probe(self, now: float) -> Batch | None:
+        """One item to see whether a paused scope is taken again."""
+        for scope in self._pauses.due(now):
+            for lane in self._lanes_of(scope):
+                item = self._hold.ready.take(lane, now, self._context.settings.batch.records)
+                if item is None:
+                    continue
+                version = item
+                if entry_of(item) is item:  # a whole entry: one record of it is enough to tell
+                    self._hold.put_back(item, now)
+                    versions = self._hold.take_apart(entry_of(item), now)
+                    version = versions[0]
+                    if not self._hold.ready.take_version(version, now):
+                        continue
+                self._pauses.probed(scope)
+                return Batch(lane.namespace, [version], probe=scope)
+        return None
+
+    def _lanes_of(self, scope: str) -> list[Lane]:
+        lanes = self._hold.ready.lanes
+        if scope == QUEUE:
+            by_hand = {name for name, paused in self._pauses.paused.items() if paused.by_hand}
+            return [lane for lane in lanes.values() if lane.line and scope_of(lane.namespace) not in by_hand]
+        if QUEUE in self._pauses.paused:
+            return []
+        return [lane for lane in lanes.values() if lane.line and scope_of(lane.namespace) == scope]
+
+    def _retry(self, batch: Batch, due: float) -> None:
+        self._ticket += 1
+        heapq.heappush(self._retries, (due, self._ticket, batch))
+        self._retrying[batch.namespace] += 1
+
+    def _due_retry(self, now: float) -> Batch | None:
+        passed_over = []
+        found = None
+        while self._retries and self._retries[0][0] <= now and found is None:
+            due, ticket, batch = heapq.heappop(self._retries)
+            self._retrying[batch.namespace] -= 1
+            if not batch.live or self._pauses.holds(batch.namespace):
+                self.applier.give_back(batch)
+            elif self._limiter.admits(batch.namespace, now, retry=batch.delay is not None):
+                found = batch
+            else:
+                passed_over.append((due, ticket, batch))
+        for waiting in passed_over:
+            heapq.heappush(self._retries, waiting)
+            self._retrying[waiting[2].namespace] += 1
+        self._retrying = +self._retrying  # without the namespaces that have none left
+        return found
+
+    def _say_next_probe(self) -> None:
+        """Keep what is told of an outage true."""
+        if not self._outage.lasts:
+            return
+        if not self._flights and not self._retries:
+            self._outage.over(self._context.clock())  # nothing is left that could tell
+            return
+        dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, _, batch in self._retries]
+        self._outage.probes_at(None if self._flights else min(dues))
+
+    def _fly(self, batch: Batch) -> None:
+        retry = batch.delay is not None
+        batch.started = self._context.clock()
+        self._limiter.started(batch.namespace, retry=retry)
+        task = asyncio.create_task(self._carry(batch))
+        self._flights[task] = batch
+        task.add_done_callback(partial(self._landed, retry=retry))
+
+    def _landed(self, task: asyncio.Task[None], *, retry: bool) -> None:
+        batch = self._flights.pop(task)
+        signals = self._signals
+        self._limiter.landed(batch.namespace, retry=retry)
+        if task.cancelled():
+            now = self._context.clock()
+            for item in batch.live:
+                self._hold.lost(item, now)
+            self._give_back(batch)
+        elif (error := task.exception()) is not None:
+            signals.fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        self._suspects.answered(batch)
+        if self._hold.settlements:
+            signals.settleable.set()
+        signals.sendable.set()
+
+    def _give_back(self, batch: Batch) -> None:
+        """Let the records of a batch that was given up wait again; a probe that was is made again."""
+        self.applier.give_back(batch)
+        if batch.probe:
+            self._pausing.probe_refused(batch.probe)
+
+    async def _carry(self, batch: Batch) -> None:
+        context = self._context
+        batch.items = batch.live
+        if not batch.items or not self._leases.safe(context.clock()):
+            # the process may have been stopped since the batch was launched: this is the last look before it leaves
+            self._give_back(batch)
+            return
+        sent = Sent(batch.ids, batch.namespace)
+        body = batch.body()
+        batch.attempts += 1
+        if batch.search is not None:
+            batch.search.requests += 1
+        self._tally.requests += 1
+        self._tally.retries += batch.attempts > 1
+        self._tally.bytes += len(body)
+        self._meter.posted(batch.items, len(body), again=batch.attempts > 1)
+        reply = await self._index.upsert(body)
+        self.applier.apply(batch, judge(reply, sent, context.wall()))
+
+    def _idle_time(self, now: float, next_quarantine: float | None) -> float:
+        """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""
+        times = [next_quarantine, self._batcher.due(), *(due for due, _, _ in self._retries)]
+        times += [self._leases.valid_until, self._pauses.next_probe(), *self._limiter.openings()]
+        ahead = [time - now for time in times if time is not None and time > now]
+        return min(MAX_IDLE, *ahead) if ahead else MAX_IDLE

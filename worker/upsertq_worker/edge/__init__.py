@@ -1,0 +1,1 @@
+"""Speaks to the index over HTTP and to the operating system."""

@@ -1,0 +1,68 @@
+"""Owns the one question asked of the index before a worker starts: is it there, does it let us in, does it fit?"""
+
+from typing import Final, Protocol
+
+import orjson
+
+from upsertq.errors import WorldError
+from upsertq.queue import QueueShape
+from upsertq_worker.delivery.response import Answer, Sent, TransportFailure
+from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge, describe, judge
+from upsertq_worker.delivery.sender import Refused
+
+
+class StatsSeam(Protocol):
+    """What the question needs of an index."""
+
+    async def stats(self) -> Answer | TransportFailure:
+        """Ask for the index's statistics."""
+
+
+_NOTHING: Final = Sent((), "")
+
+
+async def check(index: StatsSeam, url: str, shape: QueueShape, now: float) -> None:
+    """Raise where draining cannot work: no index answers, it refuses us, or its dimension is not the queue's.
+
+    Trouble that may pass (a rate, a server's error) is no reason not to start.
+
+    Raises:
+        WorldError: nobody can be reached at `url`.
+        Refused: somebody is, and refuses.
+    """
+    reply = await index.stats()
+    if isinstance(reply, TransportFailure):
+        raise WorldError(f"cannot reach the index at {url}: {reply.message}; check --index-host")
+    found = _document(reply)
+    if found is not None:
+        _check_dimension(found.get("dimension"), url, shape)
+        return
+    outcome = judge(reply, _NOTHING, now)
+    match outcome:
+        case LaneRefused():
+            raise Refused(f"the index at {url}: {describe(outcome)}")
+        case Accepted() | ShortAck():
+            raise Refused(f"what answers at {url} is not an index: check --index-host")
+        case Busy() | RecordRefused() | TooLarge():
+            return
+
+
+def _document(reply: Answer) -> dict[str, object] | None:
+    """The statistics, `None` when the answer is none: they always name the namespaces or the count."""
+    if reply.status != 200:  # noqa: PLR2004 - the one status of an answer
+        return None
+    try:
+        document = orjson.loads(reply.body)
+    except ValueError:
+        # a real answer may be longer than what is read of a body
+        return {} if reply.truncated and reply.body.lstrip().startswith(b"{") else None
+    known = {"dimension", "namespaces", "totalVectorCount", "indexFullness", "vectorType", "metric"}
+    return document if isinstance(document, dict) and (not document or known & set(document)) else None
+
+
+def _check_dimension(dimension: object, url: str, shape: QueueShape) -> None:
+    if isinstance(dimension, int) and dimension > 0 and shape.dimension not in {None, dimension}:
+        raise Refused(
+            f"the index at {url} has {dimension} dimensions, but queue '{shape.name}' holds records of "
+            f"{shape.dimension}: check --queue and --index-host",
+        )

@@ -1,0 +1,117 @@
+"""Owns one worker as a process: its event loop, its signals, its logs. What it does is in `upsertq_worker.worker`."""
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from upsertq.books import Books
+from upsertq.errors import NotFound
+from upsertq.exchange import Patience
+from upsertq.keys import QueueKeys
+from upsertq.queue import find_queue, open_queue
+from upsertq.server import AsyncServer
+from upsertq_worker import preflight
+from upsertq_worker.context import Settings, Tally
+from upsertq_worker.worker import Drain
+from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
+from upsertq_worker.queue.redis_queue import RedisQueue
+
+log = logging.getLogger("upsertq.worker")
+
+T = TypeVar("T")
+PARENT = "UPSERTQ_PARENT_PID"
+"""Environment variable: a worker that is started with it ends with the process of that number."""
+PARENT_SECONDS = 0.5
+OPEN_SECONDS = 10.0
+"""How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
+
+
+def run_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run on the fastest event loop there is."""
+    try:
+        import uvloop  # noqa: PLC0415 - absent on some platforms
+    except ModuleNotFoundError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+def worker_name() -> str:
+    """A name for this worker that no other one has, and that says where it runs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def log_to_stderr() -> None:
+    """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
+    level = logging.getLevelNamesMapping().get(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO").upper(), logging.INFO)
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+
+
+async def work(
+    url: str,
+    queue: str,
+    address: IndexAddress,
+    settings: Settings,
+    *,
+    timeout: float,  # noqa: ASYNC109 - of each request
+    watch: Callable[[Drain], Coroutine[Any, Any, None]] | None = None,
+) -> tuple[Tally, Books]:
+    """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
+
+    Raises:
+        ServerUnavailable: the server could not be reached at the start.
+        WorldError: the index or the server refuses. The records stay in the queue.
+    """
+    server = AsyncServer.at(url)
+    try:
+        patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
+        try:
+            shape = await server.hold(find_queue(QueueKeys(queue), patience))
+        except NotFound:
+            shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
+            log.info("queue %s is new: nothing was ever loaded into it", queue)
+        async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
+            await preflight.check(index, address.url, shape, time.time())
+            seam = RedisQueue(server, shape, worker_name(), settings.lease)
+            drain = Drain(seam.name, shape.shards, seam, index, settings)
+            _heed_signals(drain)
+            log.info("worker %s drains queue %s into %s", seam.name, queue, address.url)
+            beside = [asyncio.create_task(watch(drain))] if watch else []
+            if parent := os.environ.get(PARENT):
+                beside.append(asyncio.create_task(_end_with(int(parent), drain)))
+            try:
+                tally = await drain.run()
+            finally:
+                for task in beside:
+                    task.cancel()
+        return tally, await seam.books()
+    finally:
+        await server.close()
+
+
+async def _end_with(parent: int, drain: Drain) -> None:
+    """Stop when the process that started this one is gone: nobody is left who would."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - nobody announces a death
+        await asyncio.sleep(PARENT_SECONDS)
+    log.warning("stopping: the command that started this worker is gone")
+    drain.stop()
+
+
+def _heed_signals(drain: Drain) -> None:
+    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
+    loop = asyncio.get_running_loop()
+
+    def heed() -> None:
+        if drain.desk.stopping.is_set():
+            os._exit(130)
+        log.info("stopping: %d requests in flight may finish; a second signal stops at once", drain.desk.in_flight)
+        drain.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heed)

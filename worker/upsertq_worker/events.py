@@ -1,0 +1,83 @@
+"""Owns every event of a worker: its name, level and fields, and the sentence that the log has for it.
+
+It decides nothing. Logs are written from here, tests wait for events instead of sleeping, and metrics may listen.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeAlias
+
+log = logging.getLogger("upsertq.worker")
+
+EVENT: Final = "upsertq_event"
+FIELDS: Final = "upsertq_fields"
+"""Under these names a log record carries the event's name and its fields, for a formatter that writes JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of event: its level in the log, and its sentence with the names of its fields in braces."""
+
+    level: int
+    text: str
+
+
+class Event(Enum):
+    """Every event, in the order of a worker's life."""
+
+    STARTED = Kind(logging.INFO, "worker {worker} drains queue {queue} into {index}")
+    QUEUE_NEW = Kind(logging.INFO, "queue {queue} is new: nothing was ever loaded into it")
+    STANDING_BY = Kind(logging.INFO, "standing by: every shard is held by {holders}; taking over when it ends")
+    TAKING_OVER = Kind(logging.INFO, "taking over: {held} of {shards} shards are ours")
+    SHARDS_GAINED = Kind(logging.DEBUG, "took the leases of shards {shards}")
+    LEASE_LOST = Kind(logging.WARNING, "shard {shard}: the lease ran out; it is read anew from its first entry")
+    UNCLEAN_TAKEOVER = Kind(
+        logging.INFO, "{shards} shards: the previous worker ended without releasing them ({deaths} in a row)"
+    )
+    CARE_BEGUN = Kind(
+        logging.WARNING,
+        "{shards} shards: {deaths} workers died in a row; resending what was in flight, one entry at a time",
+    )
+    SUSPECT_SENT = Kind(logging.DEBUG, "shard {shard}: sends {what} alone")
+    CARE_OVER = Kind(logging.INFO, "what was in flight when workers died was sent: draining at full pace again")
+    STREAM_HALTED = Kind(logging.ERROR, "shard {shard} stops reading {lane} at entry {entry}: {error}")
+    BATCH_SENT = Kind(logging.DEBUG, "sent {records} records of {lane}: {outcome}")
+    SETTLED = Kind(logging.DEBUG, "settled {entries} entries")
+    RETRYING = Kind(logging.WARNING, "{why}; retrying")
+    ACCEPTS_AGAIN = Kind(logging.INFO, "the index accepts again after {seconds:.1f} s")
+    DEAD = Kind(logging.WARNING, "gives up {id} of {lane}: {message}")
+    PAUSED = Kind(logging.ERROR, "paused {lane}: {message}; the backlog waits, a probe goes out now and then")
+    PAUSED_ELSEWHERE = Kind(logging.WARNING, "paused {lane}: {message}")
+    RESUMED = Kind(logging.INFO, "resumed {lane}: a probe was accepted")
+    RESUMED_ELSEWHERE = Kind(logging.INFO, "{lane} is not paused any more")
+    SERVER_AWAY = Kind(logging.WARNING, "{error}; trying again until it is back")
+    SERVER_BACK = Kind(logging.INFO, "the queue's server is back: can {what} again")
+    NOT_SEEN = Kind(logging.WARNING, "{error}; {consequence}")
+    STOPPING = Kind(
+        logging.INFO, "stopping: {in_flight} requests in flight may finish; a second signal stops at once"
+    )
+    COMMAND_GONE = Kind(logging.WARNING, "stopping: the command that started this worker is gone")
+
+
+Listener: TypeAlias = Callable[[Event, Mapping[str, Any]], None]
+
+
+class Events:
+    """Tells events to the log, and to every listener."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Listener] = []
+
+    def listen(self, listener: Listener) -> None:
+        """Call `listener` with every event from now on."""
+        self._listeners.append(listener)
+
+    def tell(self, event: Event, **fields: Any) -> None:
+        """Something happened."""
+        kind = event.value
+        if log.isEnabledFor(kind.level):
+            log.log(kind.level, kind.text.format(**fields), extra={EVENT: event.name.lower(), FIELDS: fields})
+        for listener in self._listeners:
+            listener(event, fields)

@@ -1,0 +1,1 @@
+"""Decides how fast to send, and whether: backoff, limits, pauses, outages. Pure."""

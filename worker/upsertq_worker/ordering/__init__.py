@@ -1,0 +1,1 @@
+"""Decides which version of a record may be sent, and which entry may be settled. Pure."""

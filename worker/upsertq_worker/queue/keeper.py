@@ -1,0 +1,126 @@
+"""Owns the leases' upkeep and the heartbeat: takes what is free, prolongs what is ours, and gives it up at the end."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.context import Context, Signals, signalled
+from upsertq_worker.events import Event
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.queue.absence import Absence
+from upsertq_worker.queue.lease import Change, Leases
+from upsertq_worker.queue.protocols import Grant, Queue
+
+ROUNDS: Final = 4
+"""Times that a lease is prolonged in its life."""
+STANDBY_SECONDS: Final = 0.5
+"""Between two looks of a worker that holds nothing: so soon it follows one that stops."""
+
+
+class Keeper:
+    """Keeps the leases of one worker.
+
+    Args:
+        context: of the worker.
+        signals: of the worker.
+        queue: the queue.
+        leases: the leases.
+        report: the content of a heartbeat.
+        changed: told which shards were lost, or gained anew, after each round; also when there were none.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        signals: Signals,
+        queue: Queue,
+        leases: Leases,
+        report: Callable[[], dict[str, Any]],
+        changed: Callable[[Sequence[int]], None],
+    ) -> None:
+        self._context = context
+        self._signals = signals
+        self._queue = queue
+        self._leases = leases
+        self._report = report
+        self._changed = changed
+        self._standing_by = False
+        self._silent = False
+        self._absence = Absence("take leases", context, signals)
+
+    @property
+    def every(self) -> float:
+        """Seconds between two rounds."""
+        every = self._context.settings.lease / ROUNDS
+        return every if self._leases.epochs else min(every, STANDBY_SECONDS)
+
+    async def run(self, follow: Callable[[], Any]) -> None:
+        """Keep the leases until the worker is done: what is still in flight when it stops needs them.
+
+        `follow` is a coroutine function that is called once a round.
+        """
+        signals = self._signals
+        while not signals.done.is_set():
+            signals.noteworthy.clear()
+            if await self._round():
+                await follow()
+                await self._beat()
+                await signalled(signals.noteworthy, self.every)
+
+    async def end(self, hold: Hold, *, sent_last: bool) -> None:
+        """Give the leases up: at once, or where an answer may still take effect, when its quarantine ends."""
+        now = self._context.clock()
+        quarantine = 0.0 if sent_last else self._context.settings.quarantine
+        keep = {shard: max(quarantine, hold.quarantine_end(shard, now) - now) for shard in self._leases.epochs}
+        try:
+            await self._queue.release(self._leases.epochs, keep)
+            await self._queue.leave()
+        except ServerUnavailable as error:
+            self._context.events.tell(Event.NOT_SEEN, error=error, consequence="the leases will run out by themselves")
+
+    async def _round(self) -> bool:
+        """Ask once for every shard (when stopping, for ours alone); returns whether it worked."""
+        asked_at = self._context.clock()
+        try:
+            grants = await self._queue.lease(self._leases.wanted(), take=not self._signals.stopping.is_set())
+        except ServerUnavailable as error:
+            await self._absence.wait(error)
+            return False
+        self._absence.over()
+        change = self._leases.granted(grants, asked_at, self._context.clock())
+        self._tell(change)
+        self._changed((*change.lost, *(grant.shard for grant in change.gained)))
+        self._say_role()
+        return True
+
+    def _tell(self, change: Change) -> None:
+        events = self._context.events
+        for shard in change.lost:
+            events.tell(Event.LEASE_LOST, shard=shard)
+        if change.gained:
+            events.tell(Event.SHARDS_GAINED, shards=[grant.shard for grant in change.gained])
+        unclean: list[Grant] = [grant for grant in change.gained if not grant.clean]
+        if unclean:
+            deaths = max(grant.deaths for grant in unclean)
+            events.tell(Event.UNCLEAN_TAKEOVER, shards=len(unclean), deaths=deaths)
+
+    async def _beat(self) -> None:
+        """Say that we live; a server out of memory cannot note it, and is to be drained all the same."""
+        try:
+            await self._queue.beat(self._report())
+            self._silent = False
+        except ServerUnavailable as error:
+            if not self._silent:
+                consequence = "`upsertq status` may take this worker for gone, it works on"
+                self._context.events.tell(Event.NOT_SEEN, error=error, consequence=consequence)
+            self._silent = True
+
+    def _say_role(self) -> None:
+        leases, events = self._leases, self._context.events
+        if leases.epochs:
+            if self._standing_by:
+                events.tell(Event.TAKING_OVER, held=len(leases.epochs), shards=self._context.shards)
+            self._standing_by = False
+        elif not self._standing_by:
+            events.tell(Event.STANDING_BY, holders=", ".join(sorted(set(leases.holders.values()))))
+            self._standing_by = True

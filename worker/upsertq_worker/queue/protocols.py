@@ -1,0 +1,132 @@
+"""Owns what the worker needs of a queue, and nothing of how it is done.
+
+The real one is `upsertq_worker.queue.redis_queue`; the simulation brings its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from upsertq.books import Books
+from upsertq.pauses import Paused
+from upsertq.wire import Entry
+from upsertq_worker.queue.usage import Metered
+
+Stream = tuple[int, str]
+"""A lane's stream in a shard: shard and namespace."""
+START = "0-0"
+"""The cursor before the first entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What came of asking for a shard's lease.
+
+    Attributes:
+        shard: the shard.
+        epoch: ours; 0 when the lease is not ours.
+        holder: the worker that holds it, where it is another one. What follows is known when it was taken just now.
+        clean: the former holder, if there was one, gave it up in good order.
+        deaths: unclean deaths of holders in a row.
+        mark: what was noted of suspects; see `upsertq_worker.recovery.suspects`.
+        clock: the last sequence given in the shard.
+    """
+
+    shard: int
+    epoch: int
+    holder: str = ""
+    clean: bool = True
+    deaths: int = 0
+    mark: str = ""
+    clock: str = START
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One stream entry as read."""
+
+    shard: int
+    namespace: str
+    stream_id: str
+    fields: Mapping[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """Word that a namespace got a stream in a shard; `place` is its place in the shard's bell."""
+
+    shard: int
+    namespace: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What one read brought."""
+
+    deliveries: Sequence[Delivery] = ()
+    rings: Sequence[Ring] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LaneList:
+    """The namespaces that have a stream in a shard, and the place in its bell behind which others may follow."""
+
+    place: str
+    namespaces: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What came of settling.
+
+    Attributes:
+        foreign: shards whose lease is not ours: nothing was settled in them.
+        emptied: streams that are gone with their last entry, and the shard's clock then.
+    """
+
+    foreign: frozenset[int] = frozenset()
+    emptied: Mapping[Stream, str] | None = None
+
+
+class Queue(Protocol):
+    """What a worker needs of a queue. Each call may be repeated; one that fails raises `ServerUnavailable`."""
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """Give leases up; `keep` says for how many seconds a shard's must stay taken first."""
+
+    async def lanes(self, shards: Sequence[int]) -> dict[int, LaneList]:
+        """The lanes of each shard."""
+
+    async def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int, wait: float) -> Read:
+        """Read up to `count` entries a stream, and as many rings a shard, behind each cursor.
+
+        Wait up to `wait` seconds where there is nothing.
+        """
+
+    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+        """Write the marks of shards, and their count of deaths where it is given; returns those that are not ours."""
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
+        """Carry settlements out, in order within each shard."""
+
+    async def books(self) -> Books:
+        """The books of the queue."""
+
+    async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
+        """For each replayed entry (and its shard), whether a newer version of its record was acknowledged since."""
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
+
+    async def pauses(self) -> dict[str, Paused]:
+        """Every pause that is noted, by scope."""
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """Write this worker's heartbeat."""
+
+    async def leave(self) -> None:
+        """Take this worker's heartbeat away."""

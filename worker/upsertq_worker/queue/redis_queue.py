@@ -1,0 +1,264 @@
+"""Owns what a worker says to the queue's server: leases, reading, settling, heartbeats. It never decides what to send.
+
+A failed call raises `ServerUnavailable` (try again), `ServerRefused` (it will not help) or `QueueLost` (the server has
+lost the queue's data); every call may be repeated.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import orjson
+
+from upsertq.books import COUNTERS, Books, of_reply, total
+from upsertq.errors import QueueLost, ServerRefused, ServerUnavailable
+from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
+from upsertq.keys import QueueKeys
+from upsertq.letter import encode_letter, is_superseded, mark_field
+from upsertq.pauses import Paused, note
+from upsertq.pauses import of_reply as of_pauses
+from upsertq.queue import QueueShape
+from upsertq.server import AsyncServer
+from upsertq.wire import Entry
+from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
+from upsertq_worker.queue.usage import Metered, Usage
+
+LEASE: Final = Script.load("upsertq_worker", "lease")
+RELEASE: Final = Script.load("upsertq_worker", "release")
+MARK: Final = Script.load("upsertq_worker", "mark")
+SETTLE: Final = Script.load("upsertq_worker", "settle")
+SETTLE_ENTRIES: Final = 200
+"""Entries of one settle call at most: bounds how long the server is busy with it."""
+BOOKS_PLACE: Final = 2
+"""Place of the shard's books among the keys of the settle script."""
+ELSEWHERE, OURS, RUNS_MISSING, LOST = 0, 1, 2, -1
+"""What the settle script answers first."""
+
+Call = tuple[list[str], list[Argument]]
+
+
+class RedisQueue:
+    """A queue on a Redis or Valkey server, as worker `name` sees it."""
+
+    def __init__(self, server: AsyncServer, shape: QueueShape, name: str, lease: float) -> None:
+        self._server = server
+        self._keys = QueueKeys(shape.name)
+        self._shape = shape
+        self.name = name
+        self._lease_ms = int(lease * 1000)
+
+    async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
+        """As `Queue.lease`."""
+        calls: list[Call] = []
+        for shard, epoch in wanted.items():
+            keys = self._keys.shard(shard)
+            arguments: list[Argument] = [self.name, epoch, self._lease_ms, "1" if take else "0"]
+            calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
+        replies = await self._run(LEASE, calls, list(wanted), "take the shards' leases")
+        return [_grant(shard, reply) for shard, reply in zip(wanted, replies, strict=True)]
+
+    async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        """As `Queue.release`."""
+        calls: list[Call] = []
+        for shard, epoch in held.items():
+            keys = self._keys.shard(shard)
+            arguments: list[Argument] = [self._holder(epoch), int(keep.get(shard, 0.0) * 1000)]
+            calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
+        await self._run(RELEASE, calls, list(held), "give the shards' leases up")
+
+    async def lanes(self, shards: Sequence[int]) -> dict[int, LaneList]:
+        """As `Queue.lanes`."""
+        commands: list[list[Argument]] = []
+        for shard in shards:
+            keys = self._keys.shard(shard)
+            # the bell first: what enters the lanes later is heard behind this place
+            commands += [["XREVRANGE", keys.bell, "+", "-", "COUNT", 1], ["SMEMBERS", keys.lanes]]
+        replies = await self._sure(ask_all(commands)(), "list the lanes")
+        return {
+            shard: LaneList(latest[0][0].decode() if latest else START, sorted(map(_text, members)))
+            for shard, latest, members in zip(shards, replies[::2], replies[1::2], strict=True)
+        }
+
+    async def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int, wait: float) -> Read:
+        """As `Queue.read`."""
+        streams = {self._keys.shard(shard).stream(name).encode(): (shard, name) for shard, name in cursors}
+        shards = {self._keys.shard(shard).bell.encode(): shard for shard in bells}
+        block: list[Argument] = ["BLOCK", max(1, int(wait * 1000))] if wait > 0 else []
+        command: list[Argument] = ["XREAD", "COUNT", count, *block, "STREAMS"]
+        (reply,) = await self._sure(
+            ask_all([[*command, *streams, *shards, *cursors.values(), *bells.values()]])(), "read the queue"
+        )
+        deliveries: list[Delivery] = []
+        rings: list[Ring] = []
+        for name, entries in reply or ():
+            if name in shards:
+                rings += [Ring(shards[name], _text(fields[b"ns"]), place.decode()) for place, fields in entries]
+            else:
+                shard, namespace = streams[name]
+                deliveries += [Delivery(shard, namespace, place.decode(), fields) for place, fields in entries]
+        return Read(deliveries, rings)
+
+    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+        """As `Queue.mark`."""
+        calls: list[Call] = []
+        for shard, text in marks.items():
+            keys = self._keys.shard(shard)
+            arguments: list[Argument] = [self._holder(held.get(shard, 0)), "" if deaths is None else deaths, text]
+            calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
+        replies = await self._run(MARK, calls, list(marks), "mark what is sent alone")
+        return frozenset(shard for shard, (ours, *_) in zip(marks, replies, strict=True) if not ours)
+
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
+        """As `Queue.settle`."""
+        left = [list(group) for _, group in groupby(sorted(settlements, key=_shard), key=_shard)]
+        foreign: set[int] = set()
+        emptied: dict[Stream, str] = {}
+        while left:
+            now = [group[:SETTLE_ENTRIES] for group in left]
+            shards = [_shard(group[0]) for group in now]
+            for shard, reply in zip(shards, await self._settle(held, now), strict=True):
+                if reply[0] == ELSEWHERE:
+                    foreign.add(shard)
+                else:
+                    emptied |= {(shard, _text(namespace)): _text(reply[2]) for namespace in reply[3:]}
+            left = [
+                group[SETTLE_ENTRIES:]
+                for group in left
+                if group[SETTLE_ENTRIES:] and _shard(group[0]) not in foreign
+            ]
+        return Settled(frozenset(foreign), emptied)
+
+    async def books(self) -> Books:
+        """As `Queue.books`."""
+        ask = ask_all(
+            [["HMGET", self._keys.shard(k).books, "incarnation", *COUNTERS] for k in range(self._shape.shards)]
+        )
+        replies = await self._sure(ask(), "read the books")
+        for shard, (incarnation, *_) in enumerate(replies):
+            if incarnation != self._shape.incarnation.encode():
+                raise self._lost(shard)
+        return total(of_reply(reply[1:]) for reply in replies)
+
+    async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
+        """As `Queue.superseded`."""
+        commands: list[list[Argument]] = [
+            ["HGET", self._keys.shard(shard).dead_ids, mark_field(entry)] for shard, entry in replayed
+        ]
+        marks = await self._sure(ask_all(commands)(), "look for newer versions of what is replayed")
+        return [is_superseded(mark, entry.seq) for mark, (_, entry) in zip(marks, replayed, strict=True)]
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """As `Queue.note`."""
+        paused_key = self._keys.paused
+        # what was paused by hand meanwhile ends by hand
+        by_hand = {scope for scope, paused in (await self.pauses()).items() if paused.by_hand}
+        commands: list[list[Argument]] = [
+            ["HDEL", paused_key, scope] if why is None else ["HSETNX", paused_key, scope, note(why)]
+            for scope, why in changes.items()
+            if scope not in by_hand
+        ]
+        if commands:
+            await self._sure(ask_all(commands)(), "note a pause")
+
+    async def pauses(self) -> dict[str, Paused]:
+        """As `Queue.pauses`."""
+        (reply,) = await self._sure(ask_all([["HGETALL", self._keys.paused]])(), "read the paused lanes")
+        return of_pauses(reply)
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """As `Queue.beat`."""
+        ask = ask_all([["HSET", self._keys.workers, self.name, orjson.dumps(report)]])
+        await self._sure(ask(), "write the heartbeat")
+
+    async def leave(self) -> None:
+        """As `Queue.leave`."""
+        await self._sure(ask_all([["HDEL", self._keys.workers, self.name]])(), "take the heartbeat away")
+
+    async def _settle(self, held: Mapping[int, int], groups: Sequence[Sequence[Metered]]) -> list[Any]:
+        """Settle each group in its shard, again with the books of runs that turn out to be concerned."""
+        shards = [_shard(group[0]) for group in groups]
+        calls = [self._settle_call(held[shard], group, ()) for shard, group in zip(shards, groups, strict=True)]
+        replies = await self._run(SETTLE, calls, shards, "settle")
+        while again := [i for i, reply in enumerate(replies) if reply[0] == RUNS_MISSING]:
+            calls = [self._settle_call(held[shards[i]], groups[i], list(map(_text, replies[i][1:]))) for i in again]
+            for i, reply in zip(again, await self._run(SETTLE, calls, [shards[i] for i in again], "settle"), strict=True):
+                replies[i] = reply
+        return replies
+
+    def _settle_call(self, epoch: int, settlements: Sequence[Metered], also: Sequence[str]) -> Call:
+        keys = self._keys.shard(_shard(settlements[0]))
+        names = [keys.lease, keys.books, keys.lanes, keys.dead, keys.dead_ids]
+        streams: dict[str, int] = {}
+        runs: dict[str, int] = {"": 0}
+        at = max(one.settled_ms for one in settlements)
+        arguments: list[Argument] = [self._shape.incarnation, self._holder(epoch), at, len(settlements)]
+        for metered in settlements:
+            one = metered.settlement
+            if one.namespace not in streams:
+                names.append(keys.stream(one.namespace))
+                streams[one.namespace] = len(names)
+            if one.run not in runs:
+                names.append(keys.run(one.run))
+                runs[one.run] = len(names)
+            figures: list[Argument] = []
+            if metered.usage is not None or metered.queue_usage is not None:
+                figures = [*_figures(BOOKS_PLACE, metered.queue_usage), *_figures(runs[one.run], metered.usage)]
+            arguments += (
+                *(one.stream_id, streams[one.namespace], one.namespace, runs[one.run], one.run, one.records, one.size),
+                *(one.acked, one.superseded, one.sequence, len(one.dead), len(figures) // 3),
+            )
+            for dead in one.dead:
+                fields = encode_letter(dead.entry, dead.verdict)
+                arguments += [dead.row, dead.entry.seq, dead.verdict.reason, len(fields), *fields]
+            arguments += figures
+        for run in also:
+            if run not in runs:
+                names.append(keys.run(run))
+                runs[run] = len(names)
+        if also:
+            arguments += ["also", *(part for run in also for part in (runs[run], run))]
+        return names, arguments
+
+    def _holder(self, epoch: int) -> str:
+        return f"{epoch}:{self.name}"
+
+    async def _run(self, script: Script, calls: Sequence[Call], shards: Sequence[int], what: str) -> list[Any]:
+        """The replies of a script to calls about these shards; none of them says that the queue is lost."""
+        replies = await self._sure(run_scripts(script, calls), what)
+        for shard, reply in zip(shards, replies, strict=True):
+            if isinstance(reply, list) and reply and reply[0] == LOST:
+                raise self._lost(shard)
+        return [reply if isinstance(reply, list) else [reply] for reply in replies]
+
+    def _lost(self, shard: int) -> QueueLost:
+        return QueueLost(
+            f"the server lost queue '{self._shape.name}': shard {shard} is not that of incarnation "
+            f"{self._shape.incarnation} any more; was it flushed, or restarted without its data?"
+        )
+
+    async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
+        replies = await self._server.hold(conversation)
+        failure = worst(replies)
+        if failure is None:
+            return replies
+        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
+            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
+        raise ServerUnavailable(f"cannot {what}: {failure.message}")
+
+
+def _grant(shard: int, reply: Sequence[Any]) -> Grant:
+    epoch, holder, clean, deaths, mark, clock = reply
+    return Grant(shard, int(epoch), _text(holder), bool(clean), int(deaths), _text(mark), _text(clock) or START)
+
+
+def _figures(place: int, usage: Usage | None) -> list[Argument]:
+    """What requests took as the script has it: place of the books among its keys, name and value of each figure."""
+    return [part for name, value in (usage.figures() if usage else {}).items() for part in (place, name, value)]
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _shard(metered: Metered) -> int:
+    return metered.settlement.shard

@@ -1,0 +1,107 @@
+"""Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
+
+from collections.abc import Callable, Sequence
+
+from upsertq.errors import ServerUnavailable
+from upsertq_worker.context import Context, Signals, Tally, signalled
+from upsertq_worker.events import Event
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.queue.absence import Absence
+from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.protocols import Queue, Settled
+from upsertq_worker.queue.usage import Meter, Metered
+
+
+class Settler:
+    """Settles what the hold gives out. While one call travels the next ones gather, and go together.
+
+    Args:
+        context: of the worker.
+        signals: of the worker.
+        queue: the queue.
+        hold: what gives out settlements, and is told when they are confirmed.
+        leases: under which they are carried out.
+        meter: what requests took.
+        tally: where confirmed records are counted.
+        settled: told what came of each call.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        signals: Signals,
+        queue: Queue,
+        hold: Hold,
+        leases: Leases,
+        meter: Meter,
+        tally: Tally,
+        settled: Callable[[Settled], None],
+    ) -> None:
+        self._context = context
+        self._signals = signals
+        self._queue = queue
+        self._hold = hold
+        self._leases = leases
+        self._meter = meter
+        self._tally = tally
+        self._settled = settled
+        self._absence = Absence("settle", context, signals)
+        self._taken: list[Metered] = []
+
+    @property
+    def unsettled(self) -> int:
+        """Entries given out for settling whose settling is not confirmed."""
+        return len(self._taken) + len(self._hold.settlements)
+
+    async def run(self) -> None:
+        """Settle until the worker stops; what is left then is for `flush`."""
+        signals = self._signals
+        while not signals.stopping.is_set():
+            signals.settleable.clear()
+            if not await self.settle():
+                await signalled(signals.settleable, 0.5)
+
+    async def flush(self, seconds: float) -> None:
+        """Settle all that is left, for at most `seconds`."""
+        clock, signals = self._context.clock, self._signals
+        until = clock() + seconds
+        while self.unsettled and clock() < until:
+            signals.settleable.clear()
+            if not await self.settle():
+                await signalled(signals.settleable, min(0.5, until - clock()))
+
+    def forget(self, shards: Sequence[int]) -> None:
+        """These shards were lost, or gained anew: what was given out under the old lease is void."""
+        self._taken = [one for one in self._taken if one.settlement.shard not in shards]
+
+    async def settle(self) -> bool:
+        """Carry out what there is; returns whether there was anything that may be settled now.
+
+        The lease must outlive the quarantine: of a version that is settled, a copy whose answer was lost may travel so
+        long, and the next holder of the shard, which finds nothing of it in the stream, must not send a newer one before.
+        """
+        context, held = self._context, dict(self._leases.epochs)
+        fresh = [one for one in self._hold.settlements if one.shard in held]
+        self._hold.settlements.clear()
+        taken = [one for one in self._taken if one.settlement.shard in held]
+        taken += self._meter.metered(fresh, int(context.wall() * 1000))
+        self._taken = taken
+        if not taken or not self._leases.safe(context.clock() + context.settings.quarantine):
+            return False
+        try:
+            came_of_it = await self._queue.settle(held, taken)
+        except ServerUnavailable as error:
+            await self._absence.wait(error)
+            return True
+        self._absence.over()
+        # what was lost meanwhile is gone from the list, and what is left of it was carried out
+        carried_out = [one for one in self._taken if one.settlement.shard not in came_of_it.foreign]
+        self._taken = []
+        self._hold.settled((one.settlement for one in carried_out), context.clock())
+        for one in carried_out:
+            self._tally.acked += one.settlement.acked
+            self._tally.superseded += one.settlement.superseded
+            self._tally.dead += len(one.settlement.dead)
+        context.events.tell(Event.SETTLED, entries=len(carried_out))
+        self._settled(came_of_it)
+        return True

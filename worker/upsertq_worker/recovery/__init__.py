@@ -1,0 +1,1 @@
+"""Finds the records that kill workers, after unclean deaths."""

@@ -1,0 +1,258 @@
+"""Owns the life of one worker: makes its tasks, decides when it is done, and stops it in good order."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from upsertq.errors import ServerUnavailable, WorldError
+from upsertq.pauses import spoken
+from upsertq_worker.context import Context, Settings, Signals, Tally, signalled
+from upsertq_worker.delivery.batcher import Batcher
+from upsertq_worker.delivery.sender import Index, Refused, Sender
+from upsertq_worker.events import Events
+from upsertq_worker.flow.limiter import Limiter
+from upsertq_worker.flow.outage import OutageWatch
+from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.queue.absence import Absence
+from upsertq_worker.queue.keeper import Keeper
+from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.pausing import Pausing
+from upsertq_worker.queue.protocols import Queue, Settled
+from upsertq_worker.queue.reader import Reader
+from upsertq_worker.queue.settler import Settler
+from upsertq_worker.queue.usage import Meter
+from upsertq_worker.recovery.careful import Careful
+
+HELD_BACK_SECONDS = 1.0
+"""A lane that is shut for longer keeps its suspects waiting, and no others."""
+
+
+class Worker:
+    """One worker: it drains a queue into an index until it is told to stop.
+
+    Args:
+        name: the worker's name, unique in the fleet.
+        shards: of the queue.
+        queue: the queue.
+        index: the index.
+        settings: how to drain.
+        clock: seconds from any origin; the system's unless given.
+        wall: seconds since 1970.
+        rng: for jitter.
+        events: told of what happens.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shards: int,
+        queue: Queue,
+        index: Index,
+        settings: Settings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+        events: Events | None = None,
+    ) -> None:
+        self.context = context = Context(
+            name, shards, settings, clock, wall, rng or random.Random(), events or Events()
+        )
+        self.signals = signals = Signals()
+        self.tally = Tally()
+        self.hold = hold = Hold(settings.quarantine)
+        self._queue = queue
+        self._started_at = wall()
+        self._alarms: dict[str, str] = {}
+        """What needs an operator, by what it concerns."""
+        self._leases = leases = Leases(shards, settings.lease, settings.quarantine)
+        self._limiter = limiter = Limiter(settings.concurrency)
+        self._pauses = pauses = Pauses()
+        self._outage = OutageWatch()
+        meter = Meter()
+        self._pausing = Pausing(context, signals, queue, pauses)
+        self._careful = Careful(
+            context, signals, queue, hold, leases, self._caught_up, self._admits, self._waits, self._lost
+        )
+        self.sender = Sender(
+            context,
+            signals,
+            index,
+            hold,
+            Batcher(hold, settings.batch),
+            limiter,
+            pauses,
+            self._pausing,
+            self._outage,
+            leases,
+            self._careful,
+            meter,
+            self.tally,
+        )
+        self._reader = Reader(
+            context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted
+        )
+        self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled)
+        self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed)
+
+    def stop(self) -> None:
+        """Stop in good order: what is in flight may finish within the grace period."""
+        self.signals.stop()
+
+    async def run(self) -> Tally:
+        """Drain until stopped, empty or out of time; returns what was done.
+
+        Raises:
+            WorldError: the service or the server refuses, or lost the queue. What it still has stays in the queue.
+        """
+        context, signals = self.context, self.signals
+        keeping, *working = [
+            asyncio.create_task(self._guarded(work))
+            for work in (
+                self._keep,
+                self._reader.run,
+                self._careful.run,
+                self.sender.run,
+                self._settler.run,
+                self._watch,
+            )
+        ]
+        try:
+            await signals.stopping.wait()
+        finally:
+            signals.stop()
+            started = context.clock()
+            finished = await self.sender.finish(context.settings.grace)
+            await asyncio.gather(*working)
+            await self._careful.end()
+            left = max(1.0, context.settings.grace - (context.clock() - started))
+            if signals.failure is None:
+                await self._settler.flush(left)
+            signals.done.set()
+            signals.noteworthy.set()
+            await keeping
+            await self._guarded(lambda: self._keeper.end(self.hold, sent_last=finished))
+        if signals.failure is not None:
+            raise signals.failure
+        return self.tally
+
+    def report(self) -> dict[str, Any]:
+        """The heartbeat's content."""
+        return {
+            "name": self.context.name,
+            "started_at": self._started_at,
+            "at": self.context.wall(),
+            "every": self._keeper.every,
+            "shards": sorted(self._leases.epochs),
+            "standby": not self._leases.epochs,
+            "in_flight": self.sender.in_flight,
+            "posted": self.tally.acked,
+            "alarms": self._all_alarms(),
+            **self.tally.as_dict(),
+        }
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that was read is left to do."""
+        return not (self.hold.entries or self.sender.in_flight or self._settler.unsettled)
+
+    async def _guarded(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - it ends the worker, and `run` raises it
+            self.signals.fail(error)
+
+    async def _keep(self) -> None:
+        await self._keeper.run(self._pausing.follow)
+
+    def _leases_changed(self, shards: Sequence[int]) -> None:
+        """These shards were lost, or gained anew; a read that was under way may have left something of them."""
+        if shards:
+            self._forget(shards)
+            self._careful.gained([shard for shard in shards if shard in self._leases.epochs])
+        for event in (self.signals.readable, self.signals.sendable, self.signals.settleable):
+            event.set()
+
+    def _settled(self, came_of_it: Settled) -> None:
+        if came_of_it.foreign:
+            self._lost(came_of_it.foreign)
+        self._reader.emptied(came_of_it.emptied or {})
+        self.signals.readable.set()
+
+    def _lost(self, shards: frozenset[int]) -> None:
+        """The server says that these shards are not ours."""
+        for shard in shards:
+            self._leases.fenced(shard)
+        self._forget(sorted(shards))
+        self.signals.readable.set()
+
+    def _forget(self, shards: Sequence[int]) -> None:
+        for shard in shards:
+            self.hold.drop(shard)
+        self._reader.forget(shards)
+        self._careful.forget(shards)
+        self._settler.forget(shards)
+        self.sender.revoke(frozenset(shards))
+
+    def _caught_up(self, shard: int) -> bool:
+        return self._reader.caught_up(shard)
+
+    def _admits(self, namespace: str) -> bool:
+        return self.sender.admits(namespace)
+
+    def _waits(self, namespace: str) -> bool:
+        now = self.context.clock()
+        return self._pauses.holds(namespace) or self._limiter.opens_at(namespace) > now + HELD_BACK_SECONDS
+
+    def _all_alarms(self) -> dict[str, str]:
+        """What needs an operator, pauses, an outage and care included, as it stands now."""
+        alarms = self._alarms | {scope: paused.message for scope, paused in self._pauses.paused.items()}
+        if told := self._outage.told(self.context.clock(), self.context.wall()):
+            alarms["index"] = told
+        if told := self._careful.told():
+            alarms["recovery"] = told
+        return alarms
+
+    async def _watch(self) -> None:
+        """Stop when the time is over, or when nothing is left and that is what was asked for."""
+        clock, settings, signals = self.context.clock, self.context.settings, self.signals
+        until = None if settings.stop_after is None else clock() + settings.stop_after
+        absence = Absence("read the books", self.context, signals)
+        while not signals.stopping.is_set():
+            if until is not None and clock() >= until:
+                signals.stop()
+            elif settings.until_empty and self.idle:
+                try:
+                    await self._stop_if_empty()
+                    absence.over()
+                except ServerUnavailable as error:
+                    await absence.wait(error)
+            elif settings.until_empty:
+                self._stop_if_stuck()
+            wait = 0.2 if until is None else min(0.2, max(0.0, until - clock()))
+            await signalled(signals.stopping, wait)
+
+    def _stop_if_stuck(self) -> None:
+        """Stop where a pause has kept everything waiting for too long."""
+        paused = self._pauses.paused
+        if not paused:
+            return
+        context = self.context
+        scope, first = min(paused.items(), key=lambda one: one[1].since)
+        stuck = min(context.wall() - first.since, context.clock() - self.sender.applier.landed_at)
+        if stuck >= context.settings.pause_timeout:
+            why = f"{spoken(scope)}: {first.message}"
+            self.signals.fail(Refused(f"paused for {stuck:.0f} s: {why}; the records wait in the queue"))
+
+    async def _stop_if_empty(self) -> None:
+        books = await self._queue.books()
+        if books.pending == 0:
+            self.signals.stop()
+        elif self._alarms and self.idle and len(self._leases.epochs) == self.context.shards and self._reader.exhausted:
+            where, alarm = next(iter(self._alarms.items()))
+            self.signals.fail(WorldError(f"{where} stopped: {alarm}"))
+        elif self._pauses.paused:
+            self._stop_if_stuck()
