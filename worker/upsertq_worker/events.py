@@ -55,9 +55,7 @@ class Event(Enum):
     SERVER_AWAY = Kind(logging.WARNING, "{error}; trying again until it is back")
     SERVER_BACK = Kind(logging.INFO, "the queue's server is back: can {what} again")
     NOT_SEEN = Kind(logging.WARNING, "{error}; {consequence}")
-    STOPPING = Kind(
-        logging.INFO, "stopping: {in_flight} requests in flight may finish; a second signal stops at once"
-    )
+    STOPPING = Kind(logging.INFO, "stopping: {in_flight} requests in flight may finish; a second signal stops at once")
     COMMAND_GONE = Kind(logging.WARNING, "stopping: the command that started this worker is gone")
 
 

@@ -92,9 +92,7 @@ class Worker:
             meter,
             self.tally,
         )
-        self._reader = Reader(
-            context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted
-        )
+        self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled)
         self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed)
 

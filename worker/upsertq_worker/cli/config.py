@@ -7,10 +7,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from upsertq.errors import UsageError, shown
-from upsertq_worker.delivery.batcher import BatchLimits
-from upsertq_worker.context import Settings
+from upsertq_worker.context import MOST_CULPRITS, BatchLimits, Settings
 from upsertq_worker.edge.http_index import IndexAddress, is_loopback
-from upsertq_worker.delivery.bisect import MOST_CULPRITS
 
 MAX_BATCH_RECORDS: Final = 1_000
 """The service's own ceiling for one request."""

@@ -9,7 +9,7 @@ import click
 
 from upsertq.errors import UsageError
 from upsertq_worker.cli.config import DEFAULT_API_VERSION
-from upsertq_worker.delivery.bisect import MOST_CULPRITS
+from upsertq_worker.context import MOST_CULPRITS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

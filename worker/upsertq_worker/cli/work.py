@@ -13,12 +13,12 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import one_line
 from upsertq_worker.cli.config import WorkConfig
-from upsertq_worker.context import Tally
-from upsertq_worker.worker import Drain
 from upsertq_worker.cli.options import api_key, index_options
+from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
 from upsertq_worker.edge.process import log_to_stderr, run_loop
 from upsertq_worker.edge.process import work as work_until_stopped
+from upsertq_worker.worker import Worker
 
 
 @click.command()
@@ -63,16 +63,16 @@ def _report(queue: str, tally: Tally, books: Books, *, as_json: bool) -> None:
     click.echo(f"queue {queue}: {one_line(books)}")
 
 
-def _watch() -> Callable[[Drain], Any] | None:
+def _watch() -> Callable[[Worker], Any] | None:
     """What shows the progress on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         return None
     from upsertq.cli.terminal import rate_line  # noqa: PLC0415 - slow to import, and of no use in a pipe
 
-    async def watch(drain: Drain) -> None:
+    async def watch(worker: Worker) -> None:
         with rate_line("draining") as show:
             while True:
-                show(drain.tally.acked, f"{drain.desk.in_flight} requests in flight")
+                show(worker.tally.acked, f"{worker.sender.in_flight} requests in flight")
                 await asyncio.sleep(0.2)
 
     return watch

@@ -14,6 +14,7 @@ from upsertq_worker.context import MOST_CULPRITS
 
 T = TypeVar("T")
 
+
 def request_budget(records: int, culprits: int) -> int:
     """Requests that finding so many culprits among so many records may take, the first refused one included."""
     return 1 if records <= 1 else 2 * culprits * ceil(log2(records)) + 1

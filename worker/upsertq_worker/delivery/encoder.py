@@ -40,9 +40,7 @@ class Encoder:
                 records = [{"id": name, "values": row} for name, row in zip(self._ids, self._matrix, strict=True)]
             else:
                 records = [
-                    {"id": name, "values": row, "metadata": found}
-                    if found is not None
-                    else {"id": name, "values": row}
+                    {"id": name, "values": row, "metadata": found} if found is not None else {"id": name, "values": row}
                     for name, row, found in zip(self._ids, self._matrix, self._metadata, strict=True)
                 ]
         else:

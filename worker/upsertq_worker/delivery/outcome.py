@@ -10,17 +10,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Literal
 
-from upsertq_worker.delivery.response import (
-    TransportFailure,
-    TransportKind,
-    printable,
-    read_body,
-    refusal_of,
-    request_id,
-    request_lsn,
-    retry_after,
-    upserted_count,
-)
 from upsertq_worker.delivery.messages import (
     ADVICE,
     forbidden_reason,
@@ -32,10 +21,21 @@ from upsertq_worker.delivery.messages import (
     suspects,
     whole_index,
 )
+from upsertq_worker.delivery.response import (
+    TransportFailure,
+    TransportKind,
+    printable,
+    read_body,
+    refusal_of,
+    request_id,
+    request_lsn,
+    retry_after,
+    upserted_count,
+)
 
 if TYPE_CHECKING:
-    from upsertq_worker.delivery.response import Answer, Body, Refusal, Sent
     from upsertq_worker.delivery.messages import LimitUnit, Reason
+    from upsertq_worker.delivery.response import Answer, Body, Refusal, Sent
 
 BusyKind = Literal["rate", "server", "timeout", "connection"]
 Scope = Literal["queue", "namespace"]

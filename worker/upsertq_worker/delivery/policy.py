@@ -7,8 +7,8 @@ import orjson
 
 from upsertq.letter import Reason, Verdict
 from upsertq.wire import Entry
-from upsertq_worker.delivery.response import Refusal
 from upsertq_worker.delivery.bisect import Part, take_apart
+from upsertq_worker.delivery.messages import Reason as LaneReason
 from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,
@@ -20,7 +20,7 @@ from upsertq_worker.delivery.outcome import (
     TooLarge,
     describe,
 )
-from upsertq_worker.delivery.messages import Reason as LaneReason
+from upsertq_worker.delivery.response import Refusal
 
 
 @dataclass(frozen=True, slots=True)

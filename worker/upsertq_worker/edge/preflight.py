@@ -6,8 +6,17 @@ import orjson
 
 from upsertq.errors import WorldError
 from upsertq.queue import QueueShape
+from upsertq_worker.delivery.outcome import (
+    Accepted,
+    Busy,
+    LaneRefused,
+    RecordRefused,
+    ShortAck,
+    TooLarge,
+    describe,
+    judge,
+)
 from upsertq_worker.delivery.response import Answer, Sent, TransportFailure
-from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge, describe, judge
 from upsertq_worker.delivery.sender import Refused
 
 

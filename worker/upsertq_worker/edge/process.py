@@ -17,11 +17,12 @@ from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
 from upsertq.queue import find_queue, open_queue
 from upsertq.server import AsyncServer
-from upsertq_worker import preflight
 from upsertq_worker.context import Settings, Tally
-from upsertq_worker.worker import Drain
+from upsertq_worker.edge import preflight
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
+from upsertq_worker.events import Event, Events
 from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.worker import Worker
 
 log = logging.getLogger("upsertq.worker")
 
@@ -60,7 +61,7 @@ async def work(
     settings: Settings,
     *,
     timeout: float,  # noqa: ASYNC109 - of each request
-    watch: Callable[[Drain], Coroutine[Any, Any, None]] | None = None,
+    watch: Callable[[Worker], Coroutine[Any, Any, None]] | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
@@ -69,24 +70,25 @@ async def work(
         WorldError: the index or the server refuses. The records stay in the queue.
     """
     server = AsyncServer.at(url)
+    events = Events()
     try:
         patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
         try:
             shape = await server.hold(find_queue(QueueKeys(queue), patience))
         except NotFound:
             shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
-            log.info("queue %s is new: nothing was ever loaded into it", queue)
+            events.tell(Event.QUEUE_NEW, queue=queue)
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
-            drain = Drain(seam.name, shape.shards, seam, index, settings)
-            _heed_signals(drain)
-            log.info("worker %s drains queue %s into %s", seam.name, queue, address.url)
-            beside = [asyncio.create_task(watch(drain))] if watch else []
+            worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
+            _heed_signals(worker)
+            events.tell(Event.STARTED, worker=seam.name, queue=queue, index=address.url)
+            beside = [asyncio.create_task(watch(worker))] if watch else []
             if parent := os.environ.get(PARENT):
-                beside.append(asyncio.create_task(_end_with(int(parent), drain)))
+                beside.append(asyncio.create_task(_end_with(int(parent), worker)))
             try:
-                tally = await drain.run()
+                tally = await worker.run()
             finally:
                 for task in beside:
                     task.cancel()
@@ -95,23 +97,23 @@ async def work(
         await server.close()
 
 
-async def _end_with(parent: int, drain: Drain) -> None:
+async def _end_with(parent: int, worker: Worker) -> None:
     """Stop when the process that started this one is gone: nobody is left who would."""
     while os.getppid() == parent:  # noqa: ASYNC110 - nobody announces a death
         await asyncio.sleep(PARENT_SECONDS)
-    log.warning("stopping: the command that started this worker is gone")
-    drain.stop()
+    worker.context.events.tell(Event.COMMAND_GONE)
+    worker.stop()
 
 
-def _heed_signals(drain: Drain) -> None:
+def _heed_signals(worker: Worker) -> None:
     """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
     loop = asyncio.get_running_loop()
 
     def heed() -> None:
-        if drain.desk.stopping.is_set():
+        if worker.signals.stopping.is_set():
             os._exit(130)
-        log.info("stopping: %d requests in flight may finish; a second signal stops at once", drain.desk.in_flight)
-        drain.stop()
+        worker.context.events.tell(Event.STOPPING, in_flight=worker.sender.in_flight)
+        worker.stop()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heed)

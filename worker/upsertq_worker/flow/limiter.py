@@ -57,7 +57,7 @@ class Limiter:
         self.of(namespace).succeeded()
         self.budget.succeeded()
 
-    def pushed_back(  # noqa: PLR0917 - what, when and by how much
+    def pushed_back(
         self,
         namespace: str,
         started: float,

@@ -65,11 +65,11 @@ class Hold:
 
     def inherited(self, shard: int) -> list[Held]:
         """The entries of a shard that stood there when it was taken over, oldest first."""
-        return sorted((held for held in self._held.get(shard, {}).values() if held.inherited), key=lambda one: one.order)
+        return sorted(
+            (held for held in self._held.get(shard, {}).values() if held.inherited), key=lambda one: one.order
+        )
 
-    def admit(  # noqa: PLR0917 - what was read, where and when
-        self, shard: int, stream_id: str, entry: Entry, now: float, inherited_until: float | None = None
-    ) -> Held:
+    def admit(self, shard: int, stream_id: str, entry: Entry, now: float, inherited_until: float | None = None) -> Held:
         """Take an entry that was read. A replayed one waits until `allow` or `supersede` is called for it.
 
         Args:

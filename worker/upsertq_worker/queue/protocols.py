@@ -107,7 +107,9 @@ class Queue(Protocol):
         Wait up to `wait` seconds where there is nothing.
         """
 
-    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+    async def mark(
+        self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None
+    ) -> frozenset[int]:
         """Write the marks of shards, and their count of deaths where it is given; returns those that are not ours."""
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:

@@ -19,7 +19,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Leases, Takeover, place_of
-from upsertq_worker.queue.protocols import START, Delivery, Queue, Read, Ring, Stream
+from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, Stream
 
 READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries: short, for a read must not be cancelled when the worker stops."""

@@ -98,7 +98,9 @@ class RedisQueue:
                 deliveries += [Delivery(shard, namespace, place.decode(), fields) for place, fields in entries]
         return Read(deliveries, rings)
 
-    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+    async def mark(
+        self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None
+    ) -> frozenset[int]:
         """As `Queue.mark`."""
         calls: list[Call] = []
         for shard, text in marks.items():
@@ -122,9 +124,7 @@ class RedisQueue:
                 else:
                     emptied |= {(shard, _text(namespace)): _text(reply[2]) for namespace in reply[3:]}
             left = [
-                group[SETTLE_ENTRIES:]
-                for group in left
-                if group[SETTLE_ENTRIES:] and _shard(group[0]) not in foreign
+                group[SETTLE_ENTRIES:] for group in left if group[SETTLE_ENTRIES:] and _shard(group[0]) not in foreign
             ]
         return Settled(frozenset(foreign), emptied)
 
@@ -181,7 +181,9 @@ class RedisQueue:
         replies = await self._run(SETTLE, calls, shards, "settle")
         while again := [i for i, reply in enumerate(replies) if reply[0] == RUNS_MISSING]:
             calls = [self._settle_call(held[shards[i]], groups[i], list(map(_text, replies[i][1:]))) for i in again]
-            for i, reply in zip(again, await self._run(SETTLE, calls, [shards[i] for i in again], "settle"), strict=True):
+            for i, reply in zip(
+                again, await self._run(SETTLE, calls, [shards[i] for i in again], "settle"), strict=True
+            ):
                 replies[i] = reply
         return replies
 
@@ -231,10 +233,7 @@ class RedisQueue:
         return [reply if isinstance(reply, list) else [reply] for reply in replies]
 
     def _lost(self, shard: int) -> QueueLost:
-        return QueueLost(
-            f"the server lost queue '{self._shape.name}': shard {shard} is not that of incarnation "
-            f"{self._shape.incarnation} any more; was it flushed, or restarted without its data?"
-        )
+        return QueueLost(self._shape.name, f"shard {shard} is gone, or is of another creation of the queue")
 
     async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
         replies = await self._server.hold(conversation)

@@ -5,7 +5,7 @@ What is suspected of what is decided in `upsertq_worker.recovery.suspects`; the 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from upsertq.errors import ServerUnavailable
@@ -118,7 +118,7 @@ class Careful:
             self._context.events.tell(Event.CARE_BEGUN, shards=len(begun), deaths=deaths)
         self._stirred.set()
 
-    def forget(self, shards: list[int]) -> None:
+    def forget(self, shards: Iterable[int]) -> None:
         """These shards are not ours any more."""
         for shard in shards:
             self._marks.pop(shard, None)
@@ -229,9 +229,7 @@ class Careful:
             care.line.popleft()
         return None
 
-    def _single(
-        self, held: Held, accused: Alone, sent: set[int], now: float
-    ) -> Iterator[tuple[Version, Alone]]:
+    def _single(self, held: Held, accused: Alone, sent: set[int], now: float) -> Iterator[tuple[Version, Alone]]:
         """The records of an entry that was alone at a death, the accused one first, each to be sent once."""
         versions = self._hold.take_apart(held, now)
         first = [] if accused.row is None else [accused.row]
