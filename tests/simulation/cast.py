@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from temper import REFUSED, Mood, Poison, Temper
 from upsertq.keys import shard_of
-from upsertq_worker.delivery.batcher import BatchLimits
-from upsertq_worker.context import Settings
+from upsertq_worker.context import BatchLimits, Settings
 from weather import Mishap, Outage, Trouble, Weather
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
 CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "graves", "moods", "deadly", "parked")
-CALLS: Final = ("lease", "read", "settle", "oldest_pending", "backlog")
+CALLS: Final = ("lease", "read", "settle", "lanes", "mark")
 
 
 @dataclass(slots=True)

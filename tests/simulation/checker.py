@@ -14,22 +14,20 @@ import orjson
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
 from upsertq_worker.delivery.bisect import MOST_CULPRITS
-from upsertq_worker.suspicion import DEATHS
+from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from upsertq.books import Books
     from upsertq.wire import Entry
-    from upsertq_worker.ordering.model import Grave, Settlement
+    from upsertq_worker.ordering.model import DeadRecord, Settlement
 
 Key = tuple[str, str]
 """Namespace and id."""
 ENOUGH: Final = 20
 """Violations kept of one history."""
 ROUNDING: Final = 1e-6
-ALONE: Final = 2
-"""Workers that a record must have killed while it was sent alone, so that no other death need be known of it."""
 
 
 @dataclass(slots=True)
@@ -203,7 +201,7 @@ class Checker:
         told = (settlement.run, settlement.records, settlement.size)
         if told != (filed.run, len(filed.records), filed.size):
             self.violated(f"{settlement.stream_id} is settled as {told}, but it is {filed}")
-        if settlement.acked + settlement.superseded + settlement.dead != len(filed.records):
+        if settlement.acked + settlement.superseded + len(settlement.dead) != len(filed.records):
             self.violated(f"{settlement} accounts for other than its {len(filed.records)} records")
         self._check_fates(settlement, filed)
 
@@ -237,11 +235,11 @@ class Checker:
     def _check_fates(self, settlement: Settlement, filed: Filed) -> None:
         """Records are acknowledged only if they were applied, superseded only if a newer version was."""
         never = without_newer = 0
-        dead = {grave.row for grave in settlement.graves}
-        if len(dead) < len(settlement.graves):
-            self.violated(f"{settlement} buries a record twice")
-        for grave in settlement.graves:
-            self._check_grave(settlement, grave, *filed.records[grave.row])
+        dead = {record.row for record in settlement.dead}
+        if len(dead) < len(settlement.dead):
+            self.violated(f"{settlement} gives a record up twice")
+        for record in settlement.dead:
+            self._check_dead(settlement, record, *filed.records[record.row])
         for row, (key, version) in enumerate(filed.records):
             if row in dead:
                 continue
@@ -259,9 +257,9 @@ class Checker:
         if without_newer > settlement.acked:
             self.violated(f"{settlement} counts records as superseded of which no newer version reached the index")
 
-    def _check_grave(self, settlement: Settlement, grave: Grave, key: Key, version: int) -> None:
+    def _check_dead(self, settlement: Settlement, record: DeadRecord, key: Key, version: int) -> None:
         """A record is dead only if the service refused it alone, or if it kept failing."""
-        entry, verdict, faults = grave.entry, grave.verdict, self._faults(key, version)
+        entry, verdict, faults = record.entry, record.verdict, self._faults(key, version)
         self.note("dead", f"{key} v{version}: {verdict.reason}")
         if ((entry.namespace, entry.ids), version_of(entry), entry.run) != (
             (key[0], (key[1],)),
@@ -279,7 +277,7 @@ class Checker:
             case Reason.CRASH_LOOP:
                 # one that lost its lease before it died is not among the deaths; what killed alone twice needs no other
                 deaths = self._filed[settlement.shard, settlement.stream_id].deaths
-                guilty = deaths >= DEATHS - 1 or faults[verdict.reason] >= ALONE
+                guilty = deaths >= DEATHS + ALONE - 1 or faults[verdict.reason] >= ALONE
                 self.note("crash_loop" if faults[verdict.reason] else "unlucky", f"{key} v{version}")
             case _:
                 guilty = bool(faults[verdict.reason])

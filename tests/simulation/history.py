@@ -20,8 +20,8 @@ from queue_link import QueueLink
 from upsertq import wire
 from upsertq.errors import WorldError
 from upsertq.pauses import by_hand, scope_of
+from upsertq_worker import worker as shell
 from upsertq_worker.context import Settings
-from upsertq_worker.worker import Drain
 from virtual_time import Process, TimeStandsStill, VirtualLoop
 from weather import Outage
 
@@ -52,7 +52,7 @@ class Worker:
     """One worker process of a history."""
 
     process: Process
-    drain: Drain
+    drain: shell.Worker
     task: asyncio.Task[object]
 
     @property
@@ -164,7 +164,7 @@ class History:
         """Start a worker."""
         process = Process(self.loop, f"w{len(self.workers) + 1}")
         self.checker.patience[process.name] = settings.max_attempts
-        drain = Drain(
+        drain = shell.Worker(
             process.name,
             self.cast.shards,
             QueueLink(self.loop, self.queue, self.weather, process),
@@ -233,7 +233,7 @@ class History:
         self.service.cut(name, dead=True)
         for shard, model in enumerate(self.queue.shards):
             if model.holder == name:
-                self.checker.died_over(shard, list(model.pending))
+                self.checker.died_over(shard, list(model.entries))
 
     def _kill_by_name(self, name: str) -> None:
         for worker in self.workers:

@@ -1,4 +1,4 @@
-"""Owns the queue's server as a model: streams, pending lists, leases and books as the worker's scripts treat them.
+"""Owns the queue's server as a model: streams, leases and books as the worker's scripts treat them.
 
 It lives in memory and in virtual time, answers at once, and never decides what a worker does.
 """
@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from checker import Filed
 from model_letters import Letters
 from upsertq import wire
 from upsertq.books import COUNTERS, REASON, Books, total
 from upsertq.letter import mark_field
-from upsertq_worker.queue.protocols import NEW, Delivery, Grant
+from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.queue.usage import Postage
     from upsertq_worker.ordering.model import Settlement
+    from upsertq_worker.queue.protocols import Stream
+    from upsertq_worker.queue.usage import Metered, Usage
     from virtual_time import VirtualLoop
 
 T = TypeVar("T")
@@ -36,27 +37,35 @@ def place_of(stream_id: str) -> Place:
     return int(milliseconds), int(number)
 
 
+BELL_LENGTH: Final = 20
+"""Rings that a bell keeps: fewer than the real one, so that some are missed."""
+
+
 @dataclass(slots=True)
 class Shard:
     """What the server keeps of one shard."""
 
-    stream: dict[str, tuple[dict[bytes, bytes], Entry]] = field(default_factory=dict)
-    """Entries by stream id, oldest first."""
-    pending: dict[str, int] = field(default_factory=dict)
-    """Deliveries of the entries read and not yet acknowledged, oldest first."""
-    delivered: Place = (0, 0)
-    """The last entry that was read as new."""
-    added: Place = (0, 0)
+    streams: dict[str, dict[str, tuple[dict[bytes, bytes], Entry]]] = field(default_factory=dict)
+    """By namespace the entries by stream id, oldest first; a stream is gone with its last entry."""
+    bell: list[tuple[str, str]] = field(default_factory=list)
+    """The latest namespaces that got a stream, with the sequence of its first entry."""
+    clock: Place = (0, 0)
     holder: str = ""
     epoch: int = 0
     """Of the lease as it stands."""
     expires_at: float = 0.0
     last_epoch: int = 0
+    released: int = 0
+    deaths: int = 0
+    mark: str = ""
     books: Counter[str] = field(default_factory=Counter)
     runs: dict[str, Counter[str]] = field(default_factory=dict)
     letters: Letters = field(default_factory=Letters)
-    suspects: dict[str, str] = field(default_factory=dict)
-    """Marks of entries that are in work with care, by stream id."""
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All entries by stream id."""
+        return {stream_id: one[1] for stream in self.streams.values() for stream_id, one in stream.items()}
 
 
 class ModelQueue:
@@ -91,13 +100,24 @@ class ModelQueue:
         return self._append(model, entry)
 
     def _append(self, model: Shard, entry: Entry) -> str:
-        """XADD."""
-        milliseconds = int(self._loop.now * 1000) + 1
-        model.added = max((milliseconds, 0), (model.added[0], model.added[1] + 1))
-        stream_id = f"{model.added[0]}-{model.added[1]}"
+        """Make the next sequence, and add the entry to the stream of its lane."""
+        model.clock = self.next_place(model)
+        stream_id = _spoken(model.clock)
         flat = [_bytes(item) for item in wire.encode(entry)]
-        model.stream[stream_id] = (dict(zip(flat[::2], flat[1::2], strict=True)), entry)
+        if entry.namespace not in model.streams:
+            model.streams[entry.namespace] = {}
+            model.bell = [*model.bell, (stream_id, entry.namespace)][-BELL_LENGTH:]
+        model.streams[entry.namespace][stream_id] = (dict(zip(flat[::2], flat[1::2], strict=True)), entry)
         return stream_id
+
+    def next_place(self, model: Shard) -> Place:
+        """The next sequence of a shard: greater than all before, whatever the clock on the wall says."""
+        milliseconds = self.milliseconds()
+        return (milliseconds, 0) if milliseconds > model.clock[0] else (model.clock[0], model.clock[1] + 1)
+
+    def milliseconds(self) -> int:
+        """The server's time, which goes back now and then."""
+        return 1 + int(1000 * (self._loop.now - (self._loop.now % 7 > 6) * 3))
 
     def stir(self) -> None:
         """Let the reads that wait for new entries look again."""
@@ -107,19 +127,23 @@ class ModelQueue:
         """`lease.lua`."""
         model = self.shards[shard]
         holder = self.holder(shard)
-        if holder and (model.epoch, holder) == (epoch, name):
+        if holder:
+            if (model.epoch, holder) != (epoch, name) or model.released == model.epoch:
+                return Grant(shard, 0, holder)
             model.expires_at = self._loop.now + self._lease
             return Grant(shard, epoch, name)
-        if holder:
-            return Grant(shard, 0, holder)
         if not take:
-            return Grant(shard, 0, "")
-        if epoch == 0 or model.last_epoch != epoch:
-            model.last_epoch += 1
-        model.holder, model.epoch = name, model.last_epoch
+            return Grant(shard, 0)
         model.expires_at = self._loop.now + self._lease
-        self.checker.note("lease", f"shard {shard} goes to {name}, epoch {model.epoch}")
-        return Grant(shard, model.epoch, name)
+        if epoch and epoch == model.last_epoch and model.released != epoch:
+            model.holder, model.epoch = name, epoch
+            return Grant(shard, epoch, name)
+        clean = model.last_epoch in {0, model.released}
+        model.deaths = 0 if clean else model.deaths + 1
+        model.last_epoch += 1
+        model.holder, model.epoch = name, model.last_epoch
+        self.checker.note("lease", f"shard {shard} goes to {name}, epoch {model.epoch}, {model.deaths} deaths")
+        return Grant(shard, model.epoch, name, clean, model.deaths, model.mark, _spoken(model.clock))
 
     def release(self, shard: int, epoch: int, name: str, keep: float) -> None:
         """`release.lua`."""
@@ -127,69 +151,71 @@ class ModelQueue:
         if not self.owns(shard, epoch, name):
             return
         self.checker.note("release", f"shard {shard} by {name}, kept for {keep:.3f} s")
+        model.released = epoch
         if int(keep * 1000) > 0:
             model.expires_at = self._loop.now + int(keep * 1000) / 1000
         else:
             model.holder = ""
 
-    def read(self, cursors: Mapping[int, str], count: int) -> list[Delivery]:
-        """XREADGROUP without waiting: what was read before behind a cursor, or new entries."""
-        found: list[Delivery] = []
-        for shard, cursor in cursors.items():
-            model = self.shards[shard]
-            if cursor == NEW:
-                ids = [stream_id for stream_id in model.stream if place_of(stream_id) > model.delivered][:count]
-                if ids:
-                    model.delivered = place_of(ids[-1])
-            else:
-                after = place_of(cursor)
-                ids = [stream_id for stream_id in model.pending if place_of(stream_id) > after][:count]
-            for stream_id in ids:
-                model.pending[stream_id] = model.pending.get(stream_id, 0) + 1
-                found.append(Delivery(shard, stream_id, model.stream[stream_id][0]))
-        return found
-
-    def oldest_pending(self, shard: int, after: str) -> str:
-        """XPENDING behind an id, for one entry; `""` when there is none."""
-        pending = self.shards[shard].pending
-        return next((stream_id for stream_id in pending if place_of(stream_id) > place_of(after)), "")
-
-    def mark(self, shard: int, epoch: int, name: str, marks: Mapping[str, str]) -> None:
-        """`mark.lua`."""
+    def lanes(self, shard: int) -> LaneList:
+        """XREVRANGE of the bell, and SMEMBERS."""
         model = self.shards[shard]
-        ours = self.owns(shard, epoch, name)
-        for stream_id, mark in marks.items():
-            if not ours and not model.suspects.get(stream_id, "").endswith(f" by {name}"):
-                continue
-            if not mark:
-                model.suspects.pop(stream_id, None)
-            elif stream_id in model.pending:
-                model.suspects[stream_id] = f"{mark} by {name}"
-                self.checker.note("mark", f"{name}: {shard} {stream_id} {mark}")
+        return LaneList(model.bell[-1][0] if model.bell else "0-0", sorted(model.streams))
 
-    def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Settlement]) -> bool:
-        """`settle.lua`; returns whether the lease was the caller's."""
+    def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int) -> Read:
+        """XREAD without waiting."""
+        deliveries: list[Delivery] = []
+        for (shard, namespace), cursor in cursors.items():
+            stream = self.shards[shard].streams.get(namespace, {})
+            ids = [stream_id for stream_id in stream if place_of(stream_id) > place_of(cursor)][:count]
+            deliveries += [Delivery(shard, namespace, stream_id, stream[stream_id][0]) for stream_id in ids]
+        rings: list[Ring] = []
+        for shard, cursor in bells.items():
+            heard = [one for one in self.shards[shard].bell if place_of(one[0]) > place_of(cursor)][:count]
+            rings += [Ring(shard, namespace, place) for place, namespace in heard]
+        return Read(deliveries, rings)
+
+    def mark(self, shard: int, epoch: int, name: str, mark: str, deaths: int | None) -> bool:
+        """`mark.lua`."""
         model = self.shards[shard]
         if not self.owns(shard, epoch, name):
             return False
-        for one in settlements:
-            if not self.acknowledge(model, one):
+        model.mark = mark
+        if deaths is not None:
+            model.deaths = deaths
+        self.checker.note("mark", f"{name}: {shard} {mark}")
+        return True
+
+    def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Metered]) -> dict[Stream, str] | None:
+        """`settle.lua`; returns the streams that it emptied, `None` where the lease is not the caller's."""
+        model = self.shards[shard]
+        if not self.owns(shard, epoch, name):
+            return None
+        emptied: dict[Stream, str] = {}
+        for metered in settlements:
+            one = metered.settlement
+            stream = model.streams.get(one.namespace, {})
+            entry = stream[one.stream_id][1] if one.stream_id in stream else None
+            if not self.remove(model, one):
                 continue
-            _, entry = model.stream.pop(one.stream_id, (None, None))
-            model.suspects.pop(one.stream_id, None)
+            if one.namespace in model.streams and not model.streams[one.namespace]:
+                del model.streams[one.namespace]
+                emptied[shard, one.namespace] = _spoken(model.clock)
             for books in self._books_of(model, one.run):
                 books.update(
-                    pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=one.dead
+                    pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=len(one.dead)
                 )
-                books.update(f"reason:{grave.verdict.reason}" for grave in one.graves)
+                books.update(f"reason:{dead.verdict.reason}" for dead in one.dead)
                 books["settled_at"] = max(books["settled_at"], *(other.settled_ms for other in settlements))
-            for books, postage in zip(self._books_of(model, one.run), (one.queue_postage, one.postage), strict=False):
-                add_figures(books, postage)
+            for books, usage in zip(
+                self._books_of(model, one.run), (metered.queue_usage, metered.usage), strict=False
+            ):
+                add_figures(books, usage)
             if entry is not None:
                 self._mark(model, one, entry)
             self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
         self.check_books(shard)
-        return True
+        return emptied
 
     def _mark(self, model: Shard, settlement: Settlement, entry: Entry) -> None:
         """Write the dead letters of a settled entry, and bring the marks of its ids up to date."""
@@ -199,10 +225,10 @@ class ModelQueue:
                 books.update({"dead": -1, f"reason:{reason}": -1, "superseded": 1})
 
         letters, replayed, run = model.letters, bool(entry.seq), settlement.run
-        dead = {grave.row for grave in settlement.graves}
-        for grave in settlement.graves:
-            dead_id, name = letters.write(grave.entry, grave.verdict.reason), mark_field(grave.entry)
-            letters.update(name, grave.entry.seq, replayed=replayed, letter=dead_id, run=run, outdated=outdated)
+        dead = {record.row for record in settlement.dead}
+        for record in settlement.dead:
+            dead_id, name = letters.write(record.entry, record.verdict.reason), mark_field(record.entry)
+            letters.update(name, record.entry.seq, replayed=replayed, letter=dead_id, run=run, outdated=outdated)
         for row, record_id in enumerate(entry.ids):
             if row not in dead:
                 sequence = settlement.sequence if replayed else f"{settlement.sequence}-{row}"
@@ -213,9 +239,9 @@ class ModelQueue:
         """HGET of the mark of a replayed entry's record, and what it says."""
         return self.shards[shard].letters.superseded(entry)
 
-    def acknowledge(self, model: Shard, settlement: Settlement) -> bool:
-        """XACK; returns whether the entry was pending."""
-        return model.pending.pop(settlement.stream_id, None) is not None
+    def remove(self, model: Shard, settlement: Settlement) -> bool:
+        """XDEL; returns whether the entry was there."""
+        return model.streams.get(settlement.namespace, {}).pop(settlement.stream_id, None) is not None
 
     def owns(self, shard: int, epoch: int, name: str) -> bool:
         """Whether the shard's lease is held by `name` under `epoch`."""
@@ -241,8 +267,8 @@ class ModelQueue:
         return dict(self.paused)
 
     def backlog(self, shard: int) -> int:
-        """XLEN."""
-        return len(self.shards[shard].stream)
+        """XLEN of every stream of a shard."""
+        return len(self.shards[shard].entries)
 
     def books(self) -> Books:
         """Return the books of the queue."""
@@ -261,7 +287,7 @@ class ModelQueue:
         """Replay a letter, and tell the checker."""
         stream_id = self.replay(shard, dead_id)
         if stream_id:
-            self.checker.replayed(shard, stream_id, self.shards[shard].stream[stream_id][1])
+            self.checker.replayed(shard, stream_id, self.shards[shard].entries[stream_id])
             self.check_books(shard)
             self.stir()
 
@@ -280,7 +306,7 @@ class ModelQueue:
     def check_books(self, shard: int) -> None:
         """Have the books of a shard and of its runs compared with a recount."""
         model = self.shards[shard]
-        entries = [entry for _, entry in model.stream.values()]
+        entries = list(model.entries.values())
         letters = list(model.letters.stream.values())
         for name, books in [("", model.books), *model.runs.items()]:
             if sum(count for counter, count in books.items() if counter.startswith(REASON)) != books["dead"]:
@@ -298,10 +324,14 @@ class ModelQueue:
         return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]
 
 
-def add_figures(books: Counter[str], postage: Postage | None) -> None:
+def add_figures(books: Counter[str], usage: Usage | None) -> None:
     """`add_figure` of `settle.lua`, for all that a settlement brings."""
-    for name, value in (postage.figures() if postage else {}).items():
+    for name, value in (usage.figures() if usage else {}).items():
         books[name] = max(books[name], value) if name.startswith("lsn:") else books[name] + value
+
+
+def _spoken(place: Place) -> str:
+    return f"{place[0]}-{place[1]}"
 
 
 def _books(counter: Counter[str]) -> Books:

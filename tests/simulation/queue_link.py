@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from upsertq.errors import ServerUnavailable
-from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.protocols import LaneList, Read, Settled
 from weather import Mishap
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from upsertq.books import Books
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.queue.protocols import Delivery, Grant
-    from upsertq_worker.ordering.model import Settlement
+    from upsertq_worker.queue.protocols import Grant, Stream
+    from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop
     from weather import Weather
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class QueueLink:
-    """One worker's way to the queue (a `QueueSeam`): every call takes time, and may go wrong in every way."""
+    """One worker's way to the queue (a `Queue`): every call takes time, and may go wrong in every way."""
 
     def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, process: Process) -> None:
         self._loop = loop
@@ -41,111 +41,95 @@ class QueueLink:
         return self._process.name
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
-        """As `QueueSeam.lease`."""
+        """As `Queue.lease`."""
         queue, name = self._queue, self._name
         return await self._call(
             "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
         )
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
-        """As `QueueSeam.release`."""
+        """As `Queue.release`."""
         queue, name = self._queue, self._name
         await self._call(
             "release", [_bind(queue.release, shard, epoch, name, keep.get(shard, 0.0)) for shard, epoch in held.items()]
         )
 
-    async def read(self, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
-        """As `QueueSeam.read`."""
-        cursors = dict(cursors)
-        arrived: asyncio.Future[list[Delivery]] = self._loop.create_future()
-        blocks = all(cursor == NEW for cursor in cursors.values())
+    async def lanes(self, shards: Sequence[int]) -> dict[int, LaneList]:
+        """As `Queue.lanes`."""
+        replies = await self._call("lanes", [_bind(self._queue.lanes, shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
+
+    async def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int, wait: float) -> Read:
+        """As `Queue.read`."""
+        cursors, bells = dict(cursors), dict(bells)
+        arrived: asyncio.Future[Read] = self._loop.create_future()
 
         def look() -> bool:
             if self._process.dead and self._weather.rng.random() < 0.5:
                 return True
-            if not arrived.done() and (found := self._queue.read(cursors, count)):
+            if not arrived.done() and ((found := self._queue.read(cursors, bells, count)).deliveries or found.rings):
                 arrived.set_result(found)
-                ids = " ".join(f"{one.shard}:{one.stream_id}" for one in found)
-                self._queue.checker.note("read", f"{self._name} {cursors} x{count}: {ids}")
+                ids = " ".join(f"{one.shard}:{one.stream_id}" for one in found.deliveries)
+                self._queue.checker.note("read", f"{self._name} {cursors} x{count}: {ids} {found.rings}")
             return arrived.done()
 
-        def arrive() -> asyncio.Future[list[Delivery]]:
+        def arrive() -> asyncio.Future[Read]:
             if not look():
-                if blocks and wait > 0:
+                if wait > 0:
                     self._queue.block(look)
-                    self._loop.later(wait, _answer, arrived, [])
+                    self._loop.later(wait, _answer, arrived, Read())
                 else:
-                    arrived.set_result([])
+                    arrived.set_result(Read())
             return arrived
 
-        ((found),) = await self._call("read", [arrive])
-        deliveries = await found
+        (found,) = await self._call("read", [arrive])
+        read = await found
         await self._pass(self._weather.delay())
-        return deliveries
+        return read
 
-    async def oldest_pending(self, after: Mapping[int, str]) -> dict[int, str]:
-        """As `QueueSeam.oldest_pending`."""
-        replies = await self._call(
-            "oldest_pending", [_bind(self._queue.oldest_pending, shard, seen) for shard, seen in after.items()]
-        )
-        return {shard: reply for shard, reply in zip(after, replies, strict=True) if reply}
-
-    async def marks(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
-        """As `QueueSeam.marks`."""
-        models = self._queue.shards
-        replies = await self._call("marks", [_bind(lambda k: dict(models[k].suspects), shard) for shard in shards])
-        return dict(zip(shards, replies, strict=True))
-
-    async def mark(self, held: Mapping[int, int], marks: Mapping[tuple[int, str], str]) -> None:
-        """As `QueueSeam.mark`."""
+    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+        """As `Queue.mark`."""
         queue, name = self._queue, self._name
-        by_shard: dict[int, dict[str, str]] = {}
-        for (shard, stream_id), mark in marks.items():
-            by_shard.setdefault(shard, {})[stream_id] = mark
-        await self._call(
-            "mark", [_bind(queue.mark, shard, held.get(shard, 0), name, ones) for shard, ones in by_shard.items()]
-        )
+        steps = [_bind(queue.mark, shard, held.get(shard, 0), name, mark, deaths) for shard, mark in marks.items()]
+        replies = await self._call("mark", steps)
+        return frozenset(shard for shard, ours in zip(marks, replies, strict=True) if not ours)
 
-    async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
-        """As `QueueSeam.settle`."""
+    async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
+        """As `Queue.settle`."""
         queue, name = self._queue, self._name
-        by_shard: dict[int, list[Settlement]] = {}
+        by_shard: dict[int, list[Metered]] = {}
         for one in settlements:
-            by_shard.setdefault(one.shard, []).append(one)
+            by_shard.setdefault(one.settlement.shard, []).append(one)
         replies = await self._call(
             "settle", [_bind(queue.settle, shard, held[shard], name, ones) for shard, ones in by_shard.items()]
         )
-        return frozenset(shard for shard, ours in zip(by_shard, replies, strict=True) if not ours)
-
-    async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
-        """As `QueueSeam.backlog`."""
-        replies = await self._call("backlog", [_bind(self._queue.backlog, shard) for shard in shards])
-        return dict(zip(shards, replies, strict=True))
+        foreign = frozenset(shard for shard, emptied in zip(by_shard, replies, strict=True) if emptied is None)
+        return Settled(foreign, {stream: clock for one in replies for stream, clock in (one or {}).items()})
 
     async def books(self) -> Books:
-        """As `QueueSeam.books`."""
+        """As `Queue.books`."""
         return (await self._call("books", [self._queue.books]))[0]
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
-        """As `QueueSeam.superseded`."""
+        """As `Queue.superseded`."""
         return await self._call(
             "superseded", [_bind(self._queue.superseded, shard, entry) for shard, entry in replayed]
         )
 
     async def note(self, changes: Mapping[str, Paused | None]) -> None:
-        """As `QueueSeam.note`."""
+        """As `Queue.note`."""
         await self._call("note", [_bind(self._queue.note, changes)])
 
     async def pauses(self) -> dict[str, Paused]:
-        """As `QueueSeam.pauses`."""
+        """As `Queue.pauses`."""
         return (await self._call("pauses", [self._queue.noted]))[0]
 
     async def beat(self, report: Mapping[str, Any]) -> None:
-        """As `QueueSeam.beat`."""
+        """As `Queue.beat`."""
         await self._call("beat", [lambda: None])
 
     async def leave(self) -> None:
-        """As `QueueSeam.leave`."""
+        """As `Queue.leave`."""
         await self._call("leave", [lambda: None])
 
     async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:

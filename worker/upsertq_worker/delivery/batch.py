@@ -66,6 +66,11 @@ class Batch:
         return self if self.parent is None else self.parent.root
 
     @property
+    def attempted_before(self) -> bool:
+        """Whether its records were in a request that was answered before."""
+        return self.delay is not None or self.parent is not None
+
+    @property
     def live(self) -> list[Item]:
         """The items whose shard is still ours."""
         return [item for item in self.items if not entry_of(item).dropped]

@@ -183,7 +183,7 @@ class Sender:
             now = clock()
             if not self._leases.safe(now):
                 return
-            batch = self._alone(now) if self._suspects.active else self._next(now)
+            batch = self._with_care(now) if self._suspects.active else self._next(now)
             if batch is None:
                 return
             self._fly(batch)
@@ -191,9 +191,12 @@ class Sender:
     def _next(self, now: float) -> Batch | None:
         return self._probe(now) or self._due_retry(now) or self._batcher.next(now, self.admits)
 
-    def _alone(self, now: float) -> Batch | None:
-        """What goes alone, once nothing else is in flight but what hangs."""
-        if any(now < batch.started + HANGING for batch in self._flights.values()):
+    def _with_care(self, now: float) -> Batch | None:
+        """A retry, which has not killed before, or what goes alone once nothing else is in flight that may kill."""
+        retry = self._due_retry(now)
+        if retry is not None:
+            return retry
+        if any(not batch.attempted_before and now < batch.started + HANGING for batch in self._flights.values()):
             return None
         return self._suspects.take()
 
