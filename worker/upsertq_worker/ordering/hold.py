@@ -140,8 +140,9 @@ class Hold:
                 chain.flying = version
             else:
                 chain.waiting.append(version)
-                if not held.dropped:
-                    self.ready.offer(chain, now, first=True)
+        if not held.dropped:
+            for version in reversed(versions):
+                self.ready.offer(version.chain, now, first=True)
         return versions
 
     def put_back(self, item: Item, now: float, *, last: bool = False) -> None:

@@ -79,12 +79,13 @@ class Ready:
             self._leave(held)
             held.in_flight = True
             return [held]
-        return [_take_off(version) for version in held.versions if _next(version.chain, now) is version]
+        return [version for version in held.versions if self.take_version(version, now)]
 
     def take_version(self, version: Version, now: float) -> bool:
         """Take this very version out of its turn; returns whether it could be sent."""
         if version.held.dropped or _next(version.chain, now) is not version:
             return False
+        self.withdraw(version.chain)
         _take_off(version)
         return True
 
