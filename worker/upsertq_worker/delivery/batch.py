@@ -92,5 +92,5 @@ class Batch:
         return versions
 
     def body(self) -> bytes:
-        """The request's body."""
-        return join([encode(item) for item in self.items], self.namespace)
+        """The request's body, of the live items."""
+        return join([encode(item) for item in self.live], self.namespace)

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.wire import Entry
-from upsertq_worker.queue.usage import MOST_RUNS, Meter
+from upsertq_worker.queue.usage import MOST_RUNS, Meter, Metered
 from upsertq_worker.ordering.model import Chain, Held, Settlement, Version
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from upsertq_worker.queue.usage import Postage
+    from upsertq_worker.queue.usage import Usage
 
 RUNS = st.sampled_from(("", "a", "b", "c"))
 REQUESTS = st.tuples(
@@ -33,20 +33,20 @@ def versions(records: Iterable[tuple[str, int]], namespace: str = "") -> list[Ve
     made = []
     for run, size in records:
         entry = Entry(namespace, ("x",), 1, b"\0\0\x80?", run=run)
-        chain = Chain(0, (namespace, "x"))
-        made.append(Version(Held(0, "1-1", entry, 1, 1), 0, (1, 1, 0), chain, body=b"x" * size))
+        chain = Chain(0, (namespace, "x"), 0.0)
+        made.append(Version(Held(0, "1-1", entry, 1, 0.0, 1), 0, (1, 1, 0), chain, body=b"x" * size))
     return made
 
 
 def settlements(runs: Sequence[str]) -> list[Settlement]:
     """A settlement of each of these runs."""
-    return [Settlement(0, f"{number}-0", run, 1, 1, 1, 0) for number, run in enumerate(runs)]
+    return [Settlement(0, f"{number}-0", "", run, 1, 1, 1, 0, f"{number}-0") for number, run in enumerate(runs)]
 
 
-def total(postage: Iterable[Postage | None]) -> Counter[str]:
-    """What several postages make together, as the books count it."""
+def total(usage: Iterable[Usage | None]) -> Counter[str]:
+    """What several usages make together, as the books count it."""
     books: Counter[str] = Counter()
-    for one in postage:
+    for one in usage:
         for name, value in (one.figures() if one else {}).items():
             books[name] = max(books[name], value) if name.startswith("lsn:") else books[name] + value
     return books
@@ -55,7 +55,7 @@ def total(postage: Iterable[Postage | None]) -> Counter[str]:
 @given(STEPS)
 def test_nothing_is_counted_twice_or_lost(steps: list[object]) -> None:
     """What settlements took along, and a last one of each run, is exactly what was posted."""
-    meter, taken = Meter(), list[Settlement]()
+    meter, taken = Meter(), list[Metered]()
     expected: dict[str | None, Counter[str]] = {}
     for step in steps:
         match step:
@@ -73,29 +73,27 @@ def test_nothing_is_counted_twice_or_lost(steps: list[object]) -> None:
                 if isinstance(lsn, int):
                     meter.landed(versions(records, namespace), lsn)
             case list() as runs_settled:
-                taken += meter.stamped(settlements(runs_settled), 7)
+                taken += meter.metered(settlements(runs_settled), 7)
             case _:
                 raise AssertionError(step)
-    taken += meter.stamped(settlements(["", "a", "b", "c"]), 7)
-    assert total(one.queue_postage for one in taken) == +expected.get(None, Counter())
+    taken += meter.metered(settlements(["", "a", "b", "c"]), 7)
+    assert total(one.queue_usage for one in taken) == +expected.get(None, Counter())
     for run in ("a", "b", "c"):
-        assert total(one.postage for one in taken if one.run == run) == +expected.get(run, Counter())
-    assert all(one.postage is None for one in taken if not one.run)
+        assert total(one.usage for one in taken if one.settlement.run == run) == +expected.get(run, Counter())
+    assert all(one.usage is None for one in taken if not one.settlement.run)
     assert all(one.settled_ms == 7 for one in taken)
-    left = meter.stamped(settlements(["", "a", "b", "c"]), 8)
-    assert [(one.postage, one.queue_postage) for one in left] == [(None, None)] * 4
+    left = meter.metered(settlements(["", "a", "b", "c"]), 8)
+    assert [(one.usage, one.queue_usage) for one in left] == [(None, None)] * 4
 
 
 @given(st.lists(RUNS, max_size=6))
 def test_settlements_are_otherwise_as_they_were(runs: list[str]) -> None:
-    """Stamping keeps their order and all that they say."""
+    """Metering keeps their order and all that they say."""
     meter = Meter()
     meter.posted(versions([("a", 3), ("b", 4)]), 9, again=False)
     given_out = settlements(runs)
-    stamped = meter.stamped(given_out, 5)
-    assert [(one.stream_id, one.run, one.records, one.acked) for one in stamped] == [
-        (one.stream_id, one.run, one.records, one.acked) for one in given_out
-    ]
+    metered = meter.metered(given_out, 5)
+    assert [one.settlement for one in metered] == given_out
 
 
 def test_an_lsn_travels_although_its_request_went_before() -> None:
@@ -103,11 +101,11 @@ def test_an_lsn_travels_although_its_request_went_before() -> None:
     meter = Meter()
     batch = versions([("a", 3)], "n")
     meter.posted(batch, 3, again=False)
-    (first,) = meter.stamped(settlements(["a"]), 1)
+    (first,) = meter.metered(settlements(["a"]), 1)
     meter.landed(batch, 12)
-    (second,) = meter.stamped(settlements(["a"]), 2)
-    assert total([first.postage]) == total([first.queue_postage]) == {"requests": 1, "posted": 3}
-    assert total([second.postage]) == total([second.queue_postage]) == {"lsn:n": 12}
+    (second,) = meter.metered(settlements(["a"]), 2)
+    assert total([first.usage]) == total([first.queue_usage]) == {"requests": 1, "posted": 3}
+    assert total([second.usage]) == total([second.queue_usage]) == {"lsn:n": 12}
 
 
 def test_runs_that_are_never_settled_are_forgotten() -> None:
@@ -115,7 +113,7 @@ def test_runs_that_are_never_settled_are_forgotten() -> None:
     meter = Meter()
     for number in range(MOST_RUNS + 10):
         meter.posted(versions([(f"r{number}", 1)]), 1, again=False)
-    old, new = meter.stamped(settlements(["r9", f"r{MOST_RUNS + 9}"]), 1)
-    assert old.postage is None
-    assert total([new.postage]) == {"requests": 1, "posted": 1}
-    assert total([old.queue_postage]) == {"requests": MOST_RUNS + 10, "posted": MOST_RUNS + 10}
+    old, new = meter.metered(settlements(["r9", f"r{MOST_RUNS + 9}"]), 1)
+    assert old.usage is None
+    assert total([new.usage]) == {"requests": 1, "posted": 1}
+    assert total([old.queue_usage]) == {"requests": MOST_RUNS + 10, "posted": MOST_RUNS + 10}

@@ -157,7 +157,7 @@ def test_the_parts_are_a_partition(count: int, data: st.DataObject) -> None:
     assert all(0 < len(part.positions) < count for part in parts)
     assert len(parts) <= MOST_CULPRITS + 3
     if 0 < len(set(named)) < count:
-        assert all(not set(named) & set(part.positions) for part in parts if part.how == "rest")
+        assert not set(named) & set(parts[0].positions)
     else:
         assert [len(part.positions) for part in parts] == [count // 2, count - count // 2]
 
@@ -167,4 +167,4 @@ def test_one_record_is_not_taken_apart() -> None:
     with pytest.raises(ValueError, match="single record"):
         take_apart(1, ())
     assert request_budget(1, 1) == 1
-    assert take_apart(2, (1,)) == (Part((0,), "rest"), Part((1,), "named"))
+    assert take_apart(2, (1,)) == (Part((0,)), Part((1,)))
