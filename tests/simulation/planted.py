@@ -12,24 +12,24 @@ from planted_deaths import PLANTED_DEATHS
 from planted_reading import PLANTED_READING
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
-from upsertq_worker import sender
-from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.delivery import sender
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
-from upsertq_worker.queue.lease import Leases
-from upsertq_worker.queue.reader import Reader
 from upsertq_worker.delivery.sender import Sender
+from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.model import Fate, Held
+from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.protocols import Settled
 from upsertq_worker.queue.settler import Settler
-from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.delivery.batcher import Batch
-    from upsertq_worker.context import Desk
+    from upsertq_worker.context import Context
+    from upsertq_worker.delivery.batch import Batch
     from upsertq_worker.delivery.outcome import Outcome
-    from upsertq_worker.queue.protocols import Delivery
-    from upsertq_worker.ordering.model import Chain, Settlement, Version
+    from upsertq_worker.ordering.model import Chain, Item, Version
+    from upsertq_worker.queue.usage import Metered
 
 
 def acknowledged_before_sent() -> AbstractContextManager[Any]:
@@ -37,9 +37,9 @@ def acknowledged_before_sent() -> AbstractContextManager[Any]:
 
     async def carry(self: Sender, batch: Batch) -> None:
         body = batch.body()
-        for version in batch.live:
-            self._desk.hold.finish(version, Fate.ACKED, self._desk.clock())
-        self._desk.settleable.set()
+        for item in batch.live:
+            self._hold.acknowledge(item, self._context.clock())
+        self._signals.settleable.set()
         await self._index.upsert(body)
 
     return patch.object(Sender, "_carry", carry)
@@ -51,9 +51,11 @@ def no_hold_on_retry() -> AbstractContextManager[Any]:
 
     def forgetful(self: Sender, batch: Batch, *rest: Any) -> None:
         again(self, batch, *rest)
-        for version in batch.live:
-            version.chain.flying = None
-            self._desk.hold.lines.offer(version.chain, self._desk.clock())
+        now = self._context.clock()
+        for version in batch.versions(self._hold, now):
+            if not version.held.dropped:
+                version.chain.flying = None
+                self._hold.ready.offer(version.chain, now)
 
     return patch.object(Sender, "_retry", forgetful)
 
@@ -63,12 +65,12 @@ def no_quarantine() -> AbstractContextManager[Any]:
     return patch.object(Hold, "lost", lambda *_: None)
 
 
-def no_quarantine_of_what_was_pending() -> AbstractContextManager[Any]:
-    """What an earlier holder left pending counts as never sent."""
+def no_quarantine_after_an_unclean_takeover() -> AbstractContextManager[Any]:
+    """What stood in the streams when a worker died counts as never sent."""
     admit = Hold.admit
 
-    def trusting(self: Hold, *entry: Any, recovered: bool = False, **rest: Any) -> Any:
-        return admit(self, *entry, **rest)
+    def trusting(self: Hold, *entry: Any) -> Held:
+        return admit(self, *entry[:4])
 
     return patch.object(Hold, "admit", trusting)
 
@@ -89,14 +91,14 @@ def settled_without_fencing() -> AbstractContextManager[Any]:
 
 
 def settled_as_often_as_told() -> AbstractContextManager[Any]:
-    """The settle script does not look at what XACK really removed."""
-    acknowledge = ModelQueue.acknowledge
+    """The settle script does not look at what XDEL really removed."""
+    remove = ModelQueue.remove
 
     def careless(*settled: Any) -> bool:
-        acknowledge(*settled)
+        remove(*settled)
         return True
 
-    return patch.object(ModelQueue, "acknowledge", careless)
+    return patch.object(ModelQueue, "remove", careless)
 
 
 def settled_out_of_order() -> AbstractContextManager[Any]:
@@ -114,7 +116,7 @@ def settled_with_the_last_breath() -> AbstractContextManager[Any]:
     settle = Settler.settle
 
     async def hasty(self: Settler) -> bool:
-        with _patched(self, "_desk", _WithoutQuarantine(self._desk)):
+        with _patched(self, "_context", _without_quarantine(self._context)):
             return await settle(self)
 
     return patch.object(Settler, "settle", hasty)
@@ -124,11 +126,11 @@ def settlements_not_repeated() -> AbstractContextManager[Any]:
     """A settlement without an answer counts as carried out."""
     settle = QueueLink.settle
 
-    async def once(self: QueueLink, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
+    async def once(self: QueueLink, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
         try:
             return await settle(self, held, settlements)
         except ServerUnavailable:
-            return frozenset()
+            return Settled()
 
     return patch.object(QueueLink, "settle", once)
 
@@ -158,49 +160,71 @@ def lost_shards_kept() -> AbstractContextManager[Any]:
     return patch.object(Hold, "drop", lambda *_: None)
 
 
-def skipped_entries_overtaken() -> AbstractContextManager[Any]:
-    """New entries are taken although a read that nobody answers for took older ones."""
-
-    async def blind(*_: Any) -> set[int]:
-        return set()
-
-    return patch.object(Reader, "_go_back_to_skipped", blind)
-
-
-def pending_ignored() -> AbstractContextManager[Any]:
-    """A new holder does not read what the old one left pending."""
-    read = QueueLink.read
-
-    async def only_new(self: QueueLink, cursors: Mapping[int, str], count: int, wait: float) -> list[Delivery]:
-        return [one for one in await read(self, cursors, count, wait) if cursors[one.shard] == ">"]
-
-    return patch.object(QueueLink, "read", only_new)
-
-
 def older_versions_not_superseded() -> AbstractContextManager[Any]:
     """An older version is sent after a newer one was acknowledged."""
 
-    def finish(self: Hold, version: Version, fate: Fate, now: float) -> None:
+    def finish(self: Hold, version: Version, fate: Fate, now: float, verdict: Any = None) -> None:
         if not version.held.dropped:
             version.chain.flying = None
-            self._end(version, fate)
-            self.lines.offer(version.chain, now)
+            self._end(version, fate, verdict)
+            self.ready.offer(version.chain, now)
 
     return patch.object(Hold, "finish", finish)
 
 
-class _WithoutQuarantine:
-    """A desk whose settings name no quarantine."""
+def a_shared_id_is_missed() -> AbstractContextManager[Any]:
+    """An entry stays whole although another one here shares an id with it."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.__dict__["desk"] = desk
+    def careless(self: Hold, held: Held, keys: dict[str, Any], _now: float, _until: float) -> None:
+        keys.update(dict.fromkeys(held.entry.ids, held))
+        self.ready.offer_entry(held)
 
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.__dict__["desk"], name)
-        return replace(found, quarantine=0.0) if name == "settings" else found
+    return patch.object(Hold, "_admit_apart", careless)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.__dict__["desk"], name, value)
+
+def taken_apart_in_flight_counts_as_waiting() -> AbstractContextManager[Any]:
+    """An entry that is taken apart while it is in flight is sent once more."""
+    take_apart = Hold.take_apart
+
+    def forgetful(self: Hold, held: Held, now: float) -> list[Version]:
+        if held.versions is None:
+            held.in_flight = False
+        return take_apart(self, held, now)
+
+    return patch.object(Hold, "take_apart", forgetful)
+
+
+def quarantine_forgotten_with_the_entry() -> AbstractContextManager[Any]:
+    """Once an entry is settled nothing is remembered of requests with it that may still travel."""
+    settled = Hold.settled
+
+    def forgetful(self: Hold, settlements: Any, now: float) -> None:
+        given_out = list(settlements)
+        for one in given_out:
+            one.held.lost_until = 0.0
+            for version in one.held.versions or ():
+                version.chain.quarantined_until = 0.0
+        settled(self, given_out, now)
+
+    return patch.object(Hold, "settled", forgetful)
+
+
+def the_oldest_version_is_sent() -> AbstractContextManager[Any]:
+    """Of several versions that wait the oldest goes, and the newer ones count as superseded by it."""
+    finish = Hold.finish
+
+    def upside_down(self: Hold, version: Version, fate: Fate, now: float, verdict: Any = None) -> None:
+        finish(self, version, fate, now, verdict)
+        if fate is Fate.ACKED:
+            for other in list(version.chain.waiting):
+                version.chain.waiting.remove(other)
+                self._end(other, Fate.SUPERSEDED)
+
+    return patch.object(Hold, "finish", upside_down)
+
+
+def _without_quarantine(context: Context) -> Context:
+    return replace(context, settings=replace(context.settings, quarantine=0.0))
 
 
 @contextmanager
@@ -217,7 +241,7 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     acknowledged_before_sent: "",
     no_hold_on_retry: "",
     no_quarantine: "",
-    no_quarantine_of_what_was_pending: "starved",
+    no_quarantine_after_an_unclean_takeover: "starved",
     any_2xx_counts: "",
     settled_without_fencing: "pauses",
     settled_as_often_as_told: "",
@@ -228,9 +252,11 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     requests_outlive_the_lease: "starved",
     lease_given_up_at_once: "stops",
     lost_shards_kept: "pauses",
-    skipped_entries_overtaken: "late",
-    pending_ignored: "",
     older_versions_not_superseded: "",
+    a_shared_id_is_missed: "",
+    taken_apart_in_flight_counts_as_waiting: "",
+    quarantine_forgotten_with_the_entry: "",
+    the_oldest_version_is_sent: "",
     **PLANTED_DEATHS,
     **PLANTED_READING,
 }

@@ -10,12 +10,12 @@ from unittest.mock import patch
 from model_letters import Letters
 from queue_link import QueueLink
 from upsertq.letter import Reason
-from upsertq_worker import aftermath, consequence
-from upsertq_worker.delivery.apply import Aftermath
+from upsertq_worker.delivery import apply, policy
+from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.delivery.bisect import Search
 from upsertq_worker.delivery.outcome import LaneRefused
-from upsertq_worker.ordering.model import Fate, Settlement
+from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,47 +26,42 @@ if TYPE_CHECKING:
     from upsertq_worker.ordering.model import Version
 
 
-@contextmanager
-def replay_without_guard() -> Iterator[None]:
+def replay_without_guard() -> AbstractContextManager[Any]:
     """Nobody looks whether a newer version was acknowledged while a letter was dead or replayed."""
 
     async def ignorant(_: QueueLink, replayed: Sequence[object]) -> list[bool]:
         return [False for _ in replayed]
 
-    with (
-        patch.object(QueueLink, "superseded", ignorant),
-        patch.object(Settlement, "outdates", lambda *_: False),
-    ):
-        yield
+    return patch.object(QueueLink, "superseded", ignorant)
 
 
 def innocents_buried() -> AbstractContextManager[Any]:
     """All records of a refused batch are given up."""
-    return patch.object(consequence, "_narrow", lambda _facts, reason, *_: consequence.Convict(reason))
+    return patch.object(policy, "_narrow", lambda _facts, reason, *_: policy.Convict(reason))
 
 
 def mistakes_of_the_operator_buried() -> AbstractContextManager[Any]:
     """A wrong key, a missing index or an exhausted quota counts as the fault of a record."""
-    follow = consequence.follow
+    follow = policy.follow
 
-    def unforgiving(outcome: Outcome, facts: Facts, max_attempts: int) -> consequence.Consequence:
+    def unforgiving(outcome: Outcome, facts: Facts, max_attempts: int) -> policy.Consequence:
         if isinstance(outcome, LaneRefused):
-            return consequence._narrow(facts, Reason.REFUSED)
+            return policy._narrow(facts, Reason.REFUSED)
         return follow(outcome, facts, max_attempts)
 
-    return patch.object(aftermath, "follow", unforgiving)
+    return patch.object(apply, "follow", unforgiving)
 
 
 @contextmanager
 def whole_backlog_buried() -> Iterator[None]:
     """That everything is refused is not noticed."""
-    convict = Aftermath._convict
+    convict = Applier._convict
 
-    def unwary(self: Aftermath, *convicted: Any) -> None:
+    def unwary(self: Applier, *convicted: Any) -> None:
         self._barren.clear()
         convict(self, *convicted)
 
-    with patch.object(Search, "refused", lambda *_, **__: None), patch.object(Aftermath, "_convict", unwary):
+    with patch.object(Search, "refused", lambda *_, **__: None), patch.object(Applier, "_convict", unwary):
         yield
 
 
@@ -76,8 +71,8 @@ def dead_letter_counted_twice() -> AbstractContextManager[Any]:
 
     def twice(self: Hold, version: Version, *rest: Any) -> None:
         finish(self, version, *rest)
-        for entry in [one for one in self.settlements if one.graves and one.dead == 1]:
-            self.settlements[self.settlements.index(entry)] = replace(entry, graves=entry.graves * 2)
+        for entry in [one for one in self.settlements if len(one.dead) == 1]:
+            self.settlements[self.settlements.index(entry)] = replace(entry, dead=entry.dead * 2)
 
     return patch.object(Hold, "finish", twice)
 
@@ -93,7 +88,7 @@ def no_quarantine_of_the_dead() -> AbstractContextManager[Any]:
 
     def forgetful(self: Hold, version: Version, fate: Fate, *rest: Any) -> None:
         if fate is Fate.DEAD:
-            version.chain.quarantined_until, version.chain.suspect = 0.0, None
+            version.chain.quarantined_until, version.chain.lost = 0.0, None
         finish(self, version, fate, *rest)
 
     return patch.object(Hold, "finish", forgetful)

@@ -1,112 +1,140 @@
-"""Owns the planted bugs around reading: who is suspected of a death, what is parked on the server and read again."""
+"""Owns the planted bugs around reading and suspects: what is read, and what is held against a record that may kill."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
-from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.marks import Marks
-from upsertq_worker.parking import Parking
-from upsertq_worker.places import Place
-from upsertq_worker.suspicion import Mark, Stage
+from model_queue import ModelQueue
+from upsertq_worker.delivery.sender import Sender
+from upsertq_worker.queue.reader import Reader
+from upsertq_worker.recovery import careful, suspects
+from upsertq_worker.recovery.careful import Careful
+from upsertq_worker.recovery.suspects import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.marks import Key
+    from model_queue import Place, Shard
+    from upsertq_worker.delivery.batch import Batch
+    from upsertq_worker.ordering.model import Settlement
 
 
-ROWS: Final = 25
-"""Records of an entry at most."""
+def cursor_past_unsettled_entries() -> AbstractContextManager[Any]:
+    """A new holder begins behind what stood in the streams."""
+    follow = Reader._follow
+
+    def hasty(self: Reader, known: Any, shard: int, namespace: str, rung: tuple[int, int]) -> None:
+        new = namespace not in known.cursors
+        follow(self, known, shard, namespace, rung)
+        if new:
+            known.cursors[namespace].place = "{}-{}".format(*known.takeover.boundary)
+
+    return patch.object(Reader, "_follow", hasty)
 
 
-def convicted_in_company() -> AbstractContextManager[Any]:
-    """Whatever was in work among others when a worker died is given up."""
-    parse = Mark.parse
-
-    def hasty(text: str) -> Mark:
-        mark = parse(text)
-        return Mark(Stage.ALONE, None, tuple(range(ROWS))) if mark.stage is Stage.COMPANY else mark
-
-    return patch.object(Mark, "parse", hasty)
+def bell_not_heard() -> AbstractContextManager[Any]:
+    """A lane that gets a stream after the lanes were listed is never read."""
+    return patch.object(Reader, "_take_in_rings", lambda *_: None)
 
 
-@contextmanager
-def marks_of_the_living_count() -> Iterator[None]:
-    """A worker that lost its shards, or that ends in good order, leaves its marks behind."""
-    learn = Marks._learn
+def emptied_streams_forgotten_for_good() -> AbstractContextManager[Any]:
+    """A stream that was emptied is not read any more, though its lane may have got another one since."""
 
-    async def leave(_: Marks, _keys: Iterable[Key]) -> None:
-        pass
+    def hasty(self: Reader, streams: Any) -> None:
+        for shard, namespace in streams:
+            known = self._shards.get(shard)
+            if known is not None and namespace in known.cursors:
+                known.cursors[namespace].gone = True
 
-    async def unknowing(self: Marks) -> bool:
-        for shard in [shard for shard, known in self._shards.items() if known.found is None]:
-            self._before.pop(shard, None)
-        return await learn(self)
-
-    with (
-        patch.object(Marks, "take_back", leave),
-        patch.object(Marks, "_learn", unknowing),
-    ):
-        yield
+    return patch.object(Reader, "emptied", hasty)
 
 
-def convicted_in_company_alone() -> AbstractContextManager[Any]:
-    """A death in company counts as two alone: the first record of each suspect is given up."""
-    parse = Mark.parse
+def ids_that_follow_the_wall_clock() -> AbstractContextManager[Any]:
+    """The enqueue script takes the time for the id, also when the clock went back."""
 
-    def hasty(text: str) -> Mark:
-        mark = parse(text)
-        return Mark(Stage.AGAIN, 0, mark.dead) if mark.stage is Stage.COMPANY else mark
+    def naive(self: ModelQueue, model: Shard) -> Place:
+        milliseconds = self.milliseconds()
+        return (milliseconds, model.clock[1] + 1 if model.clock[0] == milliseconds else 0)
 
-    return patch.object(Mark, "parse", hasty)
+    return patch.object(ModelQueue, "next_place", naive)
+
+
+def stream_deleted_with_an_entry_in_it() -> AbstractContextManager[Any]:
+    """The settle script deletes a stream in which one entry is left."""
+    remove = ModelQueue.remove
+
+    def hasty(self: ModelQueue, model: Shard, settlement: Settlement) -> bool:
+        removed = remove(self, model, settlement)
+        stream = model.streams.get(settlement.namespace, {})
+        if removed and len(stream) == 1:
+            stream.clear()
+        return removed
+
+    return patch.object(ModelQueue, "remove", hasty)
 
 
 def suspects_never_alone() -> AbstractContextManager[Any]:
-    """Nothing is ever held against anybody: what kills is sent among others for ever."""
-    return patch.object(Marks, "suspects", lambda *_: [])
+    """Nothing is ever held against a record: what kills is sent among others for ever."""
+    return patch.object(careful, "DEATHS", 1_000_000)
 
 
-def taken_in_again() -> AbstractContextManager[Any]:
-    """What is read again is taken in again, though it is held or settled."""
-    return patch.object(Place, "expects", lambda *_: True)
+def given_up_with_its_entry() -> AbstractContextManager[Any]:
+    """All records of an entry that was alone at a death are given up."""
+    died = Mark.died
+
+    def hasty(self: Mark) -> Mark:
+        if self.alone is not None and self.alone.row is None:
+            return Mark(None, tuple((self.alone.stream_id, row) for row in range(25)))
+        return died(self)
+
+    return patch.object(Mark, "died", hasty)
 
 
-def parked_ones_overtaken() -> AbstractContextManager[Any]:
-    """What comes of a parked namespace is taken in before what is parked of it."""
-    return patch.object(Place, "waits", lambda *_: False)
+def given_up_at_the_first_death_alone() -> AbstractContextManager[Any]:
+    """One death is enough, whoever is to blame for it."""
+    return patch.object(suspects, "ALONE", 1)
 
 
-def parked_for_ever() -> AbstractContextManager[Any]:
-    """What is parked is never read again."""
-    return patch.object(Parking, "bring_back", lambda *_: None)
+def marks_outlive_their_answers() -> AbstractContextManager[Any]:
+    """Deaths are held against what was alone once, long after it was answered."""
+    died = Mark.died
+    latest: dict[str, Mark] = {}
+
+    def grudging(self: Mark) -> Mark:
+        if self.alone is not None:
+            latest["mark"] = self
+        return died(replace(self, alone=latest["mark"].alone if latest and self.alone is None else self.alone))
+
+    return patch.object(Mark, "died", grudging)
 
 
-def older_ones_shed() -> AbstractContextManager[Any]:
-    """The oldest entries are put aside, so that newer ones overtake them."""
-    shed = Hold.shed
+def others_beside_suspects() -> AbstractContextManager[Any]:
+    """Other records are sent while a suspect is marked as alone in flight."""
 
-    def upside_down(self: Hold, namespace: str, spare: int, now: float) -> dict[int, list[str]]:
-        for entries in self._held.values():
-            turned = list(reversed(entries.items()))
-            entries.clear()
-            entries.update(turned)
-        return shed(self, namespace, spare, now)
+    def crowded(self: Sender, now: float) -> Batch | None:
+        return self._suspects.take() or self._next(now)
 
-    return patch.object(Hold, "shed", upside_down)
+    return patch.object(Sender, "_with_care", crowded)
+
+
+def given_up_records_sent() -> AbstractContextManager[Any]:
+    """What is given up is forgotten until its entry is read again."""
+    return patch.object(Careful, "admitted", lambda *_: None)
 
 
 PLANTED_READING: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
-    convicted_in_company: "kills",
-    convicted_in_company_alone: "kills",
-    marks_of_the_living_count: "starved",
+    cursor_past_unsettled_entries: "",
+    bell_not_heard: "",
+    emptied_streams_forgotten_for_good: "",
+    ids_that_follow_the_wall_clock: "",
+    stream_deleted_with_an_entry_in_it: "",
     suspects_never_alone: "deadly",
-    taken_in_again: "parked",
-    parked_ones_overtaken: "parked",
-    parked_for_ever: "parked",
-    older_ones_shed: "parked",
+    given_up_with_its_entry: "kills",
+    given_up_at_the_first_death_alone: "kills",
+    others_beside_suspects: "deadly",
+    given_up_records_sent: "deadly",
 }
 """Each of them, and the climate in which it shows soon (`""`: any)."""
