@@ -95,7 +95,7 @@ class ShardWorker:
         while True:
             reply = self.call(SETTLE, *settle_call(self.keys, self.mark, settlings, now_ms, more))
             self.asked.append(reply)
-            if not isinstance(reply, list) or reply[0] != 2:  # noqa: PLR2004 - as the script's header has it
+            if not isinstance(reply, list) or reply[0] != 2:
                 return reply
             fresh = [run.decode() for run in reply[1:]]
             assert fresh, "no run is named"

@@ -21,7 +21,7 @@ from upsertq.exchange import Ask, Failed, Trouble
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
-from upsertq.queue import QueueShape, find_queue
+from upsertq.queue import find_queue
 from upsertq.wire import decode
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from conftest import Backend
     from upsertq.exchange import Conversation, Patience
     from upsertq.letter import Head, Verdict
+    from upsertq.queue import QueueShape
 
 KEYS = QueueKeys("q")
 SHARDS = 2
@@ -262,7 +263,9 @@ def test_more_letters_than_a_call_takes(backend: Backend) -> None:
     bench = Bench(backend)
     told: list[int] = []
     tally = Tally()
-    bench.server.hold(replay(KEYS, bench.shape(), bench.plan().picks, tally, patience, lambda now: told.append(now.done)))
+    bench.server.hold(
+        replay(KEYS, bench.shape(), bench.plan().picks, tally, patience, lambda now: told.append(now.done))
+    )
     assert told == [200, 400, 450]
     assert sorted(name for name, *_ in bench.pending()) == sorted(f"i{i}" for i in range(450))
     assert bench.books("r").pending == 450

@@ -33,8 +33,8 @@ local standard = {'pending', 'bytes', 'acked', 'superseded', 'dead', 'settled_at
 local problem = nil -- what cannot be read
 
 local function damaged(key, field, value)
-  problem = problem or 'DAMAGED ' .. key .. ' ' .. field .. ' ' ..
-    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?')
+  local told = string.gsub(string.sub(field, 1, 200) .. ' ' .. string.sub(value, 1, 40), '[^%w%p ]', '?')
+  problem = problem or 'DAMAGED ' .. key .. ' ' .. told
 end
 
 -- the books: the names that may change are read once, changed here, and written once
@@ -158,7 +158,7 @@ local function read_mark(field, text)
   local words, namespace, id = {}, string.match(field, '^([^%z]*)%z(.*)$')
   if not namespace then return damaged(KEYS[5], field, text) end
   for kind, sequence, rest in string.gmatch(text, '(%u),([%d%-]+)(%S*)') do
-    if not string.match(sequence, '^%d+%-%d+%-?%d*$') then damaged(KEYS[5], field, sequence) end
+    if not string.match(sequence, '^%d+%-%d+%-?%d*$') then return damaged(KEYS[5], field, text) end
     words[#words + 1] = {kind = kind, sequence = sequence, rest = rest, dead_id = string.match(rest, '^,([%d%-]+),')}
   end
   marked[namespace] = marked[namespace] or {}
