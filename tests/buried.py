@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 
 from upsertq import wire
-from upsertq.exchange import Script, run_scripts
-from upsertq.keys import CONSUMER, GROUP, QueueKeys
-from upsertq.letter import Reason, Verdict, encode_letter
+from upsertq.keys import QueueKeys
+from upsertq.letter import Reason, Verdict, encode_letter, place
 from upsertq.wire import Entry
+from worker_scripts import DeadRow, Settling, ShardWorker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import redis
 
     from upsertq import Server
+    from upsertq.keys import ShardKeys
 
-SETTLE = Script.load("upsertq_worker", "settle")
-EPOCH = "1:me"
+INCARNATION = "by-hand"
 NOW_MS = int(time.time() * 1000)
 
 
@@ -72,39 +72,38 @@ def settle(
     """Settle all that is pending as a worker does: records with a verdict die, the others are acknowledged."""
     for shard in range(shards):
         keys = QueueKeys(queue).shard(shard)
-        if not client.exists(keys.stream):
-            continue
-        groups: Any = client.xinfo_groups(keys.stream)
-        if not groups:
-            client.xgroup_create(keys.stream, GROUP, "0")
-        client.set(keys.lease, EPOCH)
-        read: Any = client.xreadgroup(GROUP, CONSUMER, {keys.stream: ">"})
-        for stream_id, fields in read[0][1] if read else ():
-            _settle_entry(server, keys, stream_id.decode(), wire.decode(fields), judge)
+        found: Any = client.hget(keys.books, "incarnation")
+        worker = ShardWorker(server, keys, found.decode(), epoch=1)
+        client.set(keys.lease, worker.mark)
+        for stream_id, fields in pending(client, keys):
+            reply = worker.settle([_settling(stream_id, wire.decode(fields), judge)])
+            assert reply[:2] == [1, 1], reply
 
 
-def _settle_entry(
-    server: Server, keys: Any, stream_id: str, entry: Entry, judge: Callable[[str], Verdict | None]
-) -> None:
+def pending(client: redis.Redis, keys: ShardKeys) -> list[tuple[str, dict[bytes, bytes]]]:
+    """Every entry of a shard, over its lanes, in the order of their sequences."""
+    lanes: Any = client.smembers(keys.lanes)
+    read: Any = [one for lane in lanes for one in client.xrange(keys.stream(lane.decode()))]
+    found = [(stream_id.decode(), fields) for stream_id, fields in read]
+    return sorted(found, key=lambda one: place(one[0]))
+
+
+def _settling(stream_id: str, entry: Entry, judge: Callable[[str], Verdict | None]) -> Settling:
     graves = [(row, verdict) for row, name in enumerate(entry.ids) if (verdict := judge(name)) is not None]
-    names = [
-        keys.stream,
-        keys.books,
-        keys.lease,
-        keys.dead,
-        keys.dead_ids,
-        keys.suspects,
-        *([keys.run(entry.run)] if entry.run else ()),
-    ]
-    sequence = entry.seq or stream_id
-    arguments: list[Any] = [GROUP, EPOCH, 0, 1, stream_id, 7 if entry.run else 0, entry.run, len(entry.ids), entry.size]
-    arguments += [len(entry.ids) - len(graves), 0, sequence, len(graves), 0]
+    letters = []
     for row, verdict in graves:
         its = entry.seq or f"{stream_id}-{row}"
-        fields = encode_letter(alone(entry, row, its), verdict)
-        arguments += [row, its, verdict.reason.value, len(fields), *fields]
-    (reply,) = server.hold(run_scripts(SETTLE, [(names, arguments)]))
-    assert reply == [1, 1], reply
+        letters.append(DeadRow(row, its, verdict.reason.value, encode_letter(alone(entry, row, its), verdict)))
+    return Settling(
+        stream_id,
+        entry.namespace,
+        entry.run,
+        len(entry.ids),
+        entry.size,
+        len(entry.ids) - len(graves),
+        sequence=entry.seq or stream_id,
+        letters=letters,
+    )
 
 
 def bury_many(
@@ -112,8 +111,9 @@ def bury_many(
 ) -> None:
     """Write letters by hand, with their books and marks, into a new queue: the quick way to very many."""
     keys = QueueKeys(queue)
-    client.hset(keys.meta, mapping={"format": 1, "shards": shards, "dimension": dim})
-    client.hset(keys.runs, run, NOW_MS)
+    meta = {"format": wire.FORMAT, "incarnation": INCARNATION, "state": "ready", "shards": shards, "dimension": dim}
+    client.hset(keys.meta, mapping=meta)
+    client.hset(keys.runs, run, orjson.dumps({"begun": NOW_MS, "sealed": None}))
     counts = dict.fromkeys(range(shards), 0)
     by_reason = Counter[tuple[int, str]]()
     reasons = list(Reason)
@@ -131,6 +131,7 @@ def bury_many(
         if at % 2_000 == 0:
             pipeline.execute()
     for shard, count in counts.items():
+        pipeline.hset(keys.shard(shard).books, "incarnation", INCARNATION)
         for books in (keys.shard(shard).books, keys.shard(shard).run(run)):
             pipeline.hset(books, mapping={"enqueued": count, "dead": count})
             for (of, name), died in by_reason.items():

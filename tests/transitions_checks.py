@@ -31,9 +31,8 @@ def books_balance(raw: RawShard, model: Shard) -> None:
 
 
 def each_record_is_once(raw: RawShard, model: Shard) -> None:
-    """Entries and letters are exactly the versions that are pending and dead, whole; what is taken is in the stream."""
-    assert raw.taken == model.taken
-    assert raw.taken <= set(raw.stream)
+    """Entries and letters are exactly the versions that are pending and dead, whole, each in its lane's stream."""
+    assert raw.lanes == model.lanes()
     assert list(raw.stream) == list(model.entries)
     for stream_id, versions in model.entries.items():
         entry = entry_at(raw, stream_id)
@@ -49,6 +48,16 @@ def each_record_is_once(raw: RawShard, model: Shard) -> None:
         found = (entry.namespace, entry.ids[0], entry.run, entry.seq, entry.depth, reason)
         assert found == (*version.key, version.run, version.seq, version.depth, version.reason)
         assert not model.stale(version), "a letter is older than what was acknowledged"
+
+
+def the_shard_is_held_as_told(raw: RawShard, model: Shard) -> None:
+    """Lease, epochs, deaths, mark and clock are those of the model."""
+    assert raw.lease == ("" if model.lease is None else f"{model.lease[1]}:{model.lease[0]}")
+    assert int(raw.held.get("epoch", 0)) == model.epoch
+    assert int(raw.held.get("released", 0)) == model.released
+    assert int(raw.held.get("deaths", 0)) == model.deaths
+    assert raw.held.get("mark", "") == model.mark
+    assert order_of(raw.held.get("clock", "0-0")) == model.last
 
 
 def marks_are_of_letters(raw: RawShard, model: Shard) -> None:

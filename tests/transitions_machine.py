@@ -5,46 +5,52 @@ from __future__ import annotations
 import itertools
 import random
 import sys
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from transitions_checks import books_balance, each_record_is_once, marks_are_of_letters
+from transitions_checks import books_balance, each_record_is_once, marks_are_of_letters, the_shard_is_held_as_told
 from transitions_model import Shard, State, order_of
 from transitions_people import WORLD, Drainer, Loader
 from transitions_raw import entry_at, read_raw
 from upsertq import dead_moves, pauses, queue
-from upsertq.audit import audit
+from upsertq.audit import RECOUNT
 from upsertq.dead import Selector, make_plan
 from upsertq.dead_moves import Tally
 from upsertq.errors import QueueFull, ServerUnavailable
+from upsertq.exchange import run_scripts
 from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
+from upsertq.letter import Reason, is_superseded, mark_field
 from upsertq.pauses import Paused
+<<<<<<< HEAD
 from upsertq.queue import Limits, QueueShape
 from upsertq.server import AsyncServer
 from upsertq_worker.queue.protocols import NEW
 from upsertq_worker.queue.redis_queue import RedisQueue
+=======
+from upsertq.queue import Limits
+from upsertq.server import Server
+from worker_scripts import LIFE_MS
+>>>>>>> core-scripts
 
 if TYPE_CHECKING:
-    import asyncio
-
     from conftest import Backend
     from transitions_model import Version
     from transitions_raw import LossyServer, RawShard
     from upsertq.dead import Plan
     from upsertq.exchange import Patience
+<<<<<<< HEAD
     from upsertq_worker.queue.protocols import Delivery
     from upsertq_worker.ordering.model import Settlement
+=======
+    from worker_scripts import Settling
+>>>>>>> core-scripts
 
 SHARDS: Final = 2
-SHAPE: Final = QueueShape("", SHARDS, 1)
 RUNS: Final = ("", "r1", "r2")
 LIMITS: Final = (Limits(None, None), Limits(30, None), Limits(None, 1_000))
-LEASE: Final = 600.0
-ALL: Final = 1_000_000
 SELECTORS: Final = (
     Selector(),
     Selector(),
@@ -72,15 +78,15 @@ many = st.lists(st.sampled_from("abcdefgh"), min_size=6, max_size=25)
 
 @dataclass
 class Site:
-    """A server for one test, spoken to by blocking and by asyncio code."""
+    """A server for one test: one way to it loses answers, the other does not."""
 
     backend: Backend
     server: LossyServer
-    runner: asyncio.Runner
-    async_server: AsyncServer = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.async_server = AsyncServer(self.backend._make())
+    @property
+    def sure(self) -> Server:
+        """The way that loses nothing."""
+        return Server(self.backend.sync)
 
 
 def patience() -> Patience:
@@ -99,15 +105,14 @@ class Transitions(RuleBasedStateMachine):
         self.keys = QueueKeys(name)
         self.server = self.site.server
         self.server.lose = 0
+        self.shape = self.server.hold(queue.open_queue(self.keys, SHARDS, 1, patience()))
         self.model = [Shard() for _ in range(SHARDS)]
         self.loaders = [Loader(self.server, name, SHARDS, limits, f"{name}-{at}") for at, limits in enumerate(LIMITS)]
-        shape = QueueShape(name, SHARDS, None)
-        self.workers = [Drainer(RedisQueue(self.site.async_server, shape, who, LEASE)) for who in ("one", "two")]
-        self.settled: dict[int, list[Settlement]] = {shard: [] for shard in range(SHARDS)}
+        self.workers = [Drainer(self.site.sure, self.keys, self.shape, who) for who in ("one", "two")]
+        self.settled: dict[int, list[Settling]] = {shard: [] for shard in range(SHARDS)}
         self.plans: list[Plan] = []
         self.paused: dict[str, Paused] = {}
         self.next_number = 1
-        self.server.hold(queue.open_queue(self.keys, SHARDS, 1, patience()))
 
     def raw(self) -> list[RawShard]:
         """What the server holds."""
@@ -168,12 +173,11 @@ class Transitions(RuleBasedStateMachine):
     @rule(who=two, which=several, take=mostly)
     def lease(self, who: int, which: tuple[int, ...], take: bool) -> None:  # noqa: FBT001
         """A worker prolongs and takes leases."""
-        worker = self.workers[who]
-        wanted = {shard: worker.epochs.get(shard, 0) for shard in which}
-        for grant in self.site.runner.run(worker.queue.lease(wanted, take=take)):
-            expected = self.model[grant.shard].grant(worker.name, wanted[grant.shard], take=take)
-            assert (grant.epoch, grant.holder) == expected
-            worker.epochs[grant.shard] = grant.epoch
+        for shard in which:
+            own = self.workers[who].shards[shard]
+            expected = self.model[shard].grant(own.name, own.epoch, take=take)
+            told = own.lease(take=take)
+            assert [one.decode() if isinstance(one, bytes) else one for one in told] == expected
 
     @rule(shard=shards, who=two, how=st.sampled_from(["expires", "given up", "kept"]))
     def lose(self, shard: int, who: int, how: str) -> None:
@@ -181,49 +185,44 @@ class Transitions(RuleBasedStateMachine):
         if how == "expires":
             self._expire(shard)
         else:
-            self._release(who, shard, LEASE if how == "kept" else 0.0)
+            self._release(who, shard, keep=how == "kept")
 
     def _expire(self, shard: int) -> None:
         self.site.backend.sync.delete(self.keys.shard(shard).lease)
         self.model[shard].lease = None
 
-    def _release(self, who: int, shard: int, keep: float) -> None:
-        worker = self.workers[who]
-        epoch = worker.epochs.pop(shard, 0)
-        self.site.runner.run(worker.queue.release({shard: epoch}, {shard: keep}))
-        if self.model[shard].lease == (worker.name, epoch) and not keep:
-            self.model[shard].lease = None
+    def _release(self, who: int, shard: int, *, keep: bool) -> None:
+        own, model = self.workers[who].shards[shard], self.model[shard]
+        ours = model.lease == (own.name, own.epoch)
+        assert own.release(LIFE_MS if keep else 0) == int(ours)
+        if ours:
+            model.released = own.epoch
+            model.lease = model.lease if keep else None
+        if not keep:
+            own.epoch = 0
 
-    @rule(who=two, which=several, count=st.sampled_from([1, 3, ALL]), after=st.sampled_from([NEW, NEW, "", "0-0"]))
-    def read(self, who: int, which: tuple[int, ...], count: int, after: str) -> None:
-        """A worker reads entries of shards that it holds or believes to hold: new ones, or those not settled."""
-        worker = self.workers[who]
-        cursors, expected = {}, {}
-        for shard in which:
-            model = self.model[shard]
-            if worker.epochs.get(shard):
-                cursors[shard] = after or next((one for one in model.entries if one in model.taken), "0-0")
-                new = after == NEW
-                expected[shard] = model.read(count) if new else model.read_again(cursors[shard], count)
-        if cursors:
-            self._read(worker, cursors, count, expected)
+    @rule(shard=shards, who=two, mark=st.sampled_from(["", "1-1 alone"]), deaths=st.sampled_from(["", 0, 2]))
+    def mark(self, shard: int, who: int, mark: str, deaths: int | str) -> None:
+        """A worker writes down what it sends alone, or that it made progress."""
+        own, model = self.workers[who].shards[shard], self.model[shard]
+        ours = model.lease == (own.name, own.epoch)
+        assert own.note(mark, deaths) == int(ours)
+        if ours:
+            model.mark = mark
+            model.deaths = model.deaths if deaths == "" else int(deaths)
 
-    def _read(self, worker: Drainer, cursors: dict[int, str], count: int, expected: dict[int, list[str]]) -> None:
-        found: list[Delivery] = self.site.runner.run(worker.queue.read(cursors, count, 0.001))
-        told: dict[int, list[str]] = {shard: [] for shard in cursors}
+    @rule(who=two, which=several)
+    def read(self, who: int, which: tuple[int, ...]) -> None:
+        """A worker reads all that there is in some shards, whether it holds them or not."""
         raw = self.raw()
-        for one in found:
-            told[one.shard].append(one.stream_id)
-            assert one.fields == raw[one.shard].stream[one.stream_id]
-            worker.hands[one.shard, one.stream_id] = entry_at(raw[one.shard], one.stream_id)
-        assert told == expected
+        for shard in which:
+            self.workers[who].read(shard, raw[shard])
 
     @rule(who=two, which=several, chance=luck)
     def work(self, who: int, which: tuple[int, ...], chance: int) -> None:
         """A worker does its round: it takes what leases it can get, reads all that there is, and settles some of it."""
         self.lease(who, which, take=True)
-        self.read(who, which, ALL, "0-0")
-        self.read(who, which, ALL, NEW)
+        self.read(who, which)
         for shard in which:
             self.settle(who, shard, chance, again=False, shift=0)
 
@@ -236,22 +235,63 @@ class Transitions(RuleBasedStateMachine):
     def settle(self, who: int, shard: int, chance: int, again: bool, shift: int) -> None:  # noqa: FBT001
         """A worker settles entries that it read, and perhaps some that are settled, perhaps under a foreign epoch."""
         worker, model, rng = self.workers[who], self.model[shard], random.Random(chance)
-        epoch = worker.epochs.get(shard, 0) + shift
         chosen = worker.choose(shard, model, rng)
-        settlements = [settlement for _, settlement in chosen]
+        settlings = [settling for _, settling in chosen]
         for one in self.settled[shard] if again else ():
-            settlements.insert(rng.randint(0, len(settlements)), one)
-        if not settlements:
+            settlings.insert(rng.randint(0, len(settlings)), one)
+        if not settlings:
             return
-        foreign = self.site.runner.run(worker.queue.settle({shard: epoch}, settlements))
-        fenced = model.lease != (worker.name, epoch)
-        assert foreign == (frozenset({shard}) if fenced else frozenset())
+        own = worker.shards[shard]
+        own.epoch += shift
+        fenced = model.lease != (own.name, own.epoch)
+        reply = own.settle(settlings, now_ms=chance)
+        own.epoch -= shift
         if fenced:
+            assert reply[0] == 0
             return
+        assert reply[:2] == [1, len({outcome.stream_id for outcome, _ in chosen})]
         died = model.settle(outcome for outcome, _ in chosen)
         raw = self.raw()[shard]
         model.buried(died, [one for one in raw.dead if order_of(one) > model.last_dead])
-        self.settled[shard] = [*self.settled[shard], *(settlement for _, settlement in chosen)][-5:]
+        assert order_of(reply[2].decode()) == model.last
+        assert {space.decode() for space in reply[3:]} == {one.namespace for one in settlings} - model.lanes()
+        self.settled[shard] = [*self.settled[shard], *settlings][-5:]
+
+    # the world
+
+    @rule(shard=shards, ahead=st.sampled_from([1, 10**9]))
+    def time_goes_back(self, shard: int, ahead: int) -> None:
+        """The server's time falls behind the shard's clock."""
+        now: Any = self.site.backend.sync.time()
+        milliseconds = max(now[0] * 1_000 + ahead, self.model[shard].last[0])
+        number = self.model[shard].last[1] if milliseconds == self.model[shard].last[0] else 0
+        self.model[shard].last = (milliseconds, number, 0)
+        self.site.backend.sync.hset(self.keys.shard(shard).books, "clock", f"{milliseconds}-{number}")
+
+    @rule(who=two, shard=shards, chance=luck)
+    def another_incarnation(self, who: int, shard: int, chance: int) -> None:
+        """A worker of a queue that is gone does nothing here."""
+        own = self.workers[who].shards[shard]
+        settlings = [one for _, one in self.workers[who].choose(shard, self.model[shard], random.Random(chance))]
+        incarnation, own.incarnation = own.incarnation, "gone"
+        replies = [own.lease(), own.note("x", 7), own.settle(settlings), own.release()]
+        own.incarnation = incarnation
+        assert replies == [[-1, incarnation.encode()]] * 4
+
+    @rule(who=two, shard=shards, chance=luck, name=st.sampled_from(["pending", "bytes", "acked", "dead", "superseded"]))
+    def damage(self, who: int, shard: int, chance: int, name: str) -> None:
+        """A counter that cannot be read stops what would change it, and nothing is half done."""
+        own, books = self.workers[who].shards[shard], self.keys.shard(shard).books
+        settlings = [one for _, one in self.workers[who].choose(shard, self.model[shard], random.Random(chance))]
+        before: Any = self.site.backend.sync.hget(books, name)
+        self.site.backend.sync.hset(books, name, "1e3")
+        reply = own.settle(settlings) if settlings else None
+        if before is None:
+            self.site.backend.sync.hdel(books, name)
+        else:
+            self.site.backend.sync.hset(books, name, before)
+        fenced = self.model[shard].lease != (own.name, own.epoch)
+        assert reply is None or (reply[0] == 0 if fenced else "DAMAGED" in str(reply)), reply
 
     # the operator
 
@@ -292,7 +332,7 @@ class Transitions(RuleBasedStateMachine):
         """Do what the plan says; returns the versions that it must have moved, in order."""
         plan, tally = self.plans[which % len(self.plans)], Tally()
         self.server.lose = int(loses)
-        self.server.hold(act(self.keys, plan.picks, tally, patience), sleep=lambda _: None)  # type: ignore[operator]
+        self.server.hold(act(self.keys, self.shape, plan.picks, tally, patience), sleep=lambda _: None)  # type: ignore[operator]
         self.server.lose = 0
         found = [self.model[pick.shard].letter(pick.stream_id) for pick in plan.picks]
         there = [pick for pick, version in zip(plan.picks, found, strict=True) if version is not None]
@@ -300,25 +340,18 @@ class Transitions(RuleBasedStateMachine):
             assert (sorted(tally.moved), tally.gone) == (sorted(there), len(plan.picks) - len(there))
         return [version for version in found if version is not None]
 
-    @rule(scope=st.sampled_from(SCOPES), hand=st.booleans(), ends=st.booleans())
-    def pause(self, scope: str, hand: bool, ends: bool) -> None:  # noqa: FBT001
-        """A pause begins or ends, by hand or by a worker, who ends none by hand."""
-        match hand, ends:
-            case True, False:
+    @rule(scope=st.sampled_from(SCOPES), ends=st.booleans())
+    def pause(self, scope: str, ends: bool) -> None:  # noqa: FBT001
+        """A pause begins or ends by hand."""
+        match ends:
+            case False:
                 wanted = pauses.by_hand("enough", 1.0, "me")
                 told = self.server.hold(pauses.set_pause(self.keys, scope, wanted, patience()))
                 assert told == (self.paused.get(scope), wanted)
                 self.paused[scope] = wanted
-            case True, True:
+            case True:
                 self.server.hold(pauses.clear_pause(self.keys, scope, patience()))
                 self.paused.pop(scope, None)
-            case _:
-                noted = Paused("quota", "none left", 2.0, "one")
-                self.site.runner.run(self.workers[0].queue.note({scope: None if ends else noted}))
-                if scope not in self.paused and not ends:
-                    self.paused[scope] = noted
-                elif scope in self.paused and ends and not self.paused[scope].by_hand:
-                    del self.paused[scope]
 
     # what must hold after every step
 
@@ -329,19 +362,30 @@ class Transitions(RuleBasedStateMachine):
             books_balance(raw, model)
             each_record_is_once(raw, model)
             marks_are_of_letters(raw, model)
-            holder = "" if model.lease is None else f"{model.lease[1]}:{model.lease[0]}"
-            assert raw.lease == holder, number
+            the_shard_is_held_as_told(raw, model)
+            self._recount_agrees(number, raw)
         self._replayed_ones_know_what_is_newer()
         assert self.server.hold(pauses.read_pauses(self.keys, patience())) == self.paused
-        report = self.server.hold(audit(self.keys, QueueShape(self.keys.queue, SHARDS, 1), patience()))
-        assert (report.drifts, report.inconclusive) == ((), ())
+
+    def _recount_agrees(self, number: int, raw: RawShard) -> None:
+        """The audit's script counts, lane by lane, what is there."""
+        own, records, size = self.keys.shard(number), 0, 0
+        for lane in sorted(raw.lanes) or [""]:
+            names = [own.stream(lane), own.books, own.lanes, own.dead]
+            arguments = [self.shape.incarnation, "-", 1_000, "-", 1_000, "pending", "bytes", "dead"]
+            (told,) = self.site.sure.hold(run_scripts(RECOUNT, [(names, arguments)]))
+            records, size = records + told[2], size + told[3]
+            assert told[5] == told[10] == len(raw.dead)
+            assert told[11] == len(raw.lanes)
+            assert told[12].decode() == raw.held.get("clock", "0-0")
+        assert (records, size, len(raw.dead)) == tuple(int(one or 0) for one in told[13])
 
     def _replayed_ones_know_what_is_newer(self) -> None:
         replayed = [one for model in self.model for one in model.of(State.PENDING) if one.depth]
         if replayed:
             raw = self.raw()
             asked = [(one.shard, entry_at(raw[one.shard], one.spot)) for one in replayed]
-            told = self.site.runner.run(self.workers[0].queue.superseded(asked))
+            told = [is_superseded(raw[s].marks.get(mark_field(e), "").encode(), e.seq) for s, e in asked]
             assert told == [self.model[one.shard].stale(one) for one in replayed]
 
     def teardown(self) -> None:

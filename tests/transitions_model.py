@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+<<<<<<< HEAD
 from upsertq_worker.ordering.model import Fate
 
+=======
+>>>>>>> core-scripts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -33,6 +36,14 @@ def order_of(seq: str) -> Order:
     """A sequence or a stream id as something to compare."""
     milliseconds, number, row = (*map(int, seq.split("-")), 0)[:3]
     return milliseconds, number, row
+
+
+class Fate(Enum):
+    """What a worker says became of a record; its value is the counter that counts it."""
+
+    ACKED = "acked"
+    SUPERSEDED = "superseded"
+    DEAD = "dead"
 
 
 @dataclass(eq=False)
@@ -78,13 +89,14 @@ class Shard:
     """One shard: entries by stream id (oldest first) with their versions, and who may do what."""
 
     entries: dict[str, list[Version]] = field(default_factory=dict)
-    taken: set[str] = field(default_factory=set)
-    """Entries that were read and are not settled."""
-    delivered: Order = (0, 0, 0)
     last: Order = (0, 0, 0)
+    """The clock: nothing that is enqueued may have an id up to it."""
     last_dead: Order = (0, 0, 0)
     lease: tuple[str, int] | None = None
     epoch: int = 0
+    released: int = 0
+    deaths: int = 0
+    mark: str = ""
     versions: list[Version] = field(default_factory=list)
 
     # what the scripts ought to do
@@ -94,37 +106,29 @@ class Shard:
         self._append(stream_id, versions)
         self.versions += versions
 
-    def grant(self, name: str, epoch: int, *, take: bool) -> tuple[int, str]:
-        """Lease to the worker; returns what it must be told: its epoch (0: not its own), and who holds the lease."""
-        if self.lease is None and take:
-            if not epoch or epoch != self.epoch:
-                self.epoch += 1
-            self.lease = (name, self.epoch)
-            return self.epoch, name
-        if self.lease is None:
-            return 0, ""
-        return (epoch, name) if self.lease == (name, epoch) else (0, self.lease[0])
-
-    def read(self, count: int) -> list[str]:
-        """The entries that a read of new ones must deliver."""
-        found = [stream_id for stream_id in self.entries if order_of(stream_id) > self.delivered][:count]
-        if found:
-            self.delivered = order_of(found[-1])
-            self.taken.update(found)
-        return found
-
-    def read_again(self, after: str, count: int) -> list[str]:
-        """The entries that a read of pending ones must deliver."""
-        return [one for one in self.entries if one in self.taken and order_of(one) > order_of(after)][:count]
+    def grant(self, name: str, epoch: int, *, take: bool) -> list[object]:
+        """Lease to the worker; returns what it must be told."""
+        if self.lease is not None:
+            ours = self.lease == (name, epoch) and epoch != self.released
+            return [epoch if ours else 0, self.lease[0], 1, 0, "", ""]
+        if not take:
+            return [0, "", 1, 0, "", ""]
+        if epoch and epoch == self.epoch != self.released:
+            self.lease = (name, epoch)
+            return [epoch, name, 1, 0, "", ""]
+        clean = self.epoch in {0, self.released}
+        self.deaths = 0 if clean else self.deaths + 1
+        self.epoch += 1
+        self.lease = (name, self.epoch)
+        return [self.epoch, name, int(clean), self.deaths, self.mark, "-".join(map(str, self.last[:2]))]
 
     def settle(self, outcomes: Iterable[Outcome]) -> list[Version]:
         """Settle those that are pending; returns the versions that are dead by that, in the order of their letters."""
         died: list[Version] = []
         for outcome in outcomes:
-            if outcome.stream_id not in self.taken:
+            versions = self.entries.pop(outcome.stream_id, [])
+            if not versions:
                 continue
-            self.taken.discard(outcome.stream_id)
-            versions = self.entries.pop(outcome.stream_id)
             for row, reason in outcome.graves:
                 versions[row].state, versions[row].reason, versions[row].spot = State.DEAD, reason, ""
                 died.append(versions[row])
@@ -153,6 +157,10 @@ class Shard:
             self._append(stream_id, [version])
 
     # what follows from it
+
+    def lanes(self) -> set[str]:
+        """The namespaces that have entries."""
+        return {version.key[0] for versions in self.entries.values() for version in versions}
 
     def of(self, *states: State) -> Iterator[Version]:
         """Versions in these states."""

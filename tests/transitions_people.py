@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transitions_model import Outcome, Version, order_of
+from transitions_model import Fate, Outcome, Version
 from transitions_raw import contents, entry_at, metadata_of, sparse_of
-from upsertq.errors import QueueFull, ServerUnavailable
+from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
 from upsertq.intake import Circumstances, Intake
 from upsertq.keys import shard_of
-from upsertq.letter import Reason, Verdict
+from upsertq.letter import Reason, Verdict, encode_letter
 from upsertq.record import make_records
 from upsertq.wire import Record, one_record
-from upsertq_worker.ordering.model import Fate, Grave, Settlement
+from worker_scripts import DeadRow, Settling, ShardWorker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     from transitions_model import Key, Shard
     from transitions_raw import LossyServer, RawShard
-    from upsertq.queue import Limits
+    from upsertq.keys import QueueKeys
+    from upsertq.queue import Limits, QueueShape
+    from upsertq.server import Server
     from upsertq.wire import Entry
-    from upsertq_worker.queue.redis_queue import RedisQueue
 
 WORLD = Circumstances(time.monotonic, time.time, random.Random(7))
 
@@ -120,7 +121,7 @@ class Loader:
         """Enqueue what was taken; returns what went wrong."""
         try:
             self._server.hold(self._intake.flush())
-        except (QueueFull, ServerUnavailable) as error:
+        except (QueueFull, ServerUnavailable, ServerRefused) as error:
             return error
         assert self._intake.buffered == 0
         return None
@@ -179,52 +180,55 @@ def _matrix(numbers: Sequence[int]) -> npt.NDArray[np.float32]:
 class Drainer:
     """A worker: what it believes to hold, what it read, and what it would do with that."""
 
-    def __init__(self, queue: RedisQueue) -> None:
-        self.queue = queue
-        self.name = queue.name
-        self.epochs: dict[int, int] = {}
+    def __init__(self, server: Server, keys: QueueKeys, shape: QueueShape, name: str) -> None:
+        self.name = name
+        self.shards = [ShardWorker(server, keys.shard(shard), shape.incarnation, name) for shard in range(shape.shards)]
         self.hands: dict[tuple[int, str], Entry] = {}
 
-    def choose(self, number: int, model: Shard, rng: random.Random) -> list[tuple[Outcome, Settlement]]:
+    def read(self, number: int, raw: RawShard) -> None:
+        """Read all that is in a shard's streams."""
+        self.hands.update({(number, stream_id): entry_at(raw, stream_id) for stream_id in raw.stream})
+
+    def choose(self, number: int, model: Shard, rng: random.Random) -> list[tuple[Outcome, Settling]]:
         """Settle some entries as the hold would: of those that share an id none before an older one."""
         share = rng.choice([0.3, 0.7, 1.0])
         blocked: set[Key] = set()
         chosen: list[str] = []
         for stream_id, versions in model.entries.items():
             keys = {version.key for version in versions}
-            known = (number, stream_id) in self.hands and stream_id in model.taken
-            if known and not keys & blocked and rng.random() < share:
+            if (number, stream_id) in self.hands and not keys & blocked and rng.random() < share:
                 chosen.append(stream_id)
             else:
                 blocked |= keys
         fates = _fates(model, chosen, rng)
-        return [self._settlement(number, stream_id, fates[stream_id], rng) for stream_id in chosen]
+        told = rng.random() < 0.5
+        return [self._settling(number, stream_id, fates[stream_id], rng, told=told) for stream_id in chosen]
 
-    def _settlement(
-        self, shard: int, stream_id: str, fates: list[Fate], rng: random.Random
-    ) -> tuple[Outcome, Settlement]:
+    def _settling(
+        self, shard: int, stream_id: str, fates: list[Fate], rng: random.Random, *, told: bool
+    ) -> tuple[Outcome, Settling]:
         entry = self.hands[shard, stream_id]
         rows = [row for row, fate in enumerate(fates) if fate is Fate.DEAD]
         rng.shuffle(rows)
-        graves = []
+        letters = []
         for row in rows:
             seq = entry.seq or f"{stream_id}-{row}"
             verdict = Verdict(rng.choice(list(Reason)), message="no", first_ms=1, last_ms=2, worker=self.name)
-            graves.append(Grave(row, one_record(entry, row, seq), verdict))
-        settlement = Settlement(
-            shard=shard,
-            stream_id=stream_id,
-            run=entry.run,
-            records=len(entry.ids),
-            size=entry.size,
-            acked=fates.count(Fate.ACKED),
-            superseded=fates.count(Fate.SUPERSEDED),
+            fields = encode_letter(one_record(entry, row, seq), verdict)
+            letters.append(DeadRow(row, seq, verdict.reason.value, fields))
+        settling = Settling(
+            stream_id,
+            entry.namespace,
+            entry.run,
+            len(entry.ids),
+            entry.size,
+            fates.count(Fate.ACKED),
+            fates.count(Fate.SUPERSEDED),
             sequence=entry.seq or stream_id,
-            graves=tuple(graves),
-            entry=replace(entry),
+            letters=letters,
+            ids=entry.ids if told else (),
         )
-        told = [(grave.row, grave.verdict.reason.value) for grave in graves]
-        return Outcome(stream_id, fates, told), settlement
+        return Outcome(stream_id, fates, [(letter.row, letter.reason) for letter in letters]), settling
 
 
 def _fates(model: Shard, chosen: list[str], rng: random.Random) -> dict[str, list[Fate]]:
@@ -246,5 +250,4 @@ def _fates(model: Shard, chosen: list[str], rng: random.Random) -> dict[str, lis
     for version in versions:
         if landed[version.key] > version.order and rng.random() < 0.5:
             fates[version] = Fate.SUPERSEDED
-    assert all(order_of(one) <= model.delivered for one in chosen)
     return {stream_id: [fates[version] for version in model.entries[stream_id]] for stream_id in chosen}

@@ -9,8 +9,7 @@ import numpy as np
 import orjson
 
 from upsertq.exchange import Failed, Trouble
-from upsertq.keys import GROUP
-from upsertq.letter import decode_letter
+from upsertq.letter import decode_letter, place
 from upsertq.server import Server
 from upsertq.wire import decode
 
@@ -20,19 +19,22 @@ if TYPE_CHECKING:
     import redis
 
     from upsertq.exchange import Command
-    from upsertq.keys import QueueKeys
+    from upsertq.keys import QueueKeys, ShardKeys
     from upsertq.wire import Entry
 
+HELD = ("incarnation", "epoch", "released", "clock", "deaths", "mark", "boundary")
 PAYLOAD = (b"ids", b"values", b"sparse", b"meta")
 
 
 @dataclass(frozen=True)
 class RawShard:
-    """One shard's keys at one moment; `books` by run, those of the shard itself under the empty name."""
+    """One shard's keys at one moment, the entries of all lanes in order; `books` by run, those of the shard under `""`."""
 
     stream: Mapping[str, Mapping[bytes, bytes]]
     dead: Mapping[str, Mapping[bytes, bytes]]
-    taken: set[str]
+    lanes: set[str]
+    held: Mapping[str, str]
+    """What the shard's books hold beside the counters."""
     books: Mapping[str, Mapping[str, int]]
     marks: Mapping[str, str]
     lease: str
@@ -53,34 +55,40 @@ class RawShard:
 
 
 def read_raw(client: redis.Redis, keys: QueueKeys, shards: int, runs: Sequence[str]) -> list[RawShard]:
-    """Every shard, in one round trip."""
+    """Every shard."""
+    return [_shard(client, own, runs) for own in map(keys.shard, range(shards))]
+
+
+def _shard(client: redis.Redis, own: ShardKeys, runs: Sequence[str]) -> RawShard:
+    streams: Any = list(client.scan_iter(match=own.stream("").replace("{", "[{]") + "*", count=1_000))
     pipeline = client.pipeline(transaction=False)
-    for own in map(keys.shard, range(shards)):
-        pipeline.xrange(own.stream)
-        pipeline.xrange(own.dead)
-        pipeline.execute_command("XPENDING", own.stream, GROUP, "-", "+", 10_000, parse_detail=True)  # type: ignore[no-untyped-call]
-        pipeline.hgetall(own.dead_ids)
-        pipeline.get(own.lease)
-        for run in runs:
-            pipeline.hgetall(own.run(run) if run else own.books)
-    replies = pipeline.execute(raise_on_error=False)
-    step = 5 + len(runs)
-    return [_shard(replies[at : at + step], runs) for at in range(0, len(replies), step)]
-
-
-def _shard(replies: Sequence[Any], runs: Sequence[str]) -> RawShard:
-    stream, dead, taken, marks, lease, *books = replies
-    if isinstance(taken, Exception):
-        assert "NOGROUP" in str(taken) or "key" in str(taken), taken
-        taken = []
+    pipeline.xrange(own.dead)
+    pipeline.hgetall(own.dead_ids)
+    pipeline.get(own.lease)
+    pipeline.smembers(own.lanes)
+    for run in runs:
+        pipeline.hgetall(own.run(run) if run else own.books)
+    for stream in streams:
+        pipeline.xrange(stream)
+    dead, marks, lease, lanes, *replies = pipeline.execute()
+    books, read = replies[: len(runs)], replies[len(runs) :]
+    assert {stream.decode().removeprefix(own.stream("")) for stream in streams} == {one.decode() for one in lanes}
+    assert all(read), "a stream is empty"
+    entries = sorted((name.decode(), fields) for entries in read for name, fields in entries)
+    told = {name.decode(): value.decode() for name, value in books[0].items()}
     return RawShard(
-        {name.decode(): fields for name, fields in stream},
+        dict(sorted(entries, key=lambda one: place(one[0]))),
         {name.decode(): fields for name, fields in dead},
-        {one["message_id"].decode() for one in taken},
-        {run: {name.decode(): int(n) for name, n in told.items()} for run, told in zip(runs, books, strict=True)},
+        {one.decode() for one in lanes},
+        {name: value for name, value in told.items() if name in HELD},
+        {run: _counters(one) for run, one in zip(runs, books, strict=True)},
         {name.decode(): mark.decode() for name, mark in marks.items()},
         (lease or b"").decode(),
     )
+
+
+def _counters(told: Mapping[bytes, bytes]) -> dict[str, int]:
+    return {name.decode(): int(n) for name, n in told.items() if name.decode() not in HELD}
 
 
 def contents(entry: Entry) -> list[int]:

@@ -21,7 +21,7 @@ from upsertq.exchange import Ask, Failed, Trouble
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
-from upsertq.queue import QueueShape
+from upsertq.queue import find_queue
 from upsertq.wire import decode
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from conftest import Backend
     from upsertq.exchange import Conversation, Patience
     from upsertq.letter import Head, Verdict
+    from upsertq.queue import QueueShape
 
 KEYS = QueueKeys("q")
 SHARDS = 2
@@ -59,6 +60,10 @@ class Bench:
         """Settle what is pending."""
         buried.settle(self.server, self.client, judge, shards=SHARDS)
 
+    def shape(self) -> QueueShape:
+        """What the queue is."""
+        return self.server.hold(find_queue(KEYS, patience()))
+
     def heads(self) -> list[Head]:
         """Every letter."""
         return list(walk(self.server.hold, KEYS, SHARDS, patience))
@@ -70,18 +75,18 @@ class Bench:
     def replay(self, plan: Plan) -> Tally:
         """Replay a plan."""
         tally = Tally()
-        self.server.hold(replay(KEYS, plan.picks, tally, patience))
+        self.server.hold(replay(KEYS, self.shape(), plan.picks, tally, patience))
         return tally
 
     def discard(self, plan: Plan) -> Tally:
         """Discard a plan."""
         tally = Tally()
-        self.server.hold(discard(KEYS, plan.picks, tally, patience))
+        self.server.hold(discard(KEYS, self.shape(), plan.picks, tally, patience))
         return tally
 
     def books(self, run: str = "") -> Books:
         """The books; they must balance, and the audit must agree."""
-        report = self.server.hold(audit(KEYS, QueueShape("q", SHARDS, 4), patience()))
+        report = self.server.hold(audit(KEYS, self.shape(), patience()))
         assert (report.drifts, report.inconclusive) == ((), ())
         found = self.server.hold(read(KEYS, SHARDS, run, patience()))
         assert found.drift == 0
@@ -91,8 +96,7 @@ class Bench:
         """The pending records: id, sequence and depth."""
         found = []
         for shard in range(SHARDS):
-            entries: Any = self.client.xrange(KEYS.shard(shard).stream)
-            for _, fields in entries:
+            for _, fields in buried.pending(self.client, KEYS.shard(shard)):
                 entry = decode(fields)
                 found += [(name, entry.seq, entry.depth) for name in entry.ids]
         return found
@@ -193,7 +197,7 @@ def test_a_replayed_entry_is_the_record(bench: Bench) -> None:
     """Nothing of the record changes by dying and coming back, and no verdict travels."""
     (letter,) = bench.server.hold(find_letters(KEYS, SHARDS, [bench.heads()[0].dead_id], patience()))
     bench.replay(bench.server.hold(find_picks(KEYS, SHARDS, [letter.dead_id], patience())))
-    entries: Any = bench.client.xrange(KEYS.shard(letter.shard).stream)
+    entries = buried.pending(bench.client, KEYS.shard(letter.shard))
     assert decode(entries[0][1]) == replace(letter.entry, depth=1)
     assert set(entries[0][1]) <= set(b"v op n ns ids dim values meta run at seq depth".split())
 
@@ -259,7 +263,9 @@ def test_more_letters_than_a_call_takes(backend: Backend) -> None:
     bench = Bench(backend)
     told: list[int] = []
     tally = Tally()
-    bench.server.hold(replay(KEYS, bench.plan().picks, tally, patience, lambda now: told.append(now.done)))
+    bench.server.hold(
+        replay(KEYS, bench.shape(), bench.plan().picks, tally, patience, lambda now: told.append(now.done))
+    )
     assert told == [200, 400, 450]
     assert sorted(name for name, *_ in bench.pending()) == sorted(f"i{i}" for i in range(450))
     assert bench.books("r").pending == 450
@@ -316,7 +322,7 @@ def test_a_lost_answer_is_no_second_replay(bench: Bench) -> None:
     """A call whose answer was lost is repeated: what it had moved is counted as moved, once."""
     bench.replay(Plan(bench.plan().picks[:1]))  # so that the server knows the script
     tally = Tally()
-    driven(bench, replay(KEYS, bench.plan().picks, tally, patience), lambda step: step == 0)
+    driven(bench, replay(KEYS, bench.shape(), bench.plan().picks, tally, patience), lambda step: step == 0)
     assert (len(tally.moved), tally.gone) == (4, 0)
     assert len(bench.pending()) == 5
     assert bench.books().pending == 5
@@ -325,15 +331,15 @@ def test_a_lost_answer_is_no_second_replay(bench: Bench) -> None:
 @pytest.mark.parametrize("key", ["stream", "dead_ids", "books"])
 def test_a_foreign_key_stops_before_anything_happened(bench: Bench, key: str) -> None:
     """Where a key is of another type nothing is moved."""
-    plan = bench.plan()
-    foreign = [getattr(KEYS.shard(k), key) for k in range(SHARDS)]
+    plan, shape = bench.plan(), bench.shape()
+    foreign = [KEYS.shard(k).stream("n") if key == "stream" else getattr(KEYS.shard(k), key) for k in range(SHARDS)]
     bench.client.delete(*foreign)
     for name in foreign:
         bench.client.set(name, "mine")
     with pytest.raises(ServerRefused, match="cannot replay"):
-        bench.replay(plan)
+        bench.server.hold(replay(KEYS, shape, plan.picks, Tally(), patience))
     assert len(bench.heads()) == 5
-    assert all(key == "stream" or not bench.client.xlen(KEYS.shard(k).stream) for k in range(SHARDS))
+    assert all(key == "stream" or not bench.client.xlen(KEYS.shard(k).stream("n")) for k in range(SHARDS))
 
 
 def test_out_of_memory_moves_nothing(backend: Backend) -> None:
@@ -347,7 +353,7 @@ def test_out_of_memory_moves_nothing(backend: Backend) -> None:
     bench.client.config_set("maxmemory", "1")
     try:
         with pytest.raises(Exception, match="cannot replay"):
-            bench.server.hold(replay(KEYS, plan.picks, Tally(), lambda: WORLD.patience(0)))
+            bench.server.hold(replay(KEYS, bench.shape(), plan.picks, Tally(), lambda: WORLD.patience(0)))
         bench.client.config_set("maxmemory", "0")
         assert bench.books() == Books(enqueued=5, dead=5)
         bench.client.config_set("maxmemory", "1")
@@ -361,7 +367,7 @@ def test_the_audit_counts_letters_by_run(bench: Bench) -> None:
     """A letter that vanished behind the books' back shows in its shard and in its run."""
     lost = next(head for head in bench.heads() if head.id == "x1")
     bench.client.xdel(KEYS.shard(lost.shard).dead, lost.stream_id)
-    report = bench.server.hold(audit(KEYS, QueueShape("q", SHARDS, 4), patience()))
+    report = bench.server.hold(audit(KEYS, bench.shape(), patience()))
     assert {(d.shard, d.run, d.counter, d.found - d.expected) for d in report.drifts} == {
         (lost.shard, "", "dead", 1),
         (lost.shard, "a", "dead", 1),

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq import books, queue
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
+from buried import pending
+from upsertq import books, queue, runs
+from upsertq.errors import NotFound, QueueFull, QueueLost, QueueMismatch, ServerRefused, TooManyDead, UsageError
 from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys, shard_of
 from upsertq.pack import Packer
@@ -60,8 +61,9 @@ class Shop:
         max_dead: int | None = None,
     ) -> None:
         self.server = server
+        self.shape = server.hold(queue.open_queue(KEYS, shards, 0, no_patience()))
         self.packer = Packer(shards)
-        self.enqueuer = Enqueuer(KEYS, shards, limits, ledger, LIFE_MS, max_dead)
+        self.enqueuer = Enqueuer(KEYS, self.shape, limits, ledger, LIFE_MS, max_dead)
         self.next = 0
 
     def pack(self, count: int, *, namespace: str = "", run: str = "", first: int | None = None) -> None:
@@ -79,13 +81,12 @@ class Shop:
 
     def books(self, run: str = "") -> Books:
         """Return the queue's or the run's books."""
-        return self.server.hold(books.read(KEYS, self.enqueuer.shards, run, no_patience()))
+        return self.server.hold(books.read(KEYS, self.shape.shards, run, no_patience()))
 
 
 def entries_of(backend: Backend, shard: int) -> list[Entry]:
-    """Return the entries of a shard, decoded, in their order."""
-    stored: Any = backend.sync.xrange(KEYS.shard(shard).stream)
-    return [decode(fields) for _, fields in stored]
+    """Return the entries of a shard, decoded, in their order over all lanes."""
+    return [decode(fields) for _, fields in pending(backend.sync, KEYS.shard(shard))]
 
 
 def ids_of(backend: Backend, shards: int = SHARDS) -> list[str]:
@@ -203,7 +204,7 @@ def test_a_limit_stops_the_producer_and_keeps_the_rest(backend: Backend, server:
 
 
 def _raise_limit(shop: Shop) -> None:
-    shop.enqueuer = Enqueuer(KEYS, SHARDS, NO_LIMIT, "t", LIFE_MS)
+    shop.enqueuer = Enqueuer(KEYS, shop.shape, NO_LIMIT, "t", LIFE_MS)
 
 
 def test_an_empty_shard_takes_an_entry_whatever_the_limit(backend: Backend, server: Server) -> None:
@@ -236,8 +237,8 @@ def bury(backend: Backend, *dead: int) -> None:
 
 def test_too_many_dead_letters_refuse_and_keep_everything(backend: Backend, server: Server) -> None:
     """At the limit nothing is written and nothing is lost; once a letter is gone the same records go on."""
-    bury(backend, 3, 0, 0, 2)
     shop = Shop(server, max_dead=5)
+    bury(backend, 3, 0, 0, 2)
     shop.pack(200, run="r")
     before: Any = backend.sync.dbsize()
     with pytest.raises(TooManyDead, match=r"queue 'q' has 5 dead letters and the limit is 5") as raised:
@@ -252,6 +253,7 @@ def test_too_many_dead_letters_refuse_and_keep_everything(backend: Backend, serv
 
 def test_the_limit_of_dead_letters_is_of_the_whole_queue(backend: Backend, server: Server) -> None:
     """All letters in one shard count as much as letters everywhere, also for records of another shard."""
+    Shop(server)
     bury(backend, 0, 9)
     for limit, refused in ((9, True), (10, False)):
         shop = Shop(server, max_dead=limit)
@@ -286,8 +288,8 @@ def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, ser
 
 def test_without_a_limit_dead_letters_refuse_nothing(backend: Backend, server: Server) -> None:
     """By default, and below the limit, records are enqueued whatever died, and nothing more is asked."""
-    bury(backend, 1_000_000)
     shop = Shop(server)
+    bury(backend, 1_000_000)
     shop.pack(10)
     asked: Any = next(shop.enqueuer.enqueue(shop.packer, no_patience))
     assert {command[0] for command in asked.commands} == {"EVALSHA"}
@@ -313,14 +315,20 @@ def test_an_impossible_number_of_shards(server: Server, shards: int) -> None:
         server.hold(queue.open_queue(KEYS, shards, 0, no_patience()))
 
 
+SOUND = {"format": str(FORMAT), "incarnation": "i", "shards": "8", "state": "ready"}
+
+
 @pytest.mark.parametrize(
     ("meta", "cure"),
     [
         ({"format": str(FORMAT + 1), "shards": "8"}, "upgrade upsertq"),
+        ({"format": "1", "shards": "8", "created": "5"}, "drain it with the version of upsertq that made it"),
         ({"format": "0", "shards": "8"}, "choose another queue name"),
         ({"shards": "8"}, "choose another queue name"),
-        ({"format": str(FORMAT), "shards": "many"}, "choose another queue name"),
-        ({"format": str(FORMAT), "shards": "8", "dimension": "wide"}, "choose another queue name"),
+        (SOUND | {"shards": "many"}, "choose another queue name"),
+        (SOUND | {"dimension": "wide"}, "choose another queue name"),
+        (SOUND | {"state": "odd"}, "choose another queue name"),
+        (SOUND | {"incarnation": ""}, "choose another queue name"),
     ],
 )
 @pytest.mark.parametrize("way", [lambda: queue.open_queue(KEYS, None, 0, no_patience()), find])
@@ -332,6 +340,7 @@ def test_a_foreign_or_newer_queue_is_refused(
     with pytest.raises(QueueMismatch, match=cure):
         server.hold(way())
     assert backend.sync.hgetall(KEYS.meta) == {k.encode(): v.encode() for k, v in meta.items()}
+    assert backend.sync.dbsize() == 1
 
 
 def test_finding_creates_nothing(backend: Backend, server: Server) -> None:
@@ -339,40 +348,84 @@ def test_finding_creates_nothing(backend: Backend, server: Server) -> None:
     with pytest.raises(NotFound, match="no queue 'q'"):
         server.hold(find())
     with pytest.raises(NotFound, match="no run 'r'"):
-        server.hold(queue.find_run(KEYS, "r", no_patience()))
+        server.hold(runs.find_run(KEYS, "r", no_patience()))
     assert backend.sync.dbsize() == 0
 
 
-def test_the_first_claim_of_the_dimension_holds(server: Server) -> None:
-    """Of several producers with different dimensions one wins, and all learn which."""
-    server.hold(queue.open_queue(KEYS, None, 0, no_patience()))
-    assert server.hold(queue.claim_dimension(KEYS, 3, no_patience())) == 3
-    assert server.hold(queue.claim_dimension(KEYS, 4, no_patience())) == 3
+def test_the_first_claim_of_the_dimension_holds(backend: Backend, server: Server) -> None:
+    """Of several producers with different dimensions one wins, and all learn which; a queue that is gone has none."""
+    shape = server.hold(queue.open_queue(KEYS, None, 0, no_patience()))
+    assert server.hold(queue.claim_dimension(KEYS, shape, 3, no_patience())) == 3
+    assert server.hold(queue.claim_dimension(KEYS, shape, 4, no_patience())) == 3
     assert server.hold(find()).dimension == 3
+    backend.sync.flushall()
+    with pytest.raises(QueueLost, match="meta"):
+        server.hold(queue.claim_dimension(KEYS, shape, 3, no_patience()))
+    assert backend.sync.dbsize() == 0
 
 
-def test_a_run_keeps_its_first_time(server: Server) -> None:
-    """Registering a run again changes nothing."""
-    for now in (5, 9):
-        server.hold(queue.register_run(KEYS, "r", now, no_patience()))
-    assert server.hold(queue.find_run(KEYS, "r", no_patience())) == 5
+def test_a_run_is_begun_sealed_and_opened_again(backend: Backend, server: Server) -> None:
+    """It keeps its first time; a second seal changes nothing; adding to it opens it; a lost queue has no runs."""
+    shape = server.hold(queue.open_queue(KEYS, None, 0, no_patience()))
+
+    def register(now: int) -> runs.RunState:
+        return server.hold(runs.register_run(KEYS, shape, "r", now, no_patience()))
+
+    def seal(now: int) -> runs.RunState:
+        return server.hold(runs.seal_run(KEYS, shape, "r", now, no_patience()))
+
+    assert register(5) == register(9) == runs.RunState(5, None)
+    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == runs.RunState(5, None)
+    assert seal(10) == seal(11) == runs.RunState(5, 10)
+    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == runs.RunState(5, 10)
+    assert register(12) == runs.RunState(5, None)
+    assert seal(13) == runs.RunState(5, 13)
+    backend.sync.flushall()
+    for act in (register, seal):
+        with pytest.raises(QueueLost):
+            act(14)
+    assert backend.sync.dbsize() == 0
 
 
-@pytest.mark.parametrize("which", ["stream", "books", "ledger", "run"])
+@pytest.mark.parametrize("noted", ["", "7", "[]", '{"begun":"x","sealed":null}', '{"begun":1,"sealed":1.5}', "{"])
+def test_a_run_that_cannot_be_read(backend: Backend, server: Server, noted: str) -> None:
+    """It is named, and nothing else happens."""
+    backend.sync.hset(KEYS.runs, "r", noted)
+    with pytest.raises(ServerRefused, match="run 'r'"):
+        server.hold(runs.find_run(KEYS, "r", no_patience()))
+
+
+@pytest.mark.parametrize("which", ["stream", "books", "ledger", "run", "lanes", "bell"])
 def test_a_key_of_a_foreign_type_changes_nothing(backend: Backend, server: Server, which: str) -> None:
     """When one of the keys is not ours the call fails before anything is written, and the records are kept."""
-    shard = KEYS.shard(0)
-    name = {"stream": shard.stream, "books": shard.books, "ledger": shard.ledger("t"), "run": shard.run("r")}[which]
-    backend.sync.set(name, "foreign")
     shop = Shop(server, shards=1)
+    shard = KEYS.shard(0)
+    name = {
+        "stream": shard.stream(""),
+        "books": shard.books,
+        "ledger": shard.ledger("t"),
+        "run": shard.run("r"),
+        "lanes": shard.lanes,
+        "bell": shard.bell,
+    }[which]
+    kept: Any = backend.sync.hgetall(shard.books)
+    backend.sync.delete(name)
+    backend.sync.set(name, "foreign")
+    before = everything(backend)
     shop.pack(30, run="r")
     with pytest.raises(ServerRefused, match="WRONGTYPE"):
         shop.send()
-    assert backend.sync.dbsize() == 1
+    assert everything(backend) == before
     assert shop.packer.records == 30
     backend.sync.delete(name)
+    backend.sync.hset(shard.books, mapping=kept)
     shop.send()
     assert shop.books().enqueued == shop.books("r").enqueued == len(ids_of(backend, 1)) == 30
+
+
+def everything(backend: Backend) -> dict[bytes, Any]:
+    """Return every key of the server as DUMP has it."""
+    return {key: backend.sync.dump(key) for key in backend.sync.keys()}  # noqa: SIM118 - no mapping
 
 
 async def test_asyncio_does_the_same(backend: Backend, server: Server) -> None:
@@ -381,6 +434,6 @@ async def test_asyncio_does_the_same(backend: Backend, server: Server) -> None:
     shop = Shop(server)
     shop.pack(70, run="r")
     await there.hold(shop.enqueuer.enqueue(shop.packer, no_patience))
-    found = await there.hold(books.read(KEYS, SHARDS, "r", no_patience()))
+    found = await there.hold(books.read(KEYS, SHARDS, "r", no_patience(), shop.shape.incarnation))
     assert found == shop.books("r")
     assert found.pending == 70

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import pkgutil
@@ -12,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+import declared_keys
 from servers import available_kinds
 from upsertq.exchange import Script
 
@@ -21,8 +21,6 @@ from transitions_machine import Site, Transitions  # noqa: E402 - its asserts ar
 from transitions_raw import LossyServer  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from conftest import Backend
     from servers import ServerKind
 
@@ -32,17 +30,10 @@ KINDS: Final = [*(available_kinds() if EXAMPLES else available_kinds()[:1]), "fa
 
 
 @pytest.fixture
-def site(backend: Backend) -> Iterator[Site]:
-    """Provide a server."""
-    with asyncio.Runner() as runner:
-        site = Site(backend, LossyServer(backend.sync), runner)
-        if backend.server is not None:
-            # a read that waits in vain for a millisecond is answered at the server's next tick: 100 ms unless told
-            backend.sync.config_set("hz", 500)
-        yield site
-        if backend.server is not None:
-            backend.sync.config_set("hz", 10)
-        runner.run(site.async_server.close())
+def site(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Provide a server, whose scripts are held to their declared keys."""
+    declared_keys.hold_all(monkeypatch)
+    return Site(backend, LossyServer(backend.sync))
 
 
 def machine(site: Site) -> type[Transitions]:
@@ -75,12 +66,34 @@ def test_transitions(site: Site) -> None:
 
 PLANTED: Final = {
     "a fenced worker settles": (
+<<<<<<< HEAD
         "upsertq_worker.queue.redis_queue.SETTLE",
         "if current ~= ARGV[2] then return {0, current or ''} end",
         "if current ~= ARGV[2] then current = nil end",
     ),
     "a replayed letter stays": ("upsertq.dead_moves.REPLAY", "redis.call('XDEL', KEYS[3], dead_id)", ""),
     "newer versions are forgotten": ("upsertq_worker.queue.redis_queue.SETTLE", "if replaying and acked then", "if false then"),
+=======
+        "worker_scripts.SETTLE",
+        "if current ~= ARGV[2] then return {0, current or ''} end",
+        "if current ~= ARGV[2] then current = nil end",
+    ),
+    "a replayed letter stays": ("upsertq.dead_moves.REPLAY", "redis.call('XDEL', KEYS[4], move.dead_id)", ""),
+    "newer versions are forgotten": ("worker_scripts.SETTLE", "if replaying and acked then", "if false then"),
+    "an id does not increase": ("upsertq.queue.ENQUEUE", "if now_ms > clock_ms then ms, n", "if true then ms, n"),
+    "what was not removed is counted": ("worker_scripts.SETTLE", "entry.id) == 1 then", "entry.id) >= 0 then"),
+    "a stream goes with an entry in it": (
+        "worker_scripts.SETTLE",
+        "if left[stream.place] == 0 then",
+        "if left[stream.place] <= 1 then",
+    ),
+    "letters of other runs are superseded in the shard's books alone": (
+        "worker_scripts.SETTLE",
+        "if run ~= '' and not place_of[run] and not unknown[run] then",
+        "if false then",
+    ),
+    "a death is forgotten": ("worker_scripts.LEASE", "local clean = (epoch == 0 or", "local clean = (true or"),
+>>>>>>> core-scripts
 }
 """Bugs: the script, a line of it, and what stands there instead."""
 

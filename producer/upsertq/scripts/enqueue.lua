@@ -20,8 +20,8 @@ local books = redis.call('HMGET', KEYS[1], unpack(names))
 if books[1] ~= ARGV[1] then return {-1, books[1] or ''} end
 
 local function damaged(key, field, value)
-  return redis.error_reply('DAMAGED ' .. key .. ' ' .. field .. ' ' ..
-    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?'))
+  local told = string.gsub(string.sub(field, 1, 200) .. ' ' .. string.sub(value, 1, 40), '[^%w%p ]', '?')
+  return redis.error_reply('DAMAGED ' .. key .. ' ' .. told)
 end
 
 local function number(value) -- nil unless it is whole and small enough to be exact

@@ -6,7 +6,8 @@
 --       bytes, acked, superseded, sequence ('ms-n', of a replayed one 'ms-n-row'), number of dead letters, number of
 --       figures; then for each dead letter: row, sequence, reason, number of stream fields and values f, f fields and
 --       values; then for each figure: place of the books among KEYS, name, value (added; of a name that begins with
---       'lsn:' the greatest is kept). At the end 'also' may follow, and place of its books and run of any other run
+--       'lsn:' the greatest is kept). At the end may follow: 'ids' and for each entry its ids as JSON (else an entry is
+--       read whole where there are marks); 'also' and for other runs place of its books among KEYS, run
 -- Returns: {1, entries settled now, clock, namespaces of these streams that are empty now...}
 --       {0, the lease's value or ''} when the lease is not ours
 --       {2, run...} when letters of other runs would be superseded: call again with these after 'also'
@@ -32,8 +33,8 @@ local standard = {'pending', 'bytes', 'acked', 'superseded', 'dead', 'settled_at
 local problem = nil -- what cannot be read
 
 local function damaged(key, field, value)
-  problem = problem or 'DAMAGED ' .. key .. ' ' .. field .. ' ' ..
-    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?')
+  local told = string.gsub(string.sub(field, 1, 200) .. ' ' .. string.sub(value, 1, 40), '[^%w%p ]', '?')
+  problem = problem or 'DAMAGED ' .. key .. ' ' .. told
 end
 
 -- the books: the names that may change are read once, changed here, and written once
@@ -124,6 +125,10 @@ for i = 1, tonumber(ARGV[4]) do
   if entry.books > 0 then want(entry.books, 'pending') end
   for k = entry.figures, at - 1, 3 do want(tonumber(ARGV[k]), ARGV[k + 1]) end
 end
+if ARGV[at] == 'ids' then
+  for i, entry in ipairs(entries) do entry.ids = ARGV[at + i] end
+  at = at + 1 + #entries
+end
 if ARGV[at] == 'also' then
   for i = at + 1, #ARGV, 2 do place_of[ARGV[i + 1]] = tonumber(ARGV[i]) end
 end
@@ -143,30 +148,35 @@ local function older(one, other)
   return false
 end
 
-local stored = redis.call('HLEN', KEYS[5]) > 0 -- whether there are marks
+local stored = redis.call('HLEN', KEYS[5]) -- ids that have marks
+local all_read = stored <= 25 * #entries -- fewer than the entries have ids: they are read at once
 local marks, touched = {}, {} -- words by field, as they are to be; fields in the order of their first change
+local marked = {} -- by namespace, the field of each id that has marks
 local new_letters, superseded, unknown, missing = {}, {}, {}, {}
 
-local function read_marks(fields)
-  local asked = {}
-  for _, field in ipairs(fields) do
-    if marks[field] == nil then
-      marks[field] = {}
-      asked[#asked + 1] = field
-    end
+local function read_mark(field, text)
+  local words, namespace, id = {}, string.match(field, '^([^%z]*)%z(.*)$')
+  if not namespace then return damaged(KEYS[5], field, text) end
+  for kind, sequence, rest in string.gmatch(text, '(%u),([%d%-]+)(%S*)') do
+    if not string.match(sequence, '^%d+%-%d+%-?%d*$') then return damaged(KEYS[5], field, text) end
+    words[#words + 1] = {kind = kind, sequence = sequence, rest = rest, dead_id = string.match(rest, '^,([%d%-]+),')}
   end
-  if not stored then return end
-  for from = 1, #asked, 1000 do
-    local to = math.min(from + 999, #asked)
-    local told = redis.call('HMGET', KEYS[5], unpack(asked, from, to))
-    for i = from, to do
-      for kind, sequence, rest in string.gmatch(told[i - from + 1] or '', '(%u),([%d%-]+)(%S*)') do
-        if not string.match(sequence, '^%d+%-%d+%-?%d*$') then damaged(KEYS[5], asked[i], sequence) end
-        local words, dead_id = marks[asked[i]], string.match(rest, '^,([%d%-]+),')
-        words[#words + 1] = {kind = kind, sequence = sequence, rest = rest, dead_id = dead_id}
-      end
-    end
+  marked[namespace] = marked[namespace] or {}
+  marks[field], marked[namespace][id] = words, field
+end
+
+local function read_marks_of(namespace, ids)
+  local fields = {}
+  for i, id in ipairs(ids) do fields[i] = namespace .. '\0' .. id end
+  local told = redis.call('HMGET', KEYS[5], unpack(fields))
+  for i, field in ipairs(fields) do
+    if told[i] and not marks[field] then read_mark(field, told[i]) end
   end
+end
+
+if all_read and stored > 0 then
+  local told = redis.call('HGETALL', KEYS[5])
+  for i = 1, #told, 2 do read_mark(told[i], told[i + 1]) end
 end
 
 local function supersede(word)
@@ -194,9 +204,9 @@ end
 
 local function update_mark(field, sequence, replayed, letter)
   local words = marks[field]
-  if #words == 0 and not letter then return end
+  if not letter and (not words or #words == 0) then return end
   local kept, replaying, acked = {}, false, nil
-  for _, word in ipairs(words) do
+  for _, word in ipairs(words or {}) do
     if word.kind == 'A' then
       if not acked or older(acked, word.sequence) then acked = word.sequence end
     elseif word.kind == 'R' then
@@ -220,52 +230,53 @@ local function update_mark(field, sequence, replayed, letter)
   marks[field] = kept
 end
 
-local function look_at(entry) -- an entry that is there, and is to be removed by this call
-  local fields, namespace = {}, ARGV[entry.at + 2]
-  for i = 1, #entry.found, 2 do fields[entry.found[i]] = entry.found[i + 1] end
-  local sound, ids = pcall(cjson.decode, fields['ids'] or '')
-  if not sound or type(ids) ~= 'table' then
-    if entry.letters > 0 then damaged(KEYS[entry.stream], entry.id, fields['ids'] or '') end
-    return
-  end
-  for row, name in ipairs(ids) do ids[row] = namespace .. '\0' .. name end
-  read_marks(ids)
-  local head, dead, sequence = entry.at + 12, {}, ARGV[entry.at + 9]
+local function look_at(entry)
+  local sound, ids = pcall(cjson.decode, entry.ids)
+  if not sound or type(ids) ~= 'table' then return damaged(KEYS[entry.stream], entry.id, entry.ids) end
+  local namespace, sequence = ARGV[entry.at + 2], ARGV[entry.at + 9]
+  local replayed = string.match(sequence, '^%d+%-%d+%-%d+$') ~= nil
+  if not all_read then read_marks_of(namespace, ids) end
+  marked[namespace] = marked[namespace] or {}
+  local head, dead, known = entry.at + 12, {}, marked[namespace]
   for _ = 1, entry.letters do
-    local row, count_of_fields = tonumber(ARGV[head]), tonumber(ARGV[head + 3])
-    local letter = {at = head + 4, to = head + 3 + count_of_fields, sequence = ARGV[head + 1], reason = ARGV[head + 2],
+    local row, fields = tonumber(ARGV[head]), tonumber(ARGV[head + 3])
+    local id = ids[row + 1]
+    if not id then return damaged(KEYS[entry.stream], entry.id, 'row ' .. row) end
+    local letter = {at = head + 4, to = head + 3 + fields, sequence = ARGV[head + 1], reason = ARGV[head + 2],
       run = ARGV[entry.at + 4], books = entry.books}
     new_letters[#new_letters + 1] = letter
-    dead[row] = true
-    if not ids[row + 1] then return damaged(KEYS[entry.stream], entry.id, 'row ' .. row) end
-    update_mark(ids[row + 1], letter.sequence, fields['seq'] ~= nil, letter)
-    head = head + 4 + count_of_fields
+    dead[row + 1] = true
+    known[id] = namespace .. '\0' .. id
+    update_mark(known[id], letter.sequence, replayed, letter)
+    head = head + 4 + fields
   end
-  for row, field in ipairs(ids) do
-    if not dead[row - 1] then
-      update_mark(field, fields['seq'] and sequence or (sequence .. '-' .. (row - 1)), fields['seq'] ~= nil, nil)
+  for row, id in ipairs(ids) do
+    local field = known[id]
+    if field and not dead[row] then
+      update_mark(field, replayed and sequence or (sequence .. '-' .. (row - 1)), replayed, nil)
     end
   end
 end
 
-local left, streams, seen, marked = {}, {}, {}, stored
+local left, streams, seen = {}, {}, {}
 for _, entry in ipairs(entries) do
   if not left[entry.stream] then
     left[entry.stream] = redis.call('XLEN', KEYS[entry.stream])
     streams[#streams + 1] = {place = entry.stream, namespace = ARGV[entry.at + 2]}
   end
   local name = entry.stream .. ' ' .. entry.id
-  entry.gone = seen[name]
-  seen[name] = true
-  marked = marked or entry.letters > 0
-  if marked and not entry.gone then
+  local concerned = entry.letters > 0 or marked[ARGV[entry.at + 2]] or not all_read
+  if seen[name] then
+    entry.gone = true
+  elseif concerned and (entry.letters > 0 or not entry.ids) then
     local there = redis.call('XRANGE', KEYS[entry.stream], entry.id, entry.id)[1]
     entry.gone = not there
-    if there then
-      entry.found = there[2]
-      look_at(entry)
+    for i = 1, there and #there[2] or 0, 2 do
+      if there[2][i] == 'ids' then entry.ids = there[2][i + 1] end
     end
   end
+  seen[name] = true
+  if concerned and entry.ids and not entry.gone then look_at(entry) end
 end
 if #missing > 0 and not problem then return {2, unpack(missing)} end
 redis.call('SCARD', KEYS[3])
