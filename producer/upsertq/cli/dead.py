@@ -17,6 +17,7 @@ from upsertq.cli.dead_options import Selection, selection
 from upsertq.cli.dead_shown import counted, document_of, dumped, export_line, item_of, page_of, table
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.cli.strict import StrictGroup
 from upsertq.dead import Count, Plan, count, find_letters, find_picks, make_plan, walk
 from upsertq.dead_moves import discard as discard_letters
 from upsertq.dead_moves import replay as replay_letters
@@ -36,7 +37,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask; needed where there 
 _named = click.argument("dead_ids", nargs=-1, metavar="[DEAD_ID]...")
 
 
-@click.group()
+@click.group(cls=StrictGroup)
 def dead() -> None:
     """List, show, replay, discard or export the records that were given up.
 
