@@ -17,7 +17,7 @@ from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
 from upsertq.queue import find_queue, open_queue
 from upsertq.server import AsyncServer
-from upsertq_worker import preflight
+from upsertq_worker import logs, preflight
 from upsertq_worker.desk import Settings, Tally
 from upsertq_worker.drain import Drain
 from upsertq_worker.index import HttpIndex, IndexAddress
@@ -49,8 +49,7 @@ def worker_name() -> str:
 
 def log_to_stderr() -> None:
     """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
-    level = logging.getLevelNamesMapping().get(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO").upper(), logging.INFO)
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"))
 
 
 async def work(
