@@ -116,7 +116,9 @@ def test_workers_are_judged_by_the_servers_time(url: str, client: redis.Redis, t
                 workers.append(subprocess.Popen(arguments, env=own, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
         try:
             names: Any = client.hkeys
-            wait_until(lambda: len(names(KEYS.workers)) == 3, 60, "both have beaten, and taken away two beats")
+            gone = {b"long", b"odd"}
+            wait_until(lambda: len({*names(KEYS.workers)} - gone) == 3, 180, "both have beaten")
+            wait_until(lambda: not {*names(KEYS.workers)} & gone, 60, "two beats are taken away")
             found = document("status", "--queue", "q", url=url)["workers"]
         finally:
             for worker in workers:
@@ -129,3 +131,14 @@ def test_workers_are_judged_by_the_servers_time(url: str, client: redis.Redis, t
         assert abs(worker["started_at"] - time.time()) < 100
     assert (found[2]["name"], found[2]["alarms"]) == ("gone", {})
     assert names(KEYS.workers) == [b"gone"], "those that ended took their own away"
+
+
+def test_heartbeats_that_cannot_be_written_stop_no_worker(url: str, client: redis.Redis) -> None:
+    """Where something foreign stands in their place a worker drains all the same, and `status` says it in one line."""
+    client.delete(KEYS.workers)
+    client.set(KEYS.workers, "foreign")
+    with emulated("--dimension", "4") as index:
+        arguments = ("work", "--queue", "q", "--index-host", index.url, "--until-empty", "--quarantine", "0.1")
+        done = call(*arguments, url=url, PINECONE_API_KEY="k")
+    assert "may take this worker for gone, it works on" in done.stderr
+    complaint("status", "--queue", "q", url=url, expect=1)
