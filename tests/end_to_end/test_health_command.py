@@ -27,8 +27,8 @@ KEYS = QueueKeys("q")
 CHECK = ("status", "--queue", "q", "--check")
 OFF = """
 import sys, time
-real = time.time
-time.time = lambda: real() + float(sys.argv.pop(1))
+real, off = time.time, float(sys.argv.pop(1))
+time.time = lambda: real() + off
 from upsertq.__main__ import main
 sys.exit(main())
 """
@@ -117,7 +117,7 @@ def test_workers_are_judged_by_the_servers_time(url: str, client: redis.Redis, t
         try:
             names: Any = client.hkeys
             gone = {b"long", b"odd"}
-            wait_until(lambda: len({*names(KEYS.workers)} - gone) == 3, 180, "both have beaten")
+            wait_until(lambda: len({*names(KEYS.workers)} - gone) == 3, 120, "both have beaten")
             wait_until(lambda: not {*names(KEYS.workers)} & gone, 60, "two beats are taken away")
             found = document("status", "--queue", "q", url=url)["workers"]
         finally:

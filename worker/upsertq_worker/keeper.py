@@ -108,9 +108,13 @@ class Keeper:
         keep = {shard: max(quarantine, desk.hold.quarantine_end(shard, now) - now) for shard in desk.leases.epochs}
         try:
             await self._queue.release(desk.leases.epochs, keep)
-            await self._queue.leave()
         except ServerUnavailable as error:
             log.warning("%s; the leases will run out by themselves", error)
+            return
+        try:
+            await self._queue.leave()
+        except (ServerUnavailable, ServerRefused) as error:
+            log.warning("%s; `upsertq status` will show this worker as gone", error)
 
     def _say_role(self) -> None:
         leases = self._desk.leases
