@@ -24,16 +24,9 @@ from upsertq.exchange import run_scripts
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason, is_superseded, mark_field
 from upsertq.pauses import Paused
-<<<<<<< HEAD
-from upsertq.queue import Limits, QueueShape
-from upsertq.server import AsyncServer
-from upsertq_worker.queue.protocols import NEW
-from upsertq_worker.queue.redis_queue import RedisQueue
-=======
 from upsertq.queue import Limits
 from upsertq.server import Server
 from worker_scripts import LIFE_MS
->>>>>>> core-scripts
 
 if TYPE_CHECKING:
     from conftest import Backend
@@ -41,12 +34,7 @@ if TYPE_CHECKING:
     from transitions_raw import LossyServer, RawShard
     from upsertq.dead import Plan
     from upsertq.exchange import Patience
-<<<<<<< HEAD
-    from upsertq_worker.queue.protocols import Delivery
-    from upsertq_worker.ordering.model import Settlement
-=======
     from worker_scripts import Settling
->>>>>>> core-scripts
 
 SHARDS: Final = 2
 RUNS: Final = ("", "r1", "r2")

@@ -10,11 +10,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-<<<<<<< HEAD
-from upsertq_worker.ordering.model import Fate
-
-=======
->>>>>>> core-scripts
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 

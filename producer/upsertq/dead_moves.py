@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq.books import check_incarnation
-from upsertq.dead import HEADS, Pick
+from upsertq.dead import Pick
+from upsertq.dead_choice import HEADS
 from upsertq.errors import WaitTimeout
 from upsertq.exchange import (
     Argument,

@@ -66,14 +66,6 @@ def test_transitions(site: Site) -> None:
 
 PLANTED: Final = {
     "a fenced worker settles": (
-<<<<<<< HEAD
-        "upsertq_worker.queue.redis_queue.SETTLE",
-        "if current ~= ARGV[2] then return {0, current or ''} end",
-        "if current ~= ARGV[2] then current = nil end",
-    ),
-    "a replayed letter stays": ("upsertq.dead_moves.REPLAY", "redis.call('XDEL', KEYS[3], dead_id)", ""),
-    "newer versions are forgotten": ("upsertq_worker.queue.redis_queue.SETTLE", "if replaying and acked then", "if false then"),
-=======
         "worker_scripts.SETTLE",
         "if current ~= ARGV[2] then return {0, current or ''} end",
         "if current ~= ARGV[2] then current = nil end",
@@ -93,7 +85,6 @@ PLANTED: Final = {
         "if false then",
     ),
     "a death is forgotten": ("worker_scripts.LEASE", "local clean = (epoch == 0 or", "local clean = (true or"),
->>>>>>> core-scripts
 }
 """Bugs: the script, a line of it, and what stands there instead."""
 

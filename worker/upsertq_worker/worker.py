@@ -138,7 +138,7 @@ class Worker:
         return self.tally
 
     def report(self) -> dict[str, Any]:
-        """The heartbeat's content."""
+        """The heartbeat's content, dated by this machine's clock: what writes it moves that to the server's."""
         return {
             "name": self.context.name,
             "started_at": self._started_at,

@@ -17,6 +17,7 @@ from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
 from upsertq.queue import find_queue, open_queue
 from upsertq.server import AsyncServer
+from upsertq_worker import logs
 from upsertq_worker.context import Settings, Tally
 from upsertq_worker.edge import preflight
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
@@ -50,8 +51,7 @@ def worker_name() -> str:
 
 def log_to_stderr() -> None:
     """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
-    level = logging.getLevelNamesMapping().get(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO").upper(), logging.INFO)
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"))
 
 
 async def work(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
@@ -74,9 +74,14 @@ class Keeper:
         keep = {shard: max(quarantine, hold.quarantine_end(shard, now) - now) for shard in self._leases.epochs}
         try:
             await self._queue.release(self._leases.epochs, keep)
-            await self._queue.leave()
         except ServerUnavailable as error:
             self._context.events.tell(Event.NOT_SEEN, error=error, consequence="the leases will run out by themselves")
+            return
+        try:
+            await self._queue.leave()
+        except (ServerUnavailable, ServerRefused) as error:
+            consequence = "`upsertq status` will show this worker as gone"
+            self._context.events.tell(Event.NOT_SEEN, error=error, consequence=consequence)
 
     async def _round(self) -> bool:
         """Ask once for every shard (when stopping, for ours alone); returns whether it worked."""
@@ -105,11 +110,11 @@ class Keeper:
             events.tell(Event.UNCLEAN_TAKEOVER, shards=len(unclean), deaths=deaths)
 
     async def _beat(self) -> None:
-        """Say that we live; a server out of memory cannot note it, and is to be drained all the same."""
+        """Say that we live; a server that cannot note it, as one out of memory, is to be drained all the same."""
         try:
             await self._queue.beat(self._report())
             self._silent = False
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             if not self._silent:
                 consequence = "`upsertq status` may take this worker for gone, it works on"
                 self._context.events.tell(Event.NOT_SEEN, error=error, consequence=consequence)

@@ -12,13 +12,14 @@ import orjson
 
 from upsertq.books import COUNTERS, Books, of_reply, total
 from upsertq.errors import QueueLost, ServerRefused, ServerUnavailable
-from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, run_scripts, worst
+from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, named, run_scripts, worst
 from upsertq.keys import QueueKeys
 from upsertq.letter import encode_letter, is_superseded, mark_field
 from upsertq.pauses import Paused, note
 from upsertq.pauses import of_reply as of_pauses
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
+from upsertq.standing import beat_at, forgotten, time_of
 from upsertq.wire import Entry
 from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
 from upsertq_worker.queue.usage import Metered, Usage
@@ -27,6 +28,8 @@ LEASE: Final = Script.load("upsertq_worker", "lease")
 RELEASE: Final = Script.load("upsertq_worker", "release")
 MARK: Final = Script.load("upsertq_worker", "mark")
 SETTLE: Final = Script.load("upsertq_worker", "settle")
+TIDY_SECONDS: Final = 60.0
+"""How often the heartbeats of workers that are long gone are taken away."""
 SETTLE_ENTRIES: Final = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
 BOOKS_PLACE: Final = 2
@@ -46,6 +49,7 @@ class RedisQueue:
         self._shape = shape
         self.name = name
         self._lease_ms = int(lease * 1000)
+        self._tidied_at = 0.0
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """As `Queue.lease`."""
@@ -167,8 +171,15 @@ class RedisQueue:
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `Queue.beat`."""
-        ask = ask_all([["HSET", self._keys.workers, self.name, orjson.dumps(report)]])
-        await self._sure(ask(), "write the heartbeat")
+        key, what = self._keys.workers, "write the heartbeat"
+        (told,) = await self._sure(ask_all([["TIME"]])(), what)
+        now = time_of(told)
+        await self._sure(ask_all([["HSET", key, self.name, orjson.dumps(beat_at(report, now))]])(), what)
+        if abs(now - self._tidied_at) >= TIDY_SECONDS:
+            (beats,) = await self._sure(ask_all([["HGETALL", key]])(), what)
+            if names := forgotten(named(beats), now):
+                await self._sure(ask_all([["HDEL", key, *names]])(), what)
+            self._tidied_at = now
 
     async def leave(self) -> None:
         """As `Queue.leave`."""
