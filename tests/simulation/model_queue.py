@@ -191,31 +191,33 @@ class ModelQueue:
         model = self.shards[shard]
         if not self.owns(shard, epoch, name):
             return None
-        emptied: dict[Stream, str] = {}
         for metered in settlements:
             one = metered.settlement
             stream = model.streams.get(one.namespace, {})
             entry = stream[one.stream_id][1] if one.stream_id in stream else None
             if not self.remove(model, one):
                 continue
-            if one.namespace in model.streams and not model.streams[one.namespace]:
-                del model.streams[one.namespace]
-                emptied[shard, one.namespace] = _spoken(model.clock)
             for books in self._books_of(model, one.run):
                 books.update(
-                    pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=len(one.dead)
+                    pending=-one.records,
+                    bytes=-one.size,
+                    acked=one.acked,
+                    superseded=one.superseded,
+                    dead=len(one.dead),
                 )
                 books.update(f"reason:{dead.verdict.reason}" for dead in one.dead)
                 books["settled_at"] = max(books["settled_at"], *(other.settled_ms for other in settlements))
-            for books, usage in zip(
-                self._books_of(model, one.run), (metered.queue_usage, metered.usage), strict=False
-            ):
+            for books, usage in zip(self._books_of(model, one.run), (metered.queue_usage, metered.usage), strict=False):
                 add_figures(books, usage)
             if entry is not None:
                 self._mark(model, one, entry)
             self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
         self.check_books(shard)
-        return emptied
+        namespaces = {metered.settlement.namespace for metered in settlements}
+        emptied = [namespace for namespace in sorted(namespaces) if not model.streams.get(namespace)]
+        for namespace in emptied:
+            model.streams.pop(namespace, None)
+        return {(shard, namespace): _spoken(model.clock) for namespace in emptied}
 
     def _mark(self, model: Shard, settlement: Settlement, entry: Entry) -> None:
         """Write the dead letters of a settled entry, and bring the marks of its ids up to date."""
