@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from checker import Filed
@@ -31,6 +33,7 @@ T = TypeVar("T")
 Place = tuple[int, int]
 
 
+@lru_cache(maxsize=1 << 16)
 def place_of(stream_id: str) -> Place:
     """Return the stream id as a pair that sorts."""
     milliseconds, _, number = stream_id.partition("-")
@@ -78,6 +81,7 @@ class ModelQueue:
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
+        self._sizes: dict[int, tuple[Entry, int]] = {}
 
     # what the scripts do
 
@@ -167,7 +171,8 @@ class ModelQueue:
         deliveries: list[Delivery] = []
         for (shard, namespace), cursor in cursors.items():
             stream = self.shards[shard].streams.get(namespace, {})
-            ids = [stream_id for stream_id in stream if place_of(stream_id) > place_of(cursor)][:count]
+            place = place_of(cursor)
+            ids = list(islice((stream_id for stream_id in stream if place_of(stream_id) > place), count))
             deliveries += [Delivery(shard, namespace, stream_id, stream[stream_id][0]) for stream_id in ids]
         rings: list[Ring] = []
         for shard, cursor in bells.items():
@@ -308,19 +313,33 @@ class ModelQueue:
     def check_books(self, shard: int) -> None:
         """Have the books of a shard and of its runs compared with a recount."""
         model = self.shards[shard]
-        entries = list(model.entries.values())
+        counted: dict[str, list[int]] = {}
+        for stream in model.streams.values():
+            for _, entry in stream.values():
+                size = self._size(entry)
+                for name in {"", entry.run}:
+                    of = counted.setdefault(name, [0, 0])
+                    of[0] += len(entry.ids)
+                    of[1] += size
         letters = list(model.letters.stream.values())
         for name, books in [("", model.books), *model.runs.items()]:
             if sum(count for counter, count in books.items() if counter.startswith(REASON)) != books["dead"]:
                 self.checker.violated(f"the reasons in the books of {(shard, name)} do not add up: {books}")
-            counted = [entry for entry in entries if not name or entry.run == name]
+            records, size = counted.get(name, (0, 0))
             self.checker.booked(
                 (shard, name),
                 _books(books),
-                records=sum(len(entry.ids) for entry in counted),
-                size=sum(entry.size for entry in counted),
+                records=records,
+                size=size,
                 dead=sum(not name or letter.run == name for letter in letters),
             )
+
+    def _size(self, entry: Entry) -> int:
+        """The entry's size, measured once."""
+        size = self._sizes.get(id(entry))
+        if size is None or size[0] is not entry:
+            size = self._sizes[id(entry)] = entry, entry.size
+        return size[1]
 
     def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:
         return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]

@@ -87,7 +87,9 @@ class QueueLink:
         await self._pass(self._weather.delay())
         return read
 
-    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+    async def mark(
+        self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None
+    ) -> frozenset[int]:
         """As `Queue.mark`."""
         queue, name = self._queue, self._name
         steps = [_bind(queue.mark, shard, held.get(shard, 0), name, mark, deaths) for shard, mark in marks.items()]

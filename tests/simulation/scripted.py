@@ -1,4 +1,4 @@
-"""Owns a world for scripted stories: one shard, one worker at a time, a service that does as it is told, virtual time.
+"""Owns a world for scripted stories: a queue, a service that does as it is told, and workers, in virtual time.
 
 It asks a worker nothing that a server or the service could not see, and everything in it is checked as in a history.
 """
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from checker import Checker
+from checker import Checker, Filed
 from model_queue import ModelQueue
 from model_service import records_of
 from queue_link import QueueLink
 from upsertq import wire
-from upsertq.pauses import QUEUE, by_hand, scope_of
-from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
+from upsertq.keys import shard_of
+from upsertq.pauses import by_hand, scope_of
 from upsertq_worker.context import Settings
-from upsertq_worker.worker import Drain
-from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
+from upsertq_worker.worker import Worker
 from virtual_time import Process, VirtualLoop
 from weather import Weather
 
@@ -39,10 +39,7 @@ QUARANTINE: Final = 5.0
 SIZE: Final = 25
 """Records of an entry, unless a story says otherwise."""
 _OK: Final = 200
-_PAGE: Final = 203
-_REFUSED: Final = 400
 _GATEWAY: Final = 500
-_BLAMES: Final = {_REFUSED: "systemic", _PAGE: "short_ack"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +47,8 @@ class Post:
     """A request as the service sees it."""
 
     worker: str
+    at: float
+    """Seconds of virtual time."""
     records: tuple[tuple[Key, int], ...]
     """Key and version of each."""
 
@@ -59,9 +58,9 @@ class Post:
         return self.records[0][0][0]
 
     @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of its records."""
-        return tuple(record_id for (_, record_id), _ in self.records)
+    def keys(self) -> frozenset[Key]:
+        """The keys of its records."""
+        return frozenset(key for key, _ in self.records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,7 @@ class Reaction:
     """What the service does with a request.
 
     Args:
-        status: of the answer; 0 for none at all, 203 for a proxy's page. With 200 the records are in the index after
-            half of the time.
+        status: of the answer; 0 for none at all. With 200 the records are in the index after half of the time.
         seconds: until the answer, or until the worker's client gives up.
     """
 
@@ -79,35 +77,38 @@ class Reaction:
 
 
 @dataclass(slots=True)
-class Worker:
+class Hired:
     """One worker process of a story."""
 
     process: Process
-    drain: Drain
+    worker: Worker
     task: asyncio.Task[object]
 
 
 class World:
-    """A queue of one shard, a service, and the workers that a story hires."""
+    """A queue, a service, and the workers that a story starts."""
 
-    def __init__(self) -> None:
+    def __init__(self, shards: int = 1) -> None:
         self.loop = VirtualLoop()
         self.checker = Checker(self.loop.time, traced=False)
-        self.queue = ModelQueue(self.loop, 1, LEASE, self.checker)
+        self.checker.shards = self.shards = shards
+        self.queue = ModelQueue(self.loop, shards, LEASE, self.checker)
         self.react: Callable[[Post], Reaction] = lambda _post: Reaction()
         """What the service does with a request; a story puts its own in place."""
-        self.requests = 0
-        """Requests that left any worker."""
+        self.deadly: set[Key] = set()
+        """Keys that kill every worker that sends them."""
+        self.kills: Callable[[Post], bool] = lambda post: bool(self.deadly & post.keys)
+        """Whether a request kills its worker; a story may put its own in place."""
+        self.posts: list[Post] = []
+        """Every request that left a worker."""
         self.landed: Counter[str] = Counter()
         """Records that reached the index, by namespace."""
         self.index: dict[Key, int] = {}
         """The version of each record in the index."""
-        self.steps_back: list[tuple[Key, int, int]] = []
-        """Key, version before and older version after, whenever a record in the index went back."""
-        self._workers: list[Worker] = []
+        self.hired: list[Hired] = []
         self._versions: Counter[Key] = Counter()
         self._filled: Counter[str] = Counter()
-        self._weather = Weather(
+        self._faults = Weather(
             rng=random.Random("upsertq story"), now=self.loop.time, lease=LEASE, quarantine=QUARANTINE,
             latency=0.0005, mishaps=0.0, sick={}, troubles=0.0, kinds={}, calm=True,
         )  # fmt: skip
@@ -121,85 +122,108 @@ class World:
         self.loop.set_exception_handler(lambda _loop, context: self.checker.violated(f"the loop reports {context}"))
         try:
             self.loop.run_until_complete(story)
-            self._check_ends()
+            for one in self.hired:
+                if one.task.done() and (error := one.task.exception()) is not None:
+                    self.checker.violated(f"{one.process.name} ends with {error!r}")
         finally:
-            self.loop.bury([worker.process for worker in self._workers])
+            self.loop.bury([one.process for one in self.hired])
             self.loop.close()
         assert self.checker.violations == []
 
     # the queue
 
     def enqueue(self, namespace: str, *ids: str) -> None:
-        """Enqueue one entry with the next version of each of these records."""
-        keys = [(namespace, record_id) for record_id in ids]
-        self._versions.update(keys)
-        versioned = [(key, self._versions[key]) for key in keys]
-        records = [
-            wire.Record(record_id, namespace, b"\0\0\x80?", b"", orjson.dumps({"version": version}))
-            for (_, record_id), version in versioned
-        ]
-        self.queue.add(0, wire.pack(records, run="", at=int(self.loop.now * 1000)), versioned)
+        """Enqueue the next version of each of these records: one entry in each shard concerned."""
+        by_shard: dict[int, list[tuple[Key, int]]] = {}
+        for record_id in ids:
+            key = namespace, record_id
+            self._versions[key] += 1
+            by_shard.setdefault(shard_of(*key, self.shards), []).append((key, self._versions[key]))
+        for shard, versioned in by_shard.items():
+            records = [
+                wire.Record(key[1], namespace, b"\0\0\x80?", b"", b'{"version":%d}' % version)
+                for key, version in versioned
+            ]
+            entry = wire.pack(records, run="", at=int(self.loop.now * 1000))
+            stream_id = self.queue.enqueue(shard, entry)
+            self.checker.enqueued(shard, stream_id, Filed("", entry.size, tuple(versioned)))
+        self.queue.stir()
 
-    def fill(self, namespace: str, entries: int, *, same_ids: bool = False) -> None:
-        """Enqueue so many entries of `SIZE` records, each record new to the namespace unless `same_ids`."""
+    def fill(self, namespace: str, entries: int) -> None:
+        """Enqueue records that are new to the namespace, so many times `SIZE` of them."""
         for _ in range(entries):
-            first = 0 if same_ids else self._filled[namespace]
+            first = self._filled[namespace]
             self._filled[namespace] += SIZE
             self.enqueue(namespace, *(f"{number}" for number in range(first, first + SIZE)))
 
-    def orphan(self, mark: str = "") -> None:
-        """Let all that is enqueued have been read by an earlier holder, who is gone; `mark` is held against it."""
-        self.queue.read({0: NEW}, len(self.queue.shards[0].stream))
-        if mark:
-            self.queue.shards[0].suspects.update(dict.fromkeys(self.queue.shards[0].pending, f"{mark} by w0"))
-
-    def pause(self, *namespaces: str) -> None:
-        """Pause these namespaces by hand; the whole queue where none is named."""
-        for scope in map(scope_of, namespaces) if namespaces else [QUEUE]:
-            self.queue.paused[scope] = by_hand("", WALL + self.loop.now, "somebody")
-
-    def resume(self) -> None:
-        """End every pause, by hand."""
-        self.queue.paused.clear()
+    def pause(self, namespace: str) -> None:
+        """Pause a namespace by hand."""
+        self.queue.paused[scope_of(namespace)] = by_hand("", WALL + self.loop.now, "an operator")
 
     def left(self, namespace: str | None = None) -> int:
         """Entries in the queue, of all namespaces or of one."""
-        stream = self.queue.shards[0].stream
-        return sum(namespace in {None, entry.namespace} for _, entry in stream.values())
+        return sum(
+            len(stream)
+            for model in self.queue.shards
+            for name, stream in model.streams.items()
+            if namespace in {None, name}
+        )
 
-    def marks(self) -> int:
-        """Entries that are marked."""
-        return len(self.queue.shards[0].suspects)
+    def dead(self) -> set[Key]:
+        """Keys of the dead letters."""
+        return {
+            (entry.namespace, entry.ids[0]) for model in self.queue.shards for entry in model.letters.stream.values()
+        }
+
+    def marks(self) -> set[str]:
+        """The marks of all shards, where there are any."""
+        return {model.mark for model in self.queue.shards if model.mark}
 
     # the workers
 
-    def hire(self, name: str, *, read_ahead: int = 96_000_000, until_empty: bool = False) -> Worker:
+    def start(self, name: str, **settings: Any) -> Hired:
         """Start a worker."""
-        settings = Settings(lease=LEASE, quarantine=QUARANTINE, read_ahead=read_ahead, until_empty=until_empty)
-        self.checker.patience[name] = settings.max_attempts
+        chosen = Settings(lease=LEASE, quarantine=QUARANTINE, **settings)
+        self.checker.patience[name] = chosen.max_attempts
         process = Process(self.loop, name)
-        drain = Drain(
+        worker = Worker(
             name,
-            1,
-            QueueLink(self.loop, self.queue, self._weather, process),
+            self.shards,
+            QueueLink(self.loop, self.queue, self._faults, process),
             _Index(self, process),
-            settings,
+            chosen,
             clock=self.loop.time,
             wall=lambda: WALL + self.loop.now,
             rng=random.Random(name),
         )
-        worker = Worker(process, drain, process.start(drain.run()))
-        self._workers.append(worker)
-        return worker
+        hired = Hired(process, worker, process.start(worker.run()))
+        self.hired.append(hired)
+        return hired
 
     def kill(self, name: str) -> None:
         """Do as SIGKILL does to the worker of this name: no line of it runs any more."""
-        (worker,) = (one for one in self._workers if one.process.name == name)
-        worker.process.kill()
-        if self.queue.shards[0].holder == name:
-            self.checker.died_over(0, list(self.queue.shards[0].pending))
+        (one,) = (one for one in self.hired if one.process.name == name)
+        one.process.kill()
+        for shard, model in enumerate(self.queue.shards):
+            if model.holder == name:
+                self.checker.died_over(shard, list(model.entries))
 
-    async def until(self, condition: Callable[[], bool], *, seconds: float, step: float = 0.1) -> float:
+    async def deaths_until(self, condition: Callable[[], bool], *, seconds: float, **settings: Any) -> int:
+        """Start a worker after each death until `condition` holds; returns the number of deaths.
+
+        Raises:
+            AssertionError: it did not hold within `seconds`.
+        """
+        start, deaths = self.loop.now, -1
+        while not condition():
+            deaths += 1
+            one = self.start(f"w{len(self.hired) + 1}", **settings)
+            while not one.process.dead and not condition():
+                assert self.loop.now - start < seconds, f"{deaths} deaths, {self.left()} left, dead {self.dead()}"
+                await asyncio.sleep(0.1)
+        return max(0, deaths)
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float, step: float = 0.05) -> float:
         """Let time pass until `condition` holds; returns the seconds that it took.
 
         Raises:
@@ -207,45 +231,38 @@ class World:
         """
         start = self.loop.now
         while not condition():
-            assert self.loop.now - start < seconds, f"not within {seconds:.0f} s; left: {self._told()}"
+            assert self.loop.now - start < seconds, f"not within {seconds:g} s; entries left: {self.left()}"
             await asyncio.sleep(step)
         return self.loop.now - start
 
     def apply(self, post: Post) -> None:
         """Have the records of a request in the index."""
         for key, version in post.records:
-            before = self.index.get(key, 0)
-            if version < before:
-                self.steps_back.append((key, before, version))
             self.index[key] = version
             self.landed[key[0]] += 1
             self.checker.applied(post.worker, key, version)
 
-    def _told(self) -> dict[str, int]:
-        """Entries left, by namespace."""
-        return dict(Counter(entry.namespace for _, entry in self.queue.shards[0].stream.values()))
-
-    def _check_ends(self) -> None:
-        """No worker may have ended because of an error."""
-        for worker in self._workers:
-            if worker.task.done() and (error := worker.task.exception()) is not None:
-                self.checker.violated(f"{worker.process.name} ends with {error!r}")
-
 
 class _Index:
-    """One worker's way to the service (an `IndexSeam`)."""
+    """One worker's way to the service (an `Index`)."""
 
     def __init__(self, world: World, process: Process) -> None:
         self._world = world
         self._process = process
 
     async def upsert(self, body: bytes) -> Reply:
-        """As `IndexSeam.upsert`."""
+        """As `Index.upsert`."""
         if self._process.buried:
             raise asyncio.CancelledError
-        world, post = self._world, Post(self._process.name, records_of(body))
-        world.requests += 1
-        world.checker.posted(post.worker, post.records, [] if world.queue.holder(0) == post.worker else [0])
+        world = self._world
+        post = Post(self._process.name, world.loop.now, records_of(body))
+        world.posts.append(post)
+        shards = {shard_of(*key, world.shards) for key in post.keys}
+        foreign = [shard for shard in sorted(shards) if world.queue.holder(shard) != post.worker]
+        world.checker.posted(post.worker, post.records, foreign)
+        if world.kills(post):
+            world.checker.blamed(post.records, "crash_loop")
+            world.loop.later(0.01, world.kill, post.worker)
         reaction = world.react(post)
         try:
             await asyncio.sleep(reaction.seconds / 2)
@@ -255,8 +272,6 @@ class _Index:
         except asyncio.CancelledError:
             self._answered(post, "given up", lost=True)
             raise
-        if why := _BLAMES.get(reaction.status):
-            world.checker.blamed(post.records, why)
         self._answered(post, str(reaction.status), lost=not reaction.status or reaction.status >= _GATEWAY)
         return _reply(reaction.status, len(post.records))
 
@@ -270,6 +285,4 @@ def _reply(status: int, records: int) -> Reply:
         return TransportFailure(TransportKind.TIMEOUT, "timed out")
     if status == _OK:
         return Answer(status, {"content-type": "application/json"}, orjson.dumps({"upsertedCount": records}))
-    if status == _PAGE:
-        return Answer(status, {"content-type": "text/html"}, b"<html><title>Welcome</title></html>")
     return Answer(status, {}, orjson.dumps({"code": 8, "message": "unavailable", "details": []}))
