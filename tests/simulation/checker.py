@@ -13,7 +13,7 @@ import orjson
 
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
-from upsertq_worker.delivery.bisect import MOST_CULPRITS
+from upsertq_worker.context import MOST_CULPRITS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:

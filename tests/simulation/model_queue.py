@@ -16,7 +16,7 @@ from model_letters import Letters
 from upsertq import wire
 from upsertq.books import COUNTERS, REASON, Books, total
 from upsertq.letter import mark_field
-from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring, Settled
+from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

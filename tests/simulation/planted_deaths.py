@@ -12,17 +12,17 @@ from queue_link import QueueLink
 from upsertq.letter import Reason
 from upsertq_worker.delivery import apply, policy
 from upsertq_worker.delivery.apply import Applier
-from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.delivery.bisect import Search
 from upsertq_worker.delivery.outcome import LaneRefused
+from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.delivery.policy import Facts
     from upsertq_worker.delivery.outcome import Outcome
+    from upsertq_worker.delivery.policy import Facts
     from upsertq_worker.ordering.model import Version
 
 

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from upsertq.errors import ServerUnavailable
-from upsertq_worker.queue.protocols import LaneList, Read, Settled
+from upsertq_worker.queue.protocols import Read, Settled
 from weather import Mishap
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from upsertq.books import Books
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.queue.protocols import Grant, Stream
+    from upsertq_worker.queue.protocols import Grant, LaneList, Stream
     from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop
     from weather import Weather

@@ -230,24 +230,13 @@ class Careful:
     def _choose(self, shard: int, care: _Care, now: float) -> tuple[list[Item], Alone] | None:
         """Take the next suspect; `None` while there is none that may be sent."""
         if care.accused is not None:
-            held = self._hold.find(shard, care.accused.stream_id)
-            if held is not None and not self._left_out(held.namespace):
-                if not self._admits(held.namespace):
-                    return None
-                delayed = False
-                for version, alone in self._single(held, care.accused, now):
-                    if version.row not in care.rows and self._hold.ready.take_version(version, now):
-                        care.rows.add(version.row)
-                        return [version], alone
-                    delayed = delayed or is_delayed(version, now)
-                if delayed:
-                    return None
-                care.line_up(_newer(held))
-            care.accused = None
+            found = self._next_single(shard, care, care.accused, now)
+            if found is not None or care.accused is not None:
+                return found
         line = care.line or deque()
         for _ in range(len(line)):
             held = line.popleft()
-            if held.dropped or self._hold.find(shard, held.stream_id) is not held or self._left_out(held.namespace):
+            if self._hold.find(shard, held.stream_id) is not held or self._left_out(held.namespace):
                 continue
             if not self._admits(held.namespace):
                 line.appendleft(held)
@@ -258,6 +247,24 @@ class Careful:
                 line.append(held)  # what was not taken may follow: a quarantine ends, a request takes no more
             if items:
                 return items, Alone(held.stream_id, 0 if len(held.entry.ids) == 1 else None)
+        return None
+
+    def _next_single(self, shard: int, care: _Care, accused: Alone, now: float) -> tuple[list[Item], Alone] | None:
+        """Take the next record of the entry that was alone at the latest death; once all were sent it is done with."""
+        held = self._hold.find(shard, accused.stream_id)
+        if held is not None and not self._left_out(held.namespace):
+            if not self._admits(held.namespace):
+                return None
+            delayed = False
+            for version, alone in self._single(held, accused, now):
+                if version.row not in care.rows and self._hold.ready.take_version(version, now):
+                    care.rows.add(version.row)
+                    return [version], alone
+                delayed = delayed or is_delayed(version, now)
+            if delayed:
+                return None
+            care.line_up(_newer(held))
+        care.accused = None
         return None
 
     def _single(self, held: Held, accused: Alone, now: float) -> Iterator[tuple[Version, Alone]]:
