@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from upsertq.books import COUNTERS
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
 from upsertq_worker.context import MOST_CULPRITS
@@ -210,7 +211,7 @@ class Checker:
 
         `records`, `size` (bytes) and `dead` (letters) are what a recount of the queue gives.
         """
-        if books.drift or min(books.as_dict().values()) < 0:
+        if books.drift or min(getattr(books, name) for name in COUNTERS) < 0:
             self.violated(f"the books of {whose} do not balance: {books}")
         if (books.pending, books.bytes) != (records, size):
             self.violated(f"the books of {whose} say {books}, but {records} records of {size} bytes are in the queue")
