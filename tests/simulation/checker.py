@@ -185,7 +185,7 @@ class Checker:
         if version < line.floor:
             self.violated(f"stale: {key} goes back to v{version} by {worker}, but v{line.floor} was acknowledged")
         if not 0 < version <= line.enqueued:
-            self.violated(f"{key} gets v{version}, which nobody enqueued")
+            self.violated(f"{key} gets v{version}, which was never enqueued")
         line.index = version
         line.applied.add(version)
 
@@ -194,7 +194,7 @@ class Checker:
         filed = self._filed.get((settlement.shard, settlement.stream_id))
         self.note("settle", f"{worker}: {settlement}")
         if holder != worker:
-            self.violated(f"{worker} settles {settlement.stream_id} under the lease of {holder or 'nobody'}")
+            self.violated(f"{worker} settles {settlement.stream_id} under the lease of {holder or 'no worker'}")
         if filed is None or filed.settled:
             self.violated(f"{settlement.stream_id} is settled twice, or was never enqueued")
             return

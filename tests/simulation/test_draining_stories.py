@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from scripted import SIZE, Reaction, World
+from story_world import SIZE, Reaction, World
 from upsertq_worker.context import Settings
 
 if TYPE_CHECKING:
-    from scripted import Post
+    from story_world import Post
 
 
 def test_a_rolling_handover_pauses_sending_for_a_second_at_most() -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from scripted import SIZE, Reaction, World
+from story_world import SIZE, Reaction, World
 from upsertq_worker.recovery.careful import HANGS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS, HANGING
 
 if TYPE_CHECKING:
-    from scripted import Post
+    from story_world import Post
 
 MOST_DEATHS: Final = DEATHS + 1 + ALONE
 """Until care begins, with its entry, and alone."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import history
-from cast import CLIMATES
 from checker import Checker, Filed
 from history import live
 from planted import PLANTED
+from scenario import CLIMATES
 from upsertq import wire
 from upsertq.letter import Reason, Verdict
 from upsertq_worker.ordering.model import DeadRecord, Settlement

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from checker import Checker, Filed
+from faults import Faults
 from model_queue import ModelQueue
 from model_service import records_of
 from queue_link import QueueLink
@@ -24,7 +25,6 @@ from upsertq_worker.context import Settings
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
 from upsertq_worker.worker import Worker
 from virtual_time import Process, VirtualLoop
-from weather import Weather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -108,7 +108,7 @@ class World:
         self.hired: list[Hired] = []
         self._versions: Counter[Key] = Counter()
         self._filled: Counter[str] = Counter()
-        self._faults = Weather(
+        self._faults = Faults(
             rng=random.Random("upsertq story"), now=self.loop.time, lease=LEASE, quarantine=QUARANTINE,
             latency=0.0005, mishaps=0.0, sick={}, troubles=0.0, kinds={}, calm=True,
         )  # fmt: skip
@@ -126,7 +126,7 @@ class World:
                 if one.task.done() and (error := one.task.exception()) is not None:
                     self.checker.violated(f"{one.process.name} ends with {error!r}")
         finally:
-            self.loop.bury([one.process for one in self.hired])
+            self.loop.end_all([one.process for one in self.hired])
             self.loop.close()
         assert self.checker.violations == []
 
@@ -252,7 +252,7 @@ class _Index:
 
     async def upsert(self, body: bytes) -> Reply:
         """As `Index.upsert`."""
-        if self._process.buried:
+        if self._process.ended:
             raise asyncio.CancelledError
         world = self._world
         post = Post(self._process.name, world.loop.now, records_of(body))
