@@ -1,4 +1,4 @@
-"""Owns the planted bugs around dead letters: which records are given up, how it is counted, and what guards a replay."""
+"""Owns the planted bugs around dead letters: what is given up, how it is counted, and what guards a replay."""
 
 from __future__ import annotations
 
