@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from upsertq.books import COUNTERS
 from upsertq.keys import shard_of
 from upsertq.letter import Reason
-from upsertq_worker.delivery.bisect import MOST_CULPRITS
+from upsertq_worker.context import MOST_CULPRITS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ class Checker:
         if version < line.floor:
             self.violated(f"stale: {key} goes back to v{version} by {worker}, but v{line.floor} was acknowledged")
         if not 0 < version <= line.enqueued:
-            self.violated(f"{key} gets v{version}, which nobody enqueued")
+            self.violated(f"{key} gets v{version}, which was never enqueued")
         line.index = version
         line.applied.add(version)
 
@@ -193,7 +194,7 @@ class Checker:
         filed = self._filed.get((settlement.shard, settlement.stream_id))
         self.note("settle", f"{worker}: {settlement}")
         if holder != worker:
-            self.violated(f"{worker} settles {settlement.stream_id} under the lease of {holder or 'nobody'}")
+            self.violated(f"{worker} settles {settlement.stream_id} under the lease of {holder or 'no worker'}")
         if filed is None or filed.settled:
             self.violated(f"{settlement.stream_id} is settled twice, or was never enqueued")
             return
@@ -210,7 +211,7 @@ class Checker:
 
         `records`, `size` (bytes) and `dead` (letters) are what a recount of the queue gives.
         """
-        if books.drift or min(books.as_dict().values()) < 0:
+        if books.drift or min(getattr(books, name) for name in COUNTERS) < 0:
             self.violated(f"the books of {whose} do not balance: {books}")
         if (books.pending, books.bytes) != (records, size):
             self.violated(f"the books of {whose} say {books}, but {records} records of {size} bytes are in the queue")

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from cast import NAMESPACES, Cast
 from checker import Checker
+from faults import Outage
 from model_queue import ModelQueue
 from model_service import IndexLink, ModelService
 from queue_link import QueueLink
+from scenario import NAMESPACES, Scenario
 from upsertq import wire
 from upsertq.errors import WorldError
 from upsertq.pauses import by_hand, scope_of
 from upsertq_worker import worker as shell
 from upsertq_worker.context import Settings
 from virtual_time import Process, TimeStandsStill, VirtualLoop
-from weather import Outage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,13 +67,13 @@ class History:
     def __init__(self, seed: int, climate: str, *, traced: bool) -> None:
         self.loop = VirtualLoop()
         self.rng = random.Random(f"upsertq history {seed}")
-        self.cast = Cast(self.rng, climate)
-        self.weather = self.cast.weather(self.loop)
+        self.scenario = Scenario(self.rng, climate)
+        self.faults = self.scenario.faults(self.loop)
         self.checker = Checker(self.loop.time, traced=traced)
-        self.queue = ModelQueue(self.loop, self.cast.shards, self.cast.lease, self.checker)
-        self.checker.shards = self.cast.shards
-        self.temper = self.cast.temper(self.loop)
-        self.service = ModelService(self.loop, self.queue, self.weather, self.temper, self.checker)
+        self.queue = ModelQueue(self.loop, self.scenario.shards, self.scenario.lease, self.checker)
+        self.checker.shards = self.scenario.shards
+        self.policy = self.scenario.policy(self.loop)
+        self.service = ModelService(self.loop, self.queue, self.faults, self.policy, self.checker)
         self.workers: list[Worker] = []
         self.service.kill = self._kill_by_name
         self._versions: dict[Key, int] = {}
@@ -86,20 +86,20 @@ class History:
         except TimeStandsStill as error:
             self.checker.violated(str(error))
         finally:
-            self.loop.bury([worker.process for worker in self.workers])
+            self.loop.end_all([worker.process for worker in self.workers])
             self.loop.close()
 
     async def _all(self) -> None:
-        cast = self.cast
+        scenario = self.scenario
         self._plan_outages()
         producing = self.loop.create_task(self._produce())
         replaying = self.loop.create_task(self._replay_now_and_then())
         pausing = self.loop.create_task(self._pause_now_and_then())
         staffing = self.loop.create_task(self._keep_staffed())
-        for at in sorted(self.rng.uniform(0, cast.duration) for _ in range(cast.incidents)):
+        for at in sorted(self.rng.uniform(0, scenario.duration) for _ in range(scenario.incidents)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
             self._incident()
-        await asyncio.sleep(max(0.0, cast.duration - self.loop.now))
+        await asyncio.sleep(max(0.0, scenario.duration - self.loop.now))
         staffing.cancel()
         await producing
         await replaying
@@ -110,10 +110,10 @@ class History:
 
     async def _produce(self) -> None:
         """Enqueue: some ids over and over, most of them now and then."""
-        rng, cast = self.rng, self.cast
-        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.entries)):
+        rng, scenario = self.rng, self.scenario
+        for at in sorted(rng.uniform(0, scenario.duration) for _ in range(scenario.entries)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
-            (shard, namespace), pool = rng.choice(list(cast.pools.items()))
+            (shard, namespace), pool = rng.choice(list(scenario.pools.items()))
             hot = pool[: 1 + len(pool) // 10]
             count = rng.choice((1, 1, 2, 5, 25))
             ids = [rng.choice(hot if rng.random() < 0.5 else pool) for _ in range(count)]
@@ -123,9 +123,9 @@ class History:
                 for (_, record_id), version in keys
             ]
             for key, version in keys:
-                if key[1] in hot and rng.random() < cast.spoilt:
-                    until = rng.choice((math.inf, self.loop.now + cast.lease * rng.random()))
-                    kind = self.temper.spoil((key, version), until)
+                if key[1] in hot and rng.random() < scenario.spoilt:
+                    until = rng.choice((math.inf, self.loop.now + scenario.lease * rng.random()))
+                    kind = self.policy.spoil((key, version), until)
                     self.checker.note("poison", f"{key} v{version}: {kind.value} until {until:.3f}")
             entry = wire.pack(records, run=rng.choice(RUNS), at=int(self.loop.now * 1000))
             self.queue.add(shard, entry, keys)
@@ -137,8 +137,8 @@ class History:
 
     async def _replay_now_and_then(self) -> None:
         """Replay some of the dead letters, in any order."""
-        rng, cast = self.rng, self.cast
-        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.replays)):
+        rng, scenario = self.rng, self.scenario
+        for at in sorted(rng.uniform(0, scenario.duration) for _ in range(scenario.replays)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
             self._replay(rng.choice((1, 3, 100)))
 
@@ -149,12 +149,12 @@ class History:
 
     async def _pause_now_and_then(self) -> None:
         """Pause a namespace by hand for some time, and another one meanwhile perhaps."""
-        rng, cast, paused = self.rng, self.cast, self.queue.paused
-        for at in sorted(rng.uniform(0, cast.duration) for _ in range(cast.by_hand)):
+        rng, scenario, paused = self.rng, self.scenario, self.queue.paused
+        for at in sorted(rng.uniform(0, scenario.duration) for _ in range(scenario.by_hand)):
             await asyncio.sleep(max(0.0, at - self.loop.now))
             scope = scope_of(rng.choice(NAMESPACES))
             if paused.pop(scope, None) is None:
-                paused[scope] = by_hand("", WALL + self.loop.now, "somebody")
+                paused[scope] = by_hand("", WALL + self.loop.now, "an operator")
             self.checker.note("by_hand", f"{scope}: {'paused' if scope in paused else 'resumed'}")
         paused.clear()
 
@@ -166,9 +166,9 @@ class History:
         self.checker.patience[process.name] = settings.max_attempts
         drain = shell.Worker(
             process.name,
-            self.cast.shards,
-            QueueLink(self.loop, self.queue, self.weather, process),
-            IndexLink(self.service, process, self.cast.lease * self.rng.choice((0.2, 0.8, 3.0))),
+            self.scenario.shards,
+            QueueLink(self.loop, self.queue, self.faults, process),
+            IndexLink(self.service, process, self.scenario.lease * self.rng.choice((0.2, 0.8, 3.0))),
             settings,
             clock=self.loop.time,
             wall=lambda: WALL + self.loop.now,
@@ -183,9 +183,9 @@ class History:
     async def _keep_staffed(self) -> None:
         """Start workers until enough are alive, as an operator's supervisor does."""
         while True:
-            if sum(worker.alive for worker in self.workers) < self.cast.workers:
-                self.hire(self.cast.settings())
-            await asyncio.sleep(self.cast.lease * self.rng.uniform(0.01, 0.3))
+            if sum(worker.alive for worker in self.workers) < self.scenario.workers:
+                self.hire(self.scenario.settings())
+            await asyncio.sleep(self.scenario.lease * self.rng.uniform(0.01, 0.3))
 
     def _check_end(self, worker: Worker) -> None:
         """A worker may end because it was told to, or because the service refused; nothing else may end it."""
@@ -199,14 +199,14 @@ class History:
     # what happens to them
 
     def _plan_outages(self) -> None:
-        rng, cast = self.rng, self.cast
-        if cast.climate == "starved":
+        rng, scenario = self.rng, self.scenario
+        if scenario.climate == "starved":
             return
         for _ in range(rng.choice((0, 0, 1, 3))):
-            start = rng.uniform(0, cast.duration)
-            who = rng.choice(("", f"w{rng.randrange(1, 5)}"))
-            length = cast.lease * rng.uniform(0.1, 1.5)
-            self.weather.outages.append(Outage(rng.choice(("queue", "service", "lease")), start, start + length, who))
+            start = rng.uniform(0, scenario.duration)
+            worker = rng.choice(("", f"w{rng.randrange(1, 5)}"))
+            length = scenario.lease * rng.uniform(0.1, 1.5)
+            self.faults.outages.append(Outage(rng.choice(("queue", "service", "lease")), start, start + length, worker))
 
     def _incident(self) -> None:
         """Something happens to one of the workers."""
@@ -216,11 +216,11 @@ class History:
             return
         worker = rng.choice(alive)
         fuse = rng.choice((0, rng.randrange(100)))
-        match rng.choice(self.cast.befalls):
+        match rng.choice(self.scenario.befalls):
             case "kill":
                 worker.process.fuse = fuse, lambda: self._kill(worker)
             case "pause":
-                length = self.cast.lease * rng.choice((0.3, 1.1, 1.5, 2.5)) * rng.uniform(0.8, 1.2)
+                length = self.scenario.lease * rng.choice((0.3, 1.1, 1.5, 2.5)) * rng.uniform(0.8, 1.2)
                 worker.process.fuse = fuse, lambda: self._pause(worker, length)
             case _:
                 self.checker.note("stop", worker.process.name)
@@ -254,9 +254,9 @@ class History:
     # the end
 
     async def _end(self) -> None:
-        """Faults cease; whoever is left is killed, stopped or kept; healthy workers drain all, dead letters last."""
+        """Faults cease; every worker left is killed, stopped or kept; healthy workers drain all, dead letters last."""
         rng = self.rng
-        self.weather.calm = self.temper.healed = True
+        self.faults.calm = self.policy.healed = True
         self.checker.note("calm", "")
         for worker in [worker for worker in self.workers if worker.alive]:
             worker.process.fuse = None
@@ -270,7 +270,7 @@ class History:
                     pass
         if not await self._drain():
             return
-        self.temper.deaths_due = False
+        self.policy.deaths_due = False
         letters = len(self.queue.letters())
         self._replay(letters)
         if letters and not await self._drain():
@@ -279,21 +279,23 @@ class History:
             if worker.alive:
                 worker.drain.stop()
         # whatever still travels arrives
-        await asyncio.sleep(2 * self.cast.lease + self.cast.quarantine)
+        await asyncio.sleep(2 * self.scenario.lease + self.scenario.quarantine)
         self.checker.finished(self._backlog(), self.queue.books(), self.queue.marks())
 
     async def _drain(self) -> bool:
         """Have a healthy worker drain the queue; returns whether it did so in time."""
-        cast = self.cast
-        settings = Settings(lease=cast.lease, quarantine=cast.quarantine, until_empty=True, grace=2 * cast.lease)
+        scenario = self.scenario
+        settings = Settings(
+            lease=scenario.lease, quarantine=scenario.quarantine, until_empty=True, grace=2 * scenario.lease
+        )
         # a pause that is left over ends with a probe, a short wait for each namespace and the queue
-        bound = 120 + 10 * cast.lease + self._backlog() * (cast.quarantine + 200 * self.weather.latency)
-        if cast.climate == "deadly":
+        bound = 120 + 10 * scenario.lease + self._backlog() * (scenario.quarantine + 200 * self.faults.latency)
+        if scenario.climate == "deadly":
             bound *= 10  # each lease of the dead must run out
         until = self.loop.now + bound
         last = self.hire(settings)
         while not last.task.done() and self.loop.now < until:
-            await asyncio.wait([last.task], timeout=cast.lease)
+            await asyncio.wait([last.task], timeout=scenario.lease)
             if last.process.dead:
                 last = self.hire(settings)
         if not last.task.done():
@@ -301,7 +303,7 @@ class History:
         return last.task.done()
 
     def _backlog(self) -> int:
-        return sum(self.queue.backlog(shard) for shard in range(self.cast.shards))
+        return sum(self.queue.backlog(shard) for shard in range(self.scenario.shards))
 
 
 @contextmanager

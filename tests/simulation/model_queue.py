@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from checker import Filed
@@ -14,7 +16,7 @@ from model_letters import Letters
 from upsertq import wire
 from upsertq.books import COUNTERS, REASON, Books, total
 from upsertq.letter import mark_field
-from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring, Settled
+from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +33,7 @@ T = TypeVar("T")
 Place = tuple[int, int]
 
 
+@lru_cache(maxsize=1 << 16)
 def place_of(stream_id: str) -> Place:
     """Return the stream id as a pair that sorts."""
     milliseconds, _, number = stream_id.partition("-")
@@ -78,6 +81,7 @@ class ModelQueue:
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
+        self._sizes: dict[int, tuple[Entry, int]] = {}
 
     # what the scripts do
 
@@ -167,7 +171,8 @@ class ModelQueue:
         deliveries: list[Delivery] = []
         for (shard, namespace), cursor in cursors.items():
             stream = self.shards[shard].streams.get(namespace, {})
-            ids = [stream_id for stream_id in stream if place_of(stream_id) > place_of(cursor)][:count]
+            place = place_of(cursor)
+            ids = list(islice((stream_id for stream_id in stream if place_of(stream_id) > place), count))
             deliveries += [Delivery(shard, namespace, stream_id, stream[stream_id][0]) for stream_id in ids]
         rings: list[Ring] = []
         for shard, cursor in bells.items():
@@ -191,31 +196,33 @@ class ModelQueue:
         model = self.shards[shard]
         if not self.owns(shard, epoch, name):
             return None
-        emptied: dict[Stream, str] = {}
         for metered in settlements:
             one = metered.settlement
             stream = model.streams.get(one.namespace, {})
             entry = stream[one.stream_id][1] if one.stream_id in stream else None
             if not self.remove(model, one):
                 continue
-            if one.namespace in model.streams and not model.streams[one.namespace]:
-                del model.streams[one.namespace]
-                emptied[shard, one.namespace] = _spoken(model.clock)
             for books in self._books_of(model, one.run):
                 books.update(
-                    pending=-one.records, bytes=-one.size, acked=one.acked, superseded=one.superseded, dead=len(one.dead)
+                    pending=-one.records,
+                    bytes=-one.size,
+                    acked=one.acked,
+                    superseded=one.superseded,
+                    dead=len(one.dead),
                 )
                 books.update(f"reason:{dead.verdict.reason}" for dead in one.dead)
                 books["settled_at"] = max(books["settled_at"], *(other.settled_ms for other in settlements))
-            for books, usage in zip(
-                self._books_of(model, one.run), (metered.queue_usage, metered.usage), strict=False
-            ):
+            for books, usage in zip(self._books_of(model, one.run), (metered.queue_usage, metered.usage), strict=False):
                 add_figures(books, usage)
             if entry is not None:
                 self._mark(model, one, entry)
             self.checker.settled(name, one, self.holder(shard) if model.epoch == epoch else "")
         self.check_books(shard)
-        return emptied
+        namespaces = {metered.settlement.namespace for metered in settlements}
+        emptied = [namespace for namespace in sorted(namespaces) if not model.streams.get(namespace)]
+        for namespace in emptied:
+            model.streams.pop(namespace, None)
+        return {(shard, namespace): _spoken(model.clock) for namespace in emptied}
 
     def _mark(self, model: Shard, settlement: Settlement, entry: Entry) -> None:
         """Write the dead letters of a settled entry, and bring the marks of its ids up to date."""
@@ -306,19 +313,33 @@ class ModelQueue:
     def check_books(self, shard: int) -> None:
         """Have the books of a shard and of its runs compared with a recount."""
         model = self.shards[shard]
-        entries = list(model.entries.values())
+        counted: dict[str, list[int]] = {}
+        for stream in model.streams.values():
+            for _, entry in stream.values():
+                size = self._size(entry)
+                for name in {"", entry.run}:
+                    of = counted.setdefault(name, [0, 0])
+                    of[0] += len(entry.ids)
+                    of[1] += size
         letters = list(model.letters.stream.values())
         for name, books in [("", model.books), *model.runs.items()]:
             if sum(count for counter, count in books.items() if counter.startswith(REASON)) != books["dead"]:
                 self.checker.violated(f"the reasons in the books of {(shard, name)} do not add up: {books}")
-            counted = [entry for entry in entries if not name or entry.run == name]
+            records, size = counted.get(name, (0, 0))
             self.checker.booked(
                 (shard, name),
                 _books(books),
-                records=sum(len(entry.ids) for entry in counted),
-                size=sum(entry.size for entry in counted),
+                records=records,
+                size=size,
                 dead=sum(not name or letter.run == name for letter in letters),
             )
+
+    def _size(self, entry: Entry) -> int:
+        """The entry's size, measured once."""
+        size = self._sizes.get(id(entry))
+        if size is None or size[0] is not entry:
+            size = self._sizes[id(entry)] = entry, entry.size
+        return size[1]
 
     def _books_of(self, model: Shard, run: str) -> list[Counter[str]]:
         return [model.books, model.runs.setdefault(run, Counter())] if run else [model.books]

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from faults import Trouble
 from upsertq.keys import shard_of
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
-from weather import Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from checker import Checker, Key
+    from faults import Faults
     from model_queue import ModelQueue
-    from temper import Temper
+    from service_policy import ServicePolicy
     from virtual_time import Process, VirtualLoop
-    from weather import Weather
 
 Reply = Answer | TransportFailure
 _OK: Final = 200
@@ -46,19 +46,19 @@ class Request:
     lost: bool = False
     """A part of it will never be applied."""
     latest: float = math.inf
-    """Nothing of it is applied later: the end of its quarantine, once somebody gave it up."""
+    """Nothing of it is applied later: the end of its quarantine, once it was given up."""
 
 
 class ModelService:
     """The index and all requests on their way to it."""
 
     def __init__(
-        self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, temper: Temper, checker: Checker
+        self, loop: VirtualLoop, queue: ModelQueue, faults: Faults, policy: ServicePolicy, checker: Checker
     ) -> None:
         self._loop = loop
         self._queue = queue
-        self._weather = weather
-        self._temper = temper
+        self._faults = faults
+        self._policy = policy
         self._checker = checker
         self._open: dict[Request, None] = {}
         self.kill: Callable[[str], None] = lambda _worker: None
@@ -73,20 +73,20 @@ class ModelService:
         request = Request(worker, records, self._taken(records), self._loop.create_future())
         self._open[request] = None
         self._loop.later(timeout, self._reply, request, TransportFailure(TransportKind.TIMEOUT, "timed out"))
-        if self._temper.deadly(records):
+        if self._policy.deadly(records):
             self._checker.blamed(records, "crash_loop")
             self._apply_perhaps(request, 0.0)
-            self._loop.later(self._weather.delay(), self.kill, worker)
+            self._loop.later(self._faults.delay(), self.kill, worker)
             return request
-        trouble = self._weather.trouble(worker)
-        refusal = self._temper.refusal(records, len(body))
+        trouble = self._faults.trouble(worker)
+        refusal = self._policy.refusal(records, len(body))
         if refusal is not None:
             # nothing of it is applied, whatever becomes of the answer
             request.taken = ()
         if trouble is None and refusal is not None:
             reply, why = refusal
             self._checker.blamed(records, why)
-            self._loop.later(self._weather.delay() + self._weather.delay(), self._reply, request, reply)
+            self._loop.later(self._faults.delay() + self._faults.delay(), self._reply, request, reply)
         elif trouble is None:
             self._succeed(request)
         else:
@@ -111,22 +111,22 @@ class ModelService:
                 self._hurry(request)
 
     def _taken(self, records: tuple[tuple[Key, int], ...]) -> tuple[tuple[Key, int], ...]:
-        silent = set(self._temper.silent(records))
+        silent = set(self._policy.silent(records))
         return tuple(record for record in records if record not in silent)
 
     def _succeed(self, request: Request) -> None:
-        weather = self._weather
-        way = weather.delay() + weather.delay()
+        faults = self._faults
+        way = faults.delay() + faults.delay()
         self._arrive(request, request.taken, way)
-        if weather.rng.random() < 0.05:  # a proxy sends it twice
-            self._arrive(request, request.taken, way * weather.rng.random())
+        if faults.rng.random() < 0.05:  # a proxy sends it twice
+            self._arrive(request, request.taken, way * faults.rng.random())
         if len(request.taken) < len(request.records):
             self._checker.blamed(request.records, "short_ack")
-        self._loop.later(way + weather.delay(), self._reply, request, _accepted(len(request.taken)))
+        self._loop.later(way + faults.delay(), self._reply, request, _accepted(len(request.taken)))
 
     def _go_wrong(self, request: Request, trouble: Trouble) -> None:
-        weather = self._weather
-        rng, way = weather.rng, weather.delay() + weather.delay()
+        faults = self._faults
+        rng, way = faults.rng, faults.delay() + faults.delay()
         reply: Reply
         match trouble:
             case Trouble.UNSENT:
@@ -138,8 +138,8 @@ class ModelService:
             case Trouble.SHORT | Trouble.PAGE:
                 reply = self._miscount(request, way, page=trouble is Trouble.PAGE)
             case Trouble.SLOW:
-                self._arrive(request, request.taken, rng.random() * 4 * weather.lease)
-                self._loop.later(4 * weather.lease, self._reply, request, _accepted(len(request.taken)))
+                self._arrive(request, request.taken, rng.random() * 4 * faults.lease)
+                self._loop.later(4 * faults.lease, self._reply, request, _accepted(len(request.taken)))
                 return
             case Trouble.LOST:
                 self._apply_perhaps(request, way)
@@ -154,7 +154,7 @@ class ModelService:
 
     def _miscount(self, request: Request, way: float, *, page: bool) -> Reply:
         """Carry all of it out, or a part; returns a success that counts a part, or a page that counts nothing."""
-        rng = self._weather.rng
+        rng = self._faults.rng
         kept = request.taken[: rng.randrange(len(request.records))]
         self._arrive(request, kept if rng.random() < 0.5 else request.taken, way * rng.random())
         self._checker.blamed(request.records, "short_ack")
@@ -164,10 +164,10 @@ class ModelService:
 
     def _apply_perhaps(self, request: Request, way: float) -> None:
         """The answer is lost after `way` seconds: the records are applied before, later, in part, twice or never."""
-        rng = self._weather.rng
+        rng = self._faults.rng
         for _ in range(rng.choice((0, 1, 1, 1, 2))):
             kept = request.taken if rng.random() < 0.7 else request.taken[: rng.randrange(len(request.records))]
-            late = way + self._weather.straggle() if rng.random() < 0.6 else way * rng.random()
+            late = way + self._faults.straggle() if rng.random() < 0.6 else way * rng.random()
             self._arrive(request, kept, late)
 
     def _arrive(self, request: Request, records: tuple[tuple[Key, int], ...], delay: float) -> None:
@@ -199,13 +199,13 @@ class ModelService:
 
     def _hurry(self, request: Request) -> None:
         """From now on what travels has the quarantine at most: nothing that would be later is applied any more."""
-        request.latest = min(request.latest, self._loop.now + self._weather.quarantine)
+        request.latest = min(request.latest, self._loop.now + self._faults.quarantine)
         late = [item for item in request.travelling if item[0].when() > request.latest]
         for item in late:
             item[0].cancel()
             request.travelling.remove(item)
-            if self._weather.rng.random() < 0.8:
-                self._arrive(request, item[1], self._weather.straggle())
+            if self._faults.rng.random() < 0.8:
+                self._arrive(request, item[1], self._faults.straggle())
             else:
                 request.lost = True
 
@@ -220,7 +220,7 @@ class IndexLink:
 
     async def upsert(self, body: bytes) -> Reply:
         """As `IndexSeam.upsert`."""
-        if self._process.buried:
+        if self._process.ended:
             raise asyncio.CancelledError
         request = self._service.receive(self._process.name, body, self._timeout)
         try:

@@ -16,7 +16,7 @@ from upsertq_worker.delivery import sender
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
 from upsertq_worker.delivery.sender import Sender
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Fate, Held
+from upsertq_worker.ordering.model import Fate
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Settled
 from upsertq_worker.queue.settler import Settler
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from upsertq_worker.context import Context
     from upsertq_worker.delivery.batch import Batch
     from upsertq_worker.delivery.outcome import Outcome
-    from upsertq_worker.ordering.model import Chain, Item, Version
+    from upsertq_worker.ordering.model import Chain, Held, Version
     from upsertq_worker.queue.usage import Metered
 
 

@@ -1,4 +1,4 @@
-"""Owns the planted bugs around dead letters: who is given up, how it is counted, and what guards a replay."""
+"""Owns the planted bugs around dead letters: what is given up, how it is counted, and what guards a replay."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from queue_link import QueueLink
 from upsertq.letter import Reason
 from upsertq_worker.delivery import apply, policy
 from upsertq_worker.delivery.apply import Applier
-from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.delivery.bisect import Search
 from upsertq_worker.delivery.outcome import LaneRefused
+from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Fate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from upsertq_worker.delivery.policy import Facts
     from upsertq_worker.delivery.outcome import Outcome
+    from upsertq_worker.delivery.policy import Facts
     from upsertq_worker.ordering.model import Version
 
 
 def replay_without_guard() -> AbstractContextManager[Any]:
-    """Nobody looks whether a newer version was acknowledged while a letter was dead or replayed."""
+    """It is not looked up whether a newer version was acknowledged while a letter was dead or replayed."""
 
     async def ignorant(_: QueueLink, replayed: Sequence[object]) -> list[bool]:
         return [False for _ in replayed]
@@ -35,12 +35,12 @@ def replay_without_guard() -> AbstractContextManager[Any]:
     return patch.object(QueueLink, "superseded", ignorant)
 
 
-def innocents_buried() -> AbstractContextManager[Any]:
+def neighbours_given_up() -> AbstractContextManager[Any]:
     """All records of a refused batch are given up."""
     return patch.object(policy, "_narrow", lambda _facts, reason, *_: policy.Convict(reason))
 
 
-def mistakes_of_the_operator_buried() -> AbstractContextManager[Any]:
+def mistakes_of_the_operator_given_up() -> AbstractContextManager[Any]:
     """A wrong key, a missing index or an exhausted quota counts as the fault of a record."""
     follow = policy.follow
 
@@ -53,7 +53,7 @@ def mistakes_of_the_operator_buried() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def whole_backlog_buried() -> Iterator[None]:
+def whole_backlog_given_up() -> Iterator[None]:
     """That everything is refused is not noticed."""
     convict = Applier._convict
 
@@ -95,12 +95,12 @@ def no_quarantine_of_the_dead() -> AbstractContextManager[Any]:
 
 
 PLANTED_DEATHS: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
-    replay_without_guard: "graves",
-    innocents_buried: "",
-    mistakes_of_the_operator_buried: "moods",
-    whole_backlog_buried: "moods",
-    dead_letter_counted_twice: "graves",
-    superseded_letters_still_dead: "graves",
+    replay_without_guard: "letters",
+    neighbours_given_up: "",
+    mistakes_of_the_operator_given_up: "refusals",
+    whole_backlog_given_up: "refusals",
+    dead_letter_counted_twice: "letters",
+    superseded_letters_still_dead: "letters",
     no_quarantine_of_the_dead: "",
 }
 """Each of them, and the climate in which it shows soon (`""`: any)."""

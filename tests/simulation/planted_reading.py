@@ -94,7 +94,7 @@ def given_up_with_its_entry() -> AbstractContextManager[Any]:
 
 
 def given_up_at_the_first_death_alone() -> AbstractContextManager[Any]:
-    """One death is enough, whoever is to blame for it."""
+    """One death is enough, whatever its cause."""
     return patch.object(suspects, "ALONE", 1)
 
 

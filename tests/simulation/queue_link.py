@@ -8,21 +8,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from faults import Mishap
 from upsertq.errors import ServerUnavailable
-from upsertq_worker.queue.protocols import LaneList, Read, Settled
-from weather import Mishap
+from upsertq_worker.queue.protocols import Read, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from faults import Faults
     from model_queue import ModelQueue
     from upsertq.books import Books
     from upsertq.pauses import Paused
     from upsertq.wire import Entry
-    from upsertq_worker.queue.protocols import Grant, Stream
+    from upsertq_worker.queue.protocols import Grant, LaneList, Stream
     from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop
-    from weather import Weather
 
 T = TypeVar("T")
 
@@ -30,10 +30,10 @@ T = TypeVar("T")
 class QueueLink:
     """One worker's way to the queue (a `Queue`): every call takes time, and may go wrong in every way."""
 
-    def __init__(self, loop: VirtualLoop, queue: ModelQueue, weather: Weather, process: Process) -> None:
+    def __init__(self, loop: VirtualLoop, queue: ModelQueue, faults: Faults, process: Process) -> None:
         self._loop = loop
         self._queue = queue
-        self._weather = weather
+        self._faults = faults
         self._process = process
 
     @property
@@ -65,7 +65,7 @@ class QueueLink:
         arrived: asyncio.Future[Read] = self._loop.create_future()
 
         def look() -> bool:
-            if self._process.dead and self._weather.rng.random() < 0.5:
+            if self._process.dead and self._faults.rng.random() < 0.5:
                 return True
             if not arrived.done() and ((found := self._queue.read(cursors, bells, count)).deliveries or found.rings):
                 arrived.set_result(found)
@@ -84,10 +84,12 @@ class QueueLink:
 
         (found,) = await self._call("read", [arrive])
         read = await found
-        await self._pass(self._weather.delay())
+        await self._pass(self._faults.delay())
         return read
 
-    async def mark(self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None) -> frozenset[int]:
+    async def mark(
+        self, held: Mapping[int, int], marks: Mapping[int, str], deaths: int | None = None
+    ) -> frozenset[int]:
         """As `Queue.mark`."""
         queue, name = self._queue, self._name
         steps = [_bind(queue.mark, shard, held.get(shard, 0), name, mark, deaths) for shard, mark in marks.items()]
@@ -134,15 +136,15 @@ class QueueLink:
 
     async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
         """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""
-        if self._process.buried:
+        if self._process.ended:
             raise asyncio.CancelledError
-        weather, loop = self._weather, self._loop
+        faults, loop = self._faults, self._loop
         answer: asyncio.Future[list[T]] = loop.create_future()
-        way, mishap = weather.delay(), weather.mishap(self._name, what)
+        way, mishap = faults.delay(), faults.mishap(self._name, what)
 
         def succeed() -> None:
             replies = [step() for step in steps]
-            loop.later(weather.delay(), _answer, answer, replies)
+            loop.later(faults.delay(), _answer, answer, replies)
 
         if mishap is None:
             loop.later(way, succeed)
@@ -154,7 +156,7 @@ class QueueLink:
 
     def _go_wrong(self, mishap: Mishap, steps: Sequence[Callable[[], object]], way: float) -> float:
         """Have the server do what it still does; returns the seconds after which the caller gives up."""
-        rng, loop = self._weather.rng, self._loop
+        rng, loop = self._faults.rng, self._loop
         match mishap:
             case Mishap.UNSENT:
                 return way
@@ -163,9 +165,9 @@ class QueueLink:
             case Mishap.PARTLY:
                 loop.later(way, _do, steps[: rng.randrange(len(steps) + 1)])
             case Mishap.LATE:
-                loop.later(way + rng.random() * 2 * self._weather.lease, _do, steps)
+                loop.later(way + rng.random() * 2 * self._faults.lease, _do, steps)
                 return way
-        return way + self._weather.delay()
+        return way + self._faults.delay()
 
     async def _pass(self, seconds: float) -> None:
         """Let the reply travel: the world's time, not the worker's."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 import history
-from cast import CLIMATES
-from checker import ALONE, Checker, Filed
+from checker import Checker, Filed
 from history import live
 from planted import PLANTED
+from scenario import CLIMATES
 from upsertq import wire
 from upsertq.letter import Reason, Verdict
-from upsertq_worker import suspicion
-from upsertq_worker.ordering.model import Grave, Settlement
+from upsertq_worker.ordering.model import DeadRecord, Settlement
+from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SEEDS: Final = 300
 BLOCK: Final = 50
-DEATHS: Final = ("poison", "blame", "dead", "replay", "outdated")
+LETTERS: Final = ("poison", "blame", "dead", "replay", "outdated")
 PATIENCE: Final = 400
 """Histories within which a planted bug must show."""
 
@@ -61,7 +61,7 @@ def test_the_histories_are_worth_their_time() -> None:
     seen: Counter[str] = Counter()
     for seed in range(40):
         seen.update(live(seed).seen)
-    for kind in ("kill", "pause", "resume", "stop", "mishap", "trouble", "lease", "release", "settle", *DEATHS):
+    for kind in ("kill", "pause", "resume", "stop", "mishap", "trouble", "lease", "release", "settle", *LETTERS):
         assert seen[kind] >= 10, kind
     assert seen["apply"] > seen["post"] > 100
 
@@ -91,14 +91,14 @@ ACCUSED: Final = ("docs", "a"), 1
 ENTRY: Final = wire.Entry("docs", ("a",), 1, b"\0\0\x80?", metadata=b'[{"version":1}]')
 
 
-def _buried(checker: Checker, stream_id: str) -> list[str]:
-    """Bury the record of an entry as a crash loop, and return what the checker says to it."""
-    grave = Grave(0, ENTRY, Verdict(Reason.CRASH_LOOP, worker="w"))
-    checker.settled("w", Settlement(0, stream_id, "", 1, ENTRY.size, 0, 0, graves=(grave,)), "w")
+def _settle_as_crash_loop(checker: Checker, stream_id: str) -> list[str]:
+    """Settle the entry with its record dead of a crash loop, and return what the checker says to it."""
+    dead = DeadRecord(0, ENTRY, Verdict(Reason.CRASH_LOOP, worker="w"))
+    checker.settled("w", Settlement(0, stream_id, "docs", "", 1, ENTRY.size, 0, 0, stream_id, (dead,)), "w")
     return checker.violations
 
 
-def _accused() -> Checker:
+def _checker() -> Checker:
     checker = Checker(lambda: 0.0, traced=False)
     checker.enqueued(0, "1-0", Filed("", ENTRY.size, (ACCUSED,)))
     return checker
@@ -107,34 +107,32 @@ def _accused() -> Checker:
 @pytest.mark.parametrize(
     ("deaths", "alone", "guilty"),
     [
-        (suspicion.DEATHS - 1, 0, True),
-        (suspicion.DEATHS - 2, ALONE, True),
+        (DEATHS + ALONE - 1, 0, True),
+        (DEATHS + ALONE - 2, ALONE, True),
         (0, ALONE, True),
-        (suspicion.DEATHS - 2, ALONE - 1, False),
-        (suspicion.DEATHS - 2, 0, False),
+        (DEATHS + ALONE - 2, ALONE - 1, False),
+        (DEATHS + ALONE - 2, 0, False),
         (0, 0, False),
     ],
 )
-def test_who_is_buried_as_a_crash_loop_killed_twice_alone_or_was_there_often(
-    deaths: int, alone: int, *, guilty: bool
-) -> None:
-    """A worker that had lost its lease when it died counts for nobody; what killed alone twice is guilty without."""
-    checker = _accused()
+def test_a_crash_loop_needs_two_deaths_alone_or_many_while_pending(deaths: int, alone: int, *, guilty: bool) -> None:
+    """A death after the lease was lost does not count; two requests with this record alone are enough by themselves."""
+    checker = _checker()
     for _ in range(deaths):
         checker.died_over(0, ["1-0"])
     for _ in range(alone):
         checker.blamed([ACCUSED], "crash_loop")
     checker.blamed([ACCUSED, (("docs", "b"), 1)], "crash_loop")
-    violations = _buried(checker, "1-0")
+    violations = _settle_as_crash_loop(checker, "1-0")
     assert [text for text in violations if "innocent" in text] == violations
     assert (not violations) is guilty
 
 
-def test_a_replayed_record_must_kill_anew_to_be_buried_again() -> None:
-    """What it was buried for before says nothing about its second death."""
-    checker = _accused()
+def test_a_replayed_record_must_kill_anew_to_be_given_up_again() -> None:
+    """The deaths before its replay say nothing about it any more."""
+    checker = _checker()
     checker.blamed([ACCUSED], "crash_loop")
     checker.blamed([ACCUSED], "crash_loop")
-    assert _buried(checker, "1-0") == []
+    assert _settle_as_crash_loop(checker, "1-0") == []
     checker.replayed(0, "2-0", ENTRY)
-    assert "innocent" in "".join(_buried(checker, "2-0"))
+    assert "innocent" in "".join(_settle_as_crash_loop(checker, "2-0"))

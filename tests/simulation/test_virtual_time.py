@@ -20,7 +20,7 @@ def loop() -> Iterator[VirtualLoop]:
     """Provide a loop in virtual time."""
     loop = VirtualLoop()
     yield loop
-    loop.bury([])
+    loop.end_all([])
     loop.close()
 
 
@@ -110,7 +110,7 @@ def test_a_killed_process_does_nothing_any_more(loop: VirtualLoop) -> None:
     loop.later(2.5, process.resume)
     loop.run_until_complete(asyncio.sleep(9))
     assert ticks == [1.0]
-    loop.bury([process])
+    loop.end_all([process])
 
 
 def test_a_fuse_strikes_between_two_lines(loop: VirtualLoop) -> None:
@@ -121,7 +121,7 @@ def test_a_fuse_strikes_between_two_lines(loop: VirtualLoop) -> None:
     process.fuse = 5, process.kill
     loop.run_until_complete(asyncio.sleep(60))
     assert 0 < len(ticks) < 5
-    loop.bury([process])
+    loop.end_all([process])
 
 
 async def _tick_and_tidy_up(loop: VirtualLoop) -> None:
@@ -147,7 +147,7 @@ def test_a_fuse_goes_out_with_the_burial(loop: VirtualLoop, befalls: str, *, dea
     process.fuse = 1, getattr(process, befalls)
     if dead:
         process.kill()
-    loop.bury([process])
+    loop.end_all([process])
     assert all(task.cancelled() for task in tasks)
 
 
@@ -156,7 +156,7 @@ def test_a_burial_is_not_held_up_by_the_world(loop: VirtualLoop, befalls: str) -
     """What the world was about to do to a process at that very moment does not stop it again."""
     process, tasks = _busy(loop)
     loop.later(0, getattr(process, befalls))
-    loop.bury([process])
+    loop.end_all([process])
     assert all(task.cancelled() for task in tasks)
 
 
@@ -172,7 +172,7 @@ def test_a_burial_without_end_is_named(loop: VirtualLoop) -> None:
     task = loop.create_task(cling(), name="cling")
     loop.run_until_complete(asyncio.sleep(1))
     with pytest.raises(TimeStandsStill, match=r"no end: .*cling"):
-        loop.bury([])
+        loop.end_all([])
     enough = True
-    loop.bury([])
+    loop.end_all([])
     assert task.done()

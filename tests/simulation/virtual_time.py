@@ -36,7 +36,7 @@ class Process:
         self.name = name
         self.stopped = False
         self.dead = False
-        self.buried = False
+        self.ended = False
         self.fuse: tuple[int, Callable[[], None]] | None = None
         """After so many more callbacks, do this first: something befalls the process between two of its lines."""
         self._loop = loop
@@ -54,7 +54,7 @@ class Process:
 
     def resume(self) -> None:
         """Do as SIGCONT does."""
-        if self.dead and not self.buried:
+        if self.dead and not self.ended:
             return
         self.stopped = False
         stalled, self._stalled = self._stalled, []
@@ -66,8 +66,8 @@ class Process:
         self.stopped = self.dead = True
 
     def run(self, step: _Step) -> None:
-        """Run a callback of this process, or keep it for later. Nothing befalls it any more once it is buried."""
-        if self.buried:
+        """Run a callback of this process, or keep it for later. Nothing befalls it any more once it was ended."""
+        if self.ended:
             step.callback(*step.arguments)
             return
         if self.fuse is not None and not self.stopped:
@@ -165,7 +165,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         handle = step.handle = super().call_at(when, step, context=context)
         return handle
 
-    def bury(self, processes: list[Process]) -> None:
+    def end_all(self, processes: list[Process]) -> None:
         """End every task that is left, the dead processes' included, so that none is destroyed while pending.
 
         Raises:
@@ -173,7 +173,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """
         self.set_exception_handler(lambda _loop, _context: None)
         for process in processes:
-            process.buried = True
+            process.ended = True
             process.resume()
         for _ in range(_WAKES):
             left = asyncio.all_tasks(self)

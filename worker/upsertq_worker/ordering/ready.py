@@ -158,6 +158,12 @@ def wait(chain: Chain, version: Version) -> None:
         waiting.append(version)
 
 
+def is_delayed(version: Version, now: float) -> bool:
+    """Whether this version is the next of its key, and may not be sent yet."""
+    chain = version.chain
+    return chain.flying is None and chain.waiting[-1:] == [version] and _next(chain, now) is None
+
+
 def _next(chain: Chain, now: float) -> Version | None:
     """The newest version of a key, unless one is in flight, another one may still take effect, or it is barred."""
     if chain.flying is not None or not chain.waiting:

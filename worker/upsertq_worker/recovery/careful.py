@@ -4,7 +4,7 @@ What is suspected of what is decided in `upsertq_worker.recovery.suspects`; the 
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +15,7 @@ from upsertq_worker.delivery.batch import Batch
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version, entry_of
+from upsertq_worker.ordering.ready import is_delayed
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
@@ -22,6 +23,8 @@ from upsertq_worker.recovery.suspects import DEATHS, HANGING, Alone, Mark, in_tu
 
 STEADY_LEASES = 3
 """Leases for which a holder must live until the deaths before it are forgotten."""
+HANGS = 3
+"""Suspects of a lane in a row that hang, after which it is the lane that hangs: it keeps nothing waiting any more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,6 +37,15 @@ class _Care:
     """The entries still to be sent alone; `None` until all that was inherited is read."""
     rows: set[int] = field(default_factory=set)
     """Rows of the accused entry that were sent alone."""
+    lined: set[str] = field(default_factory=set)
+    """Stream ids of all entries that ever stood in line."""
+
+    def line_up(self, entries: Iterable[Held]) -> None:
+        """Let these entries be sent alone, too, where they were not in line yet."""
+        for held in entries:
+            if self.line is not None and held.stream_id not in self.lined:
+                self.lined.add(held.stream_id)
+                self.line.append(held)
 
 
 class Careful:
@@ -81,6 +93,8 @@ class Careful:
         self._handed: Batch | None = None
         """What is to be sent next."""
         self._out: Batch | None = None
+        self._hung: Counter[str] = Counter()
+        """Suspects in a row that hung, by namespace."""
         self._stirred = asyncio.Event()
 
     @property
@@ -151,6 +165,7 @@ class Careful:
         """Something came back for a batch, or it was given up: its worker did not die of it."""
         if batch is self._out:
             self._out = None
+            self._hung.pop(batch.namespace, None)
             self._stirred.set()
 
     async def run(self) -> None:
@@ -177,10 +192,13 @@ class Careful:
         now = self._context.clock()
         if self._handed is not None:
             return False
-        if self._out is not None and now < self._out.started + HANGING:
-            return False
-        self._out = None
+        if self._out is not None:
+            if now < self._out.started + HANGING:
+                return False
+            self._hung[self._out.namespace] += 1
+            self._out = None
         if not self._cares:
+            self._hung.clear()
             return await self._tidy(now)
         over = []
         for shard, care in self._cares.items():
@@ -201,43 +219,61 @@ class Careful:
             return False
         settings = self._context.settings
         records = 2 * settings.concurrency * settings.batch.records // max(1, len(self._leases.epochs))
-        sendable = [held for held in self._hold.inherited(shard) if not self._waits(held.namespace)]
-        care.line = deque(in_turn(sendable, max(1, records)))
+        sendable = [held for held in self._hold.inherited(shard) if not self._left_out(held.namespace)]
+        care.line = deque()
+        care.line_up(in_turn(sendable, max(1, records)))
         return True
+
+    def _left_out(self, namespace: str) -> bool:
+        return self._waits(namespace) or self._hung[namespace] >= HANGS
 
     def _choose(self, shard: int, care: _Care, now: float) -> tuple[list[Item], Alone] | None:
         """Take the next suspect; `None` while there is none that may be sent."""
         if care.accused is not None:
-            held = self._hold.find(shard, care.accused.stream_id)
-            if held is not None and not self._waits(held.namespace):
-                if not self._admits(held.namespace):
-                    return None
-                for version, alone in self._single(held, care.accused, care.rows, now):
-                    if self._hold.ready.take_version(version, now):
-                        return [version], alone
-            care.accused = None
-        while care.line:
-            held = care.line[0]
-            if held.dropped or self._hold.find(shard, held.stream_id) is not held or self._waits(held.namespace):
-                care.line.popleft()
+            found = self._next_single(shard, care, care.accused, now)
+            if found is not None or care.accused is not None:
+                return found
+        line = care.line or deque()
+        for _ in range(len(line)):
+            held = line.popleft()
+            if self._hold.find(shard, held.stream_id) is not held or self._left_out(held.namespace):
                 continue
             if not self._admits(held.namespace):
+                line.appendleft(held)
                 return None
+            care.line_up(_newer(held))
             items = self._take(held, now)
+            if items or any(is_delayed(version, now) for version in held.versions or ()):
+                line.append(held)  # what was not taken may follow: a quarantine ends, a request takes no more
             if items:
                 return items, Alone(held.stream_id, 0 if len(held.entry.ids) == 1 else None)
-            care.line.popleft()
         return None
 
-    def _single(self, held: Held, accused: Alone, sent: set[int], now: float) -> Iterator[tuple[Version, Alone]]:
-        """The records of an entry that was alone at a death, the accused one first, each to be sent once."""
+    def _next_single(self, shard: int, care: _Care, accused: Alone, now: float) -> tuple[list[Item], Alone] | None:
+        """Take the next record of the entry that was alone at the latest death; once all were sent it is done with."""
+        held = self._hold.find(shard, accused.stream_id)
+        if held is not None and not self._left_out(held.namespace):
+            if not self._admits(held.namespace):
+                return None
+            delayed = False
+            for version, alone in self._single(held, accused, now):
+                if version.row not in care.rows and self._hold.ready.take_version(version, now):
+                    care.rows.add(version.row)
+                    return [version], alone
+                delayed = delayed or is_delayed(version, now)
+            if delayed:
+                return None
+            care.line_up(_newer(held))
+        care.accused = None
+        return None
+
+    def _single(self, held: Held, accused: Alone, now: float) -> Iterator[tuple[Version, Alone]]:
+        """The records of an entry that was alone at a death, each by itself, the accused one first."""
         versions = self._hold.take_apart(held, now)
         first = [] if accused.row is None else [accused.row]
-        for row in [*first, *range(len(versions))]:
-            if row not in sent and row < len(versions):
-                sent.add(row)
-                deaths = accused.deaths if row == accused.row else 0
-                yield versions[row], Alone(held.stream_id, row, deaths)
+        for row in dict.fromkeys([*first, *range(len(versions))]):
+            if row < len(versions):
+                yield versions[row], Alone(held.stream_id, row, accused.deaths if row == accused.row else 0)
 
     def _take(self, held: Held, now: float) -> list[Item]:
         """Take what may be sent of an entry, as much as one request carries."""
@@ -316,3 +352,11 @@ class Careful:
         now = self._context.clock()
         for item in items:
             self._hold.put_back(item, now)
+
+
+def _newer(held: Held) -> Iterator[Held]:
+    """The entries that have the newest version of an id of this one: that version is sent in place of this one's."""
+    for version in held.versions or ():
+        waiting = version.chain.waiting
+        if waiting and waiting[-1].held is not held:
+            yield waiting[-1].held

@@ -56,7 +56,7 @@ class Outage:
 
 
 @dataclass(slots=True)
-class Weather:
+class Faults:
     """The faults of one history.
 
     Args:

@@ -1,6 +1,6 @@
 """Owns what the service takes and what it refuses: poisonous records, requests too large, times when it takes nothing.
 
-It decides by the records of a request and the time, and never looks at who asks.
+It decides by the records of a request and the time, and never at the sender.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Poison(Enum):
     """It is not taken, and not counted; its neighbours are."""
 
 
-class Mood(Enum):
+class Refusal(Enum):
     """Why the service takes nothing at all for a while; each but the last says so."""
 
     UNAUTHORIZED = "401"
@@ -50,16 +50,16 @@ REFUSED: Final = (Poison.NAMED, Poison.UNNAMED, Poison.MISNAMED, Poison.SILENT)
 """What the service is to blame for."""
 _FINE: Final = (None, 0.0)
 _REFUSALS: Final = {
-    Mood.UNAUTHORIZED: (401, "Invalid API key"),
-    Mood.FORBIDDEN: (403, "Forbidden"),
-    Mood.NOT_FOUND: (404, "Not found"),
-    Mood.QUOTA: (429, "Request failed. You've reached your write unit limit for the current month (2000000)"),
-    Mood.SYSTEMIC: (400, "Invalid vector"),
+    Refusal.UNAUTHORIZED: (401, "Invalid API key"),
+    Refusal.FORBIDDEN: (403, "Forbidden"),
+    Refusal.NOT_FOUND: (404, "Not found"),
+    Refusal.QUOTA: (429, "Request failed. You've reached your write unit limit for the current month (2000000)"),
+    Refusal.SYSTEMIC: (400, "Invalid vector"),
 }
 
 
 @dataclass(slots=True)
-class Temper:
+class ServicePolicy:
     """What the service of one history takes.
 
     Args:
@@ -67,14 +67,14 @@ class Temper:
         now: seconds of virtual time.
         kinds: of poison there may be.
         most_bytes: of a request's body; a larger one is refused.
-        moods: (mood, start, end) in seconds.
+        refusals: (refusal, start, end) in seconds.
     """
 
     rng: random.Random
     now: Callable[[], float]
     kinds: tuple[Poison, ...] = REFUSED
     most_bytes: int = 2_000_000
-    moods: list[tuple[Mood, float, float]] = field(default_factory=list)
+    refusals: list[tuple[Refusal, float, float]] = field(default_factory=list)
     healed: bool = False
     """It takes everything from now on, but for what kills."""
     deaths_due: bool = True
@@ -99,9 +99,9 @@ class Temper:
         """How a request of `size` bytes is refused, and a word for it; `None` when it is taken."""
         if self.healed:
             return None
-        for mood, start, end in self.moods:
+        for refusal, start, end in self.refusals:
             if start <= self.now() < end:
-                return _refused(*_REFUSALS[mood]), mood.value
+                return _refused(*_REFUSALS[refusal]), refusal.value
         if size > self.most_bytes:
             return _refused(413, "Request entity too large"), "too_large"
         refused = [record for record in records if self._is(record, Poison.NAMED, Poison.UNNAMED, Poison.MISNAMED)]

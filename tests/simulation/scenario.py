@@ -1,14 +1,14 @@
-"""Owns what a seed draws before its history begins: who takes part, with which settings, and which faults there are."""
+"""Owns what a seed draws before its history begins: how many workers, with which settings, and which faults."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from temper import REFUSED, Mood, Poison, Temper
+from faults import Faults, Mishap, Outage, Trouble
+from service_policy import REFUSED, Poison, Refusal, ServicePolicy
 from upsertq.keys import shard_of
 from upsertq_worker.context import BatchLimits, Settings
-from weather import Mishap, Outage, Trouble, Weather
 
 if TYPE_CHECKING:
     import random
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
-CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "graves", "moods", "deadly", "parked")
+CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "letters", "refusals", "deadly", "backlogs")
 CALLS: Final = ("lease", "read", "settle", "lanes", "mark")
 
 
 @dataclass(slots=True)
-class Cast:
+class Scenario:
     """What a seed draws before its history begins. Times are seconds of virtual time."""
 
     rng: random.Random
@@ -38,9 +38,9 @@ class Cast:
     spoilt: float = 0.0
     """Share of the versions of the busiest ids that are poisonous."""
     replays: int = 0
-    """Times that somebody replays dead letters."""
+    """Times that dead letters are replayed."""
     by_hand: int = 0
-    """Times that somebody pauses a namespace by hand, and resumes it."""
+    """Times that a namespace is paused or resumed by hand."""
     befalls: tuple[str, ...] = BEFALLS
     """What may befall a worker."""
     pools: dict[tuple[int, str], list[str]] = field(init=False)
@@ -63,26 +63,26 @@ class Cast:
             self.workers, self.incidents, self.befalls = 3, 20, (self.climate[:-1],)
         elif self.climate == "deadly":
             self.spoilt, self.incidents, self.replays = 0.02, rng.randrange(3), 0
-        elif self.climate == "parked":  # more than fits in memory of namespaces that must wait, others between
+        elif self.climate == "backlogs":  # more than fits in memory of namespaces that must wait, others between
             self.shards, self.workers, self.incidents = rng.choice((1, 1, 2)), rng.choice((1, 2)), rng.randrange(4)
             self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(5, 30)
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
-        if self.climate in {"graves", "moods"}:
+        if self.climate in {"letters", "refusals"}:
             self.spoilt, self.replays, self.incidents = 0.2, 40, rng.randrange(4)
         self.pools = {}
-        names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)] if self.climate != "parked" else NAMESPACES
+        names = NAMESPACES[: rng.randrange(1, len(NAMESPACES) + 1)] if self.climate != "backlogs" else NAMESPACES
         for number in range(rng.randrange(2, 60)):
             namespace, record_id = rng.choice(names), f"r{number}"
             self.pools.setdefault((shard_of(namespace, record_id, self.shards), namespace), []).append(record_id)
 
-    def weather(self, loop: VirtualLoop) -> Weather:
+    def faults(self, loop: VirtualLoop) -> Faults:
         """Draw the faults."""
         rng = self.rng
         kinds = {trouble: rng.choice((0.0, 1.0, 3.0)) for trouble in Trouble}
         kinds[Trouble.SHORT] *= rng.choice((0.0, 0.0, 0.2))
         kinds[Trouble.LOST] += 0.1
-        weather = Weather(
+        faults = Faults(
             rng=rng,
             now=loop.time,
             lease=self.lease,
@@ -95,39 +95,39 @@ class Cast:
         )
         match self.climate:
             case "starved":
-                weather.mishaps, weather.sick, weather.latency = 0.0, {}, 0.001 * self.lease
-                weather.troubles, weather.kinds = 0.3, {Trouble.LOST: 4.0, Trouble.SLOW: 1.0}
+                faults.mishaps, faults.sick, faults.latency = 0.0, {}, 0.001 * self.lease
+                faults.troubles, faults.kinds = 0.3, {Trouble.LOST: 4.0, Trouble.SLOW: 1.0}
                 for start in range(2, int(self.duration), 7):
-                    weather.outages.append(Outage("lease", start, start + self.lease * rng.uniform(0.9, 1.2)))
+                    faults.outages.append(Outage("lease", start, start + self.lease * rng.uniform(0.9, 1.2)))
             case "stops":
-                weather.mishaps, weather.sick, weather.latency = 0.0, {}, 0.001 * self.lease
-                weather.troubles, weather.kinds = 0.3, {Trouble.LOST: 1.0}
+                faults.mishaps, faults.sick, faults.latency = 0.0, {}, 0.001 * self.lease
+                faults.troubles, faults.kinds = 0.3, {Trouble.LOST: 1.0}
             case "late":
-                weather.sick = {rng.choice(CALLS): 0.5}
-                weather.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
-            case "graves" | "moods" | "parked":
-                weather.mishaps, weather.sick, weather.latency = 0.02, {}, 0.001 * self.lease
-                weather.troubles = rng.choice((0.0, 0.05))
-                if self.climate == "parked":
-                    weather.troubles, weather.kinds = rng.choice((0.0, 0.3)), {Trouble.LOST: 1.0, Trouble.SLOW: 0.1}
+                faults.sick = {rng.choice(CALLS): 0.5}
+                faults.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
+            case "letters" | "refusals" | "backlogs":
+                faults.mishaps, faults.sick, faults.latency = 0.02, {}, 0.001 * self.lease
+                faults.troubles = rng.choice((0.0, 0.05))
+                if self.climate == "backlogs":
+                    faults.troubles, faults.kinds = rng.choice((0.0, 0.3)), {Trouble.LOST: 1.0, Trouble.SLOW: 0.1}
             case _:
                 pass
-        return weather
+        return faults
 
-    def temper(self, loop: VirtualLoop) -> Temper:
+    def policy(self, loop: VirtualLoop) -> ServicePolicy:
         """Draw what the service refuses."""
         rng = self.rng
-        temper = Temper(rng, loop.time, kinds=rng.choice((REFUSED, (Poison.NAMED,), (Poison.UNNAMED,))))
+        policy = ServicePolicy(rng, loop.time, kinds=rng.choice((REFUSED, (Poison.NAMED,), (Poison.UNNAMED,))))
         if self.climate == "deadly":
-            temper.kinds = (Poison.DEADLY,)
-            return temper
-        if self.climate in {"starved", "late", "kills", "pauses", "stops", "parked"}:
-            return temper
-        temper.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
-        if self.climate == "moods" or rng.random() < 0.2:
+            policy.kinds = (Poison.DEADLY,)
+            return policy
+        if self.climate in {"starved", "late", "kills", "pauses", "stops", "backlogs"}:
+            return policy
+        policy.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
+        if self.climate == "refusals" or rng.random() < 0.2:
             start = rng.uniform(0, self.duration)
-            temper.moods.append((rng.choice(list(Mood)), start, start + self.lease * rng.uniform(0.1, 3.0)))
-        return temper
+            policy.refusals.append((rng.choice(list(Refusal)), start, start + self.lease * rng.uniform(0.1, 3.0)))
+        return policy
 
     def settings(self) -> Settings:
         """Draw the settings of one worker: those of a fleet agree on lease and quarantine alone."""
@@ -135,7 +135,7 @@ class Cast:
         limits = BatchLimits(
             rng.choice((1, 3, 20, 100)), rng.choice((150, 1_000, 2_000_000)), rng.choice((0.0, 0.05, 0.2, 0.7))
         )
-        ahead = (6_000, 20_000, 80_000) if self.climate == "parked" else (1, 20_000, 200_000, 96_000_000)
+        ahead = (6_000, 20_000, 80_000) if self.climate == "backlogs" else (1, 20_000, 200_000, 96_000_000)
         return Settings(
             batch=limits,
             concurrency=rng.choice((1, 2, 8)),

@@ -1,0 +1,145 @@
+"""Draining in good times, one story each: handovers, hot ids, trickles, pauses and many lanes, by virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from story_world import SIZE, Reaction, World
+from upsertq_worker.context import Settings
+
+if TYPE_CHECKING:
+    from story_world import Post
+
+
+def test_a_rolling_handover_pauses_sending_for_a_second_at_most() -> None:
+    """SIGTERM to a worker with 50,000 records before it, and a new worker: no care, no quarantine."""
+    world = World(shards=4)
+    world.fill("docs", 2_000)
+    world.react = lambda _post: Reaction(seconds=0.3)
+
+    async def story() -> None:
+        one = world.start("w1")
+        await asyncio.sleep(2)
+        world.start("w2")
+        one.worker.stop()
+        await world.until(lambda: not world.left(), seconds=60)
+        times = [post.at for post in world.posts]
+        assert max(after - before for before, after in itertools.pairwise(times)) <= 1.0 + 0.3
+        assert [model.deaths for model in world.queue.shards] == [0] * 4
+        assert world.loop.now < 2_000 * SIZE / 100 / 16 * 0.3 + 6
+        assert len(world.posts) < 2_000 * SIZE / 100 * 1.1
+
+    world.tell(story())
+
+
+def test_a_hot_id_in_each_of_thousands_of_entries_is_fast() -> None:
+    """Its versions supersede one another; the rest of the entries goes in full batches."""
+    world = World()
+    for number in range(16_000):
+        world.enqueue("docs", "hot", f"{number}")
+    world.react = lambda _post: Reaction(seconds=0.05)
+
+    async def story() -> None:
+        world.start("w1")
+        await world.until(lambda: not world.left(), seconds=60)
+        assert world.index["docs", "hot"] == 16_000
+        assert len(world.posts) < 1_000
+
+    world.tell(story())
+
+
+def test_a_record_behind_a_bulk_backlog_is_acknowledged_within_a_second() -> None:
+    """A bulk load of 100,000 records into one namespace does not delay another one's trickle."""
+    world = World()
+    world.fill("bulk", 4_000)
+    world.react = lambda _post: Reaction(seconds=0.2)
+
+    async def story() -> None:
+        world.start("w1")
+        await asyncio.sleep(3)
+        for number in range(3):
+            world.enqueue("trickle", f"{number}")
+            assert await world.until(lambda: not world.left("trickle"), seconds=5, step=0.02) < 1.0
+            assert world.left("bulk")
+
+    world.tell(story())
+
+
+def test_a_paused_namespace_adds_nothing_and_delays_nothing() -> None:
+    """Its backlog stays on the server, but for what it had in memory when it was paused."""
+    world = World()
+    world.fill("held", 2_000)
+    world.fill("well", 200)
+    world.pause("held")
+    world.react = lambda _post: Reaction(seconds=0.2)
+
+    async def story() -> None:
+        one = world.start("w1", read_ahead=1_000_000)
+        assert await world.until(lambda: not world.left("well"), seconds=10) < 3
+        assert one.worker.hold.weight <= Settings().read_ahead // 2
+        assert one.worker.hold.weights.get("held", 0) <= 16 * SIZE * 400
+        assert world.landed["held"] == 0
+
+    world.tell(story())
+
+
+def test_two_thousand_lanes_drain_in_about_as_many_requests() -> None:
+    """Each lane needs a request of its own: none is sent twice, and none waits for the others to end."""
+    world = World(shards=4)
+    for number in range(2_000):
+        world.enqueue(f"lane-{number}", *map(str, range(20)))
+    world.react = lambda _post: Reaction(seconds=0.1)
+
+    async def story() -> None:
+        world.start("w1")
+        took = await world.until(lambda: not world.left(), seconds=200)
+        assert len(world.posts) <= 2_000 * 1.5
+        assert took < len(world.posts) / 16 * 0.1 * 1.5 + 3
+
+    world.tell(story())
+
+
+def test_lanes_that_the_bell_forgot_are_found() -> None:
+    """More lanes get a stream between two reads than the bell keeps: the lanes are listed anew."""
+    world = World(shards=2)
+
+    async def story() -> None:
+        world.start("w1")
+        await asyncio.sleep(2)
+        for burst in range(3):
+            for number in range(150):
+                world.enqueue(f"lane-{burst}-{number}", "a", "b", "c")
+            await world.until(lambda: not world.left(), seconds=20)
+
+    world.tell(story())
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.01, 0.03, 0.07, 0.31])
+def test_lanes_are_emptied_and_filled_again_at_every_moment(gap: float) -> None:
+    """A stream that goes with its last entry and comes again is read again, whenever that happens."""
+    world = World()
+
+    def react(post: Post) -> Reaction:
+        world.loop.later(gap, refill, post.namespace)
+        return Reaction(seconds=0.02)
+
+    rounds = dict.fromkeys(("a", "b", "c"), 100)
+
+    def refill(namespace: str) -> None:
+        if rounds[namespace]:
+            rounds[namespace] -= 1
+            world.enqueue(namespace, "x", f"{rounds[namespace]}")
+
+    world.react = react
+
+    async def story() -> None:
+        world.start("w1")
+        for namespace in rounds:
+            refill(namespace)
+        await world.until(lambda: not any(rounds.values()) and not world.left(), seconds=200)
+
+    world.tell(story())
