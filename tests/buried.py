@@ -83,8 +83,8 @@ def settle(
 def pending(client: redis.Redis, keys: ShardKeys) -> list[tuple[str, dict[bytes, bytes]]]:
     """Every entry of a shard, over its lanes, in the order of their sequences."""
     lanes: Any = client.smembers(keys.lanes)
-    read: Any = [one for lane in lanes for one in client.xrange(keys.stream(lane.decode()))]
-    found = [(stream_id.decode(), fields) for stream_id, fields in read]
+    streams: list[Any] = [client.xrange(keys.stream(lane.decode())) for lane in lanes]
+    found = [(stream_id.decode(), fields) for stream in streams for stream_id, fields in stream]
     return sorted(found, key=lambda one: place(one[0]))
 
 
@@ -111,7 +111,13 @@ def bury_many(
 ) -> None:
     """Write letters by hand, with their books and marks, into a new queue: the quick way to very many."""
     keys = QueueKeys(queue)
-    meta = {"format": wire.FORMAT, "incarnation": INCARNATION, "state": "ready", "shards": shards, "dimension": dim}
+    meta: dict[Any, Any] = {
+        "format": wire.FORMAT,
+        "incarnation": INCARNATION,
+        "state": "ready",
+        "shards": shards,
+        "dimension": dim,
+    }
     client.hset(keys.meta, mapping=meta)
     client.hset(keys.runs, run, orjson.dumps({"begun": NOW_MS, "sealed": None}))
     counts = dict.fromkeys(range(shards), 0)

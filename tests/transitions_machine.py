@@ -23,7 +23,6 @@ from upsertq.errors import QueueFull, ServerUnavailable
 from upsertq.exchange import run_scripts
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason, is_superseded, mark_field
-from upsertq.pauses import Paused
 from upsertq.queue import Limits
 from upsertq.server import Server
 from worker_scripts import LIFE_MS
@@ -33,11 +32,13 @@ if TYPE_CHECKING:
     from transitions_model import Version
     from transitions_raw import LossyServer, RawShard
     from upsertq.dead import Plan
-    from upsertq.exchange import Patience
+    from upsertq.exchange import Argument, Patience
+    from upsertq.pauses import Paused
     from worker_scripts import Settling
 
 SHARDS: Final = 2
 RUNS: Final = ("", "r1", "r2")
+NAMESPACES: Final = ("", "n")
 LIMITS: Final = (Limits(None, None), Limits(30, None), Limits(None, 1_000))
 SELECTORS: Final = (
     Selector(),
@@ -104,7 +105,7 @@ class Transitions(RuleBasedStateMachine):
 
     def raw(self) -> list[RawShard]:
         """What the server holds."""
-        return read_raw(self.site.backend.sync, self.keys, SHARDS, RUNS)
+        return read_raw(self.site.backend.sync, self.keys, SHARDS, RUNS, NAMESPACES)
 
     # producers
 
@@ -247,8 +248,17 @@ class Transitions(RuleBasedStateMachine):
 
     # the world
 
-    @rule(shard=shards, ahead=st.sampled_from([1, 10**9]))
-    def time_goes_back(self, shard: int, ahead: int) -> None:
+    @rule(who=two, shard=shards, chance=luck, what=st.sampled_from(["time", "incarnation", "pending", "acked", "dead"]))
+    def mishap(self, who: int, shard: int, chance: int, what: str) -> None:
+        """The time goes back, a worker of a queue that is gone comes, or a counter is damaged for a moment."""
+        if what == "time":
+            self._time_goes_back(shard, chance)
+        elif what == "incarnation":
+            self._another_incarnation(who, shard, chance)
+        else:
+            self._damage(who, shard, chance, what)
+
+    def _time_goes_back(self, shard: int, ahead: int) -> None:
         """The server's time falls behind the shard's clock."""
         now: Any = self.site.backend.sync.time()
         milliseconds = max(now[0] * 1_000 + ahead, self.model[shard].last[0])
@@ -256,8 +266,7 @@ class Transitions(RuleBasedStateMachine):
         self.model[shard].last = (milliseconds, number, 0)
         self.site.backend.sync.hset(self.keys.shard(shard).books, "clock", f"{milliseconds}-{number}")
 
-    @rule(who=two, shard=shards, chance=luck)
-    def another_incarnation(self, who: int, shard: int, chance: int) -> None:
+    def _another_incarnation(self, who: int, shard: int, chance: int) -> None:
         """A worker of a queue that is gone does nothing here."""
         own = self.workers[who].shards[shard]
         settlings = [one for _, one in self.workers[who].choose(shard, self.model[shard], random.Random(chance))]
@@ -266,8 +275,7 @@ class Transitions(RuleBasedStateMachine):
         own.incarnation = incarnation
         assert replies == [[-1, incarnation.encode()]] * 4
 
-    @rule(who=two, shard=shards, chance=luck, name=st.sampled_from(["pending", "bytes", "acked", "dead", "superseded"]))
-    def damage(self, who: int, shard: int, chance: int, name: str) -> None:
+    def _damage(self, who: int, shard: int, chance: int, name: str) -> None:
         """A counter that cannot be read stops what would change it, and nothing is half done."""
         own, books = self.workers[who].shards[shard], self.keys.shard(shard).books
         settlings = [one for _, one in self.workers[who].choose(shard, self.model[shard], random.Random(chance))]
@@ -295,6 +303,13 @@ class Transitions(RuleBasedStateMachine):
         self.plans = [*self.plans, plan][-3:]
         if act != "wait":
             self.move(-1, replays=act == "replay", loses=loses)
+
+    @rule(who=two, which=luck, chance=luck)
+    def overtake(self, who: int, which: int, chance: int) -> None:
+        """A newer version of a dead record comes, the record is replayed behind it, and some of that is settled."""
+        self.put_newer(0, which, "")
+        self.plan(Selector(), None, "replay", loses=False)
+        self.work(who, (0, 1), chance)
 
     @precondition(lambda self: self.plans)
     @rule(which=three, replays=st.booleans(), loses=rarely)
@@ -331,15 +346,14 @@ class Transitions(RuleBasedStateMachine):
     @rule(scope=st.sampled_from(SCOPES), ends=st.booleans())
     def pause(self, scope: str, ends: bool) -> None:  # noqa: FBT001
         """A pause begins or ends by hand."""
-        match ends:
-            case False:
-                wanted = pauses.by_hand("enough", 1.0, "me")
-                told = self.server.hold(pauses.set_pause(self.keys, scope, wanted, patience()))
-                assert told == (self.paused.get(scope), wanted)
-                self.paused[scope] = wanted
-            case True:
-                self.server.hold(pauses.clear_pause(self.keys, scope, patience()))
-                self.paused.pop(scope, None)
+        if ends:
+            self.server.hold(pauses.clear_pause(self.keys, scope, patience()))
+            self.paused.pop(scope, None)
+        else:
+            wanted = pauses.by_hand("enough", 1.0, "me")
+            told = self.server.hold(pauses.set_pause(self.keys, scope, wanted, patience()))
+            assert told == (self.paused.get(scope), wanted)
+            self.paused[scope] = wanted
 
     # what must hold after every step
 
@@ -360,7 +374,7 @@ class Transitions(RuleBasedStateMachine):
         own, records, size = self.keys.shard(number), 0, 0
         for lane in sorted(raw.lanes) or [""]:
             names = [own.stream(lane), own.books, own.lanes, own.dead]
-            arguments = [self.shape.incarnation, "-", 1_000, "-", 1_000, "pending", "bytes", "dead"]
+            arguments: list[Argument] = [self.shape.incarnation, "-", 1_000, "-", 1_000, "pending", "bytes", "dead"]
             (told,) = self.site.sure.hold(run_scripts(RECOUNT, [(names, arguments)]))
             records, size = records + told[2], size + told[3]
             assert told[5] == told[10] == len(raw.dead)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import redis
 
     from upsertq.exchange import Command
-    from upsertq.keys import QueueKeys, ShardKeys
+    from upsertq.keys import QueueKeys
     from upsertq.wire import Entry
 
 HELD = ("incarnation", "epoch", "released", "clock", "deaths", "mark", "boundary")
@@ -28,7 +28,7 @@ PAYLOAD = (b"ids", b"values", b"sparse", b"meta")
 
 @dataclass(frozen=True)
 class RawShard:
-    """One shard's keys at one moment, the entries of all lanes in order; `books` by run, those of the shard under `""`."""
+    """One shard's keys at one moment, the entries of all lanes in order; `books` by run, the shard's under `""`."""
 
     stream: Mapping[str, Mapping[bytes, bytes]]
     dead: Mapping[str, Mapping[bytes, bytes]]
@@ -54,27 +54,31 @@ class RawShard:
         return sum(run in {"", one.get(b"run", b"").decode()} for one in self.dead.values())
 
 
-def read_raw(client: redis.Redis, keys: QueueKeys, shards: int, runs: Sequence[str]) -> list[RawShard]:
-    """Every shard."""
-    return [_shard(client, own, runs) for own in map(keys.shard, range(shards))]
-
-
-def _shard(client: redis.Redis, own: ShardKeys, runs: Sequence[str]) -> RawShard:
-    streams: Any = list(client.scan_iter(match=own.stream("").replace("{", "[{]") + "*", count=1_000))
+def read_raw(
+    client: redis.Redis, keys: QueueKeys, shards: int, runs: Sequence[str], namespaces: Sequence[str]
+) -> list[RawShard]:
+    """Every shard, in one round trip; `namespaces` are all that were ever used."""
     pipeline = client.pipeline(transaction=False)
-    pipeline.xrange(own.dead)
-    pipeline.hgetall(own.dead_ids)
-    pipeline.get(own.lease)
-    pipeline.smembers(own.lanes)
-    for run in runs:
-        pipeline.hgetall(own.run(run) if run else own.books)
-    for stream in streams:
-        pipeline.xrange(stream)
-    dead, marks, lease, lanes, *replies = pipeline.execute()
-    books, read = replies[: len(runs)], replies[len(runs) :]
-    assert {stream.decode().removeprefix(own.stream("")) for stream in streams} == {one.decode() for one in lanes}
-    assert all(read), "a stream is empty"
-    entries = sorted((name.decode(), fields) for entries in read for name, fields in entries)
+    for own in map(keys.shard, range(shards)):
+        pipeline.xrange(own.dead)
+        pipeline.hgetall(own.dead_ids)
+        pipeline.get(own.lease)
+        pipeline.smembers(own.lanes)
+        for run in runs:
+            pipeline.hgetall(own.run(run) if run else own.books)
+        for namespace in namespaces:
+            pipeline.xrange(own.stream(namespace))
+            pipeline.exists(own.stream(namespace))
+    replies = pipeline.execute()
+    step = 4 + len(runs) + 2 * len(namespaces)
+    return [_shard(replies[at : at + step], runs) for at in range(0, len(replies), step)]
+
+
+def _shard(replies: Sequence[Any], runs: Sequence[str]) -> RawShard:
+    dead, marks, lease, lanes, *more = replies
+    books, streams = more[: len(runs)], more[len(runs) :]
+    assert [bool(entries) for entries in streams[::2]] == [bool(there) for there in streams[1::2]], "a stream is empty"
+    entries = [(name.decode(), fields) for entries in streams[::2] for name, fields in entries]
     told = {name.decode(): value.decode() for name, value in books[0].items()}
     return RawShard(
         dict(sorted(entries, key=lambda one: place(one[0]))),

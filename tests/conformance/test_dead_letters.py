@@ -275,7 +275,7 @@ def test_more_letters_than_a_call_takes(backend: Backend) -> None:
 def test_unreadable_letters_are_left(bench: Bench) -> None:
     """A letter of another version is passed over and counted, never moved."""
     bench.client.xadd(KEYS.shard(0).dead, {"v": 9, "op": "erase", "n": 1, "ids": '["z"]', "ns": ""})
-    bench.client.xadd(KEYS.shard(0).dead, {"v": 1, "op": "upsert", "ids": "[", "ns": "", "reason": "refused"})
+    bench.client.xadd(KEYS.shard(0).dead, {"v": 2, "op": "upsert", "ids": "[", "ns": "", "reason": "refused"})
     plan = bench.plan()
     assert (len(plan.picks), plan.unreadable) == (5, 2)
     passed: list[int] = []

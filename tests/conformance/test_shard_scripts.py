@@ -100,7 +100,8 @@ class Bench:
 
     def state(self) -> dict[bytes, Any]:
         """Every key of the server."""
-        return {key: self.client.dump(key) for key in self.client.keys()}  # noqa: SIM118 - no mapping
+        keys: Any = self.client.keys()
+        return {key: self.client.dump(key) for key in keys}
 
     def replay(self) -> Tally:
         """Replay every letter."""
@@ -340,10 +341,10 @@ def test_a_lease_that_ran_out_unnoticed_is_no_death(bench: Bench) -> None:
     bench.client.delete(SHARD.lease)
     assert worker.lease() == [1, b"me", 1, 0, b"", b""]
     assert worker.release(5_000) == 1
-    kept = int(bench.client.pttl(SHARD.lease))  # type: ignore[arg-type]
+    kept = int(bench.client.pttl(SHARD.lease))
     assert 0 < kept <= 5_000
     assert worker.lease()[:2] == [0, b"me"]
-    assert int(bench.client.pttl(SHARD.lease)) <= kept  # type: ignore[arg-type]
+    assert int(bench.client.pttl(SHARD.lease)) <= kept
     bench.client.delete(SHARD.lease)
     worker.epoch = 1
     assert worker.lease()[:4] == [2, b"me", 1, 0]
@@ -442,7 +443,7 @@ def test_damaged_counters_settle_nothing(bench: Bench, key: str, field: str, val
     """The error names the field; every key is as before."""
     bench.worker.lease()
     one = bench.put("a", "b", run="r")
-    figures = [("", "requests", 1), ("", "lsn:", "3")]
+    figures: list[tuple[str, str, int | str]] = [("", "requests", 1), ("", "lsn:", "3")]
     settling = replace(bench.settling(one, dead=[1]), figures=figures)
     name = SHARD.run("r") if key == "run" else getattr(SHARD, key)
     bench.client.hset(name, field, value)
@@ -520,7 +521,7 @@ def test_only_what_the_caller_knows_is_replayed(bench: Bench) -> None:
 
 
 @pytest.fixture
-def full(bench: Bench, backend: Backend) -> Iterator[Callable[[], None]]:
+def full(bench: Bench, backend: Backend) -> Iterator[Callable[[], object]]:
     """Provide a way to fill the server, and undo it."""
     if backend.server is None:
         pytest.skip("fakeredis has no memory limit")
@@ -528,7 +529,7 @@ def full(bench: Bench, backend: Backend) -> Iterator[Callable[[], None]]:
     bench.client.config_set("maxmemory", "0")
 
 
-def test_a_full_server_can_be_drained(bench: Bench, full: Callable[[], None]) -> None:
+def test_a_full_server_can_be_drained(bench: Bench, full: Callable[[], object]) -> None:
     """Leases, marks, letters and settling work to the end; what puts work in is refused, and changes nothing."""
     bench.worker.lease()
     dead = bench.put("a", run="r")
@@ -546,7 +547,7 @@ def test_a_full_server_can_be_drained(bench: Bench, full: Callable[[], None]) ->
     assert worker.lease()[:4] == [2, b"new", 0, 1]
     assert worker.lease()[:2] == [2, b"new"]
     assert worker.note("alone", deaths=2) == 1
-    figures = [("", "lsn:", "3"), ("s", "posted", 7)]
+    figures: list[tuple[str, str, int | str]] = [("", "lsn:", "3"), ("s", "posted", 7)]
     settlings = [bench.settling(entries[0]), replace(bench.settling(entries[1], dead=[1]), figures=figures)]
     assert worker.settle(settlings, now_ms=5)[:2] == [1, 2]
     assert bench.client.hmget(SHARD.books, "pending", "acked", "superseded", "dead") == [b"0", b"3", b"1", b"1"]

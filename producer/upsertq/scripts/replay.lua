@@ -1,15 +1,15 @@
 -- Move dead letters of one shard to the tails of their lanes' streams, in the order given; each is in one place at any
 -- instant.
--- KEYS: 1 books, 2 lanes, 3 bell, 4 dead letters, 5 marks of dead ids, then the streams of the lanes and the books of the
---       runs that occur
+-- KEYS: 1 books, 2 lanes, 3 bell, 4 dead letters, 5 marks of dead ids, then the streams of the lanes and the books of
+--       the runs that occur
 -- ARGV: 1 incarnation, 2 number of letters; then for each: its stream id among the dead letters, place of its lane's
 --       stream among KEYS, place of its run's books (0: no run), namespace, run or ''
 -- Returns: for each letter 1 when it was moved now; 0 when it was left because it is gone (superseded, discarded or
---       replayed before) or is of another namespace or run than the caller says; 2 when it was left because it is damaged
---       or its stream took no entry; {-1, incarnation found or ''} for another incarnation; the error DAMAGED names a field
---       that is no counter: nothing was done
--- The first write is XADD: when the server is out of memory it fails and nothing has happened; after it nothing fails for
--- that reason. All else that can fail is read and checked before.
+--       replayed before) or is of another namespace or run than the caller says; 2 when it was left because it is
+--       damaged or its stream took no entry; {-1, incarnation found or ''} for another incarnation; the error DAMAGED
+--       names a field that is no counter: nothing was done
+-- The first write is XADD: when the server is out of memory it fails and nothing has happened; after it nothing fails
+-- for that reason. All else that can fail is read and checked before.
 local unpack = unpack or table.unpack
 local told = redis.call('HMGET', KEYS[1], 'incarnation', 'clock')
 if told[1] ~= ARGV[1] then return {-1, told[1] or ''} end

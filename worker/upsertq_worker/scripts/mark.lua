@@ -2,8 +2,8 @@
 -- KEYS: 1 lease, 2 books
 -- ARGV: 1 incarnation, 2 'epoch:name' as we hold the lease, 3 unclean deaths in a row to write ('': leave them),
 --       4 mark ('': remove it)
--- Returns: 1 when it was done, 0 when the lease is not ours: nothing was done; {-1, incarnation found or ''} for another
--- incarnation
+-- Returns: 1 when it was done, 0 when the lease is not ours: nothing was done; {-1, incarnation found or ''} for
+-- another incarnation
 -- HDEL comes first: after it HSET works even when the server is out of memory.
 local found = redis.call('HGET', KEYS[2], 'incarnation')
 if found ~= ARGV[1] then return {-1, found or ''} end

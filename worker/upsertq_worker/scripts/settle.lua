@@ -13,14 +13,14 @@
 --       {2, run...} when letters of other runs would be superseded: call again with these after 'also'
 --       {-1, incarnation found or ''} for another incarnation
 --       or the error DAMAGED, which names what cannot be read; in all cases but the first nothing was done
--- Only what XDEL really removes is counted, so a call that is repeated counts nothing twice. Everything that can fail is
--- read and checked before the first write, which is XDEL of nothing: after it the other commands work even when the
+-- Only what XDEL really removes is counted, so a call that is repeated counts nothing twice. Everything that can fail
+-- is read and checked before the first write, which is XDEL of nothing: after it the other commands work even when the
 -- server is out of memory.
 --
 -- In all books the counters 'reason:...' add up to 'dead': whatever takes a letter away takes it from its reason.
 --
--- A mark (namespace NUL id -> 'D,sequence,letter's stream id,run R,sequence A,sequence') names the dead letters of an id,
--- its replayed ones that are not settled, and the newest version acknowledged since these were replayed. Whatever
+-- A mark (namespace NUL id -> 'D,sequence,letter's stream id,run R,sequence A,sequence') names the dead letters of an
+-- id, its replayed ones that are not settled, and the newest version acknowledged since these were replayed. Whatever
 -- is acknowledged turns older letters into superseded ones, and leaves word for older ones that are being replayed.
 local unpack = unpack or table.unpack
 local found = redis.call('HGET', KEYS[2], 'incarnation')
@@ -109,7 +109,8 @@ end
 local entries, place_of, at = {}, {}, 5
 for i = 1, tonumber(ARGV[4]) do
   local letters = tonumber(ARGV[at + 10])
-  local entry = {at = at, id = ARGV[at], stream = tonumber(ARGV[at + 1]), books = tonumber(ARGV[at + 3]), letters = letters}
+  local entry = {at = at, id = ARGV[at], stream = tonumber(ARGV[at + 1]), letters = letters}
+  entry.books = tonumber(ARGV[at + 3])
   entries[i] = entry
   if entry.books > 0 then place_of[ARGV[at + 4]] = entry.books end
   local figures = tonumber(ARGV[at + 11])
@@ -289,7 +290,9 @@ if problem then return redis.error_reply(problem) end
 
 redis.call('XDEL', KEYS[4], '0-1')
 for _, letter in ipairs(new_letters) do
-  if not letter.superseded then letter.dead_id = redis.call('XADD', KEYS[4], '*', unpack(ARGV, letter.at, letter.to)) end
+  if not letter.superseded then
+    letter.dead_id = redis.call('XADD', KEYS[4], '*', unpack(ARGV, letter.at, letter.to))
+  end
 end
 local settled, time = 0, tonumber(ARGV[3])
 for _, entry in ipairs(entries) do
