@@ -175,12 +175,14 @@ def test_a_file_that_is_not_what_it_seems(tmp_path: Path, name: str, content: by
 
 
 def test_numpy_files_that_cannot_be_vectors(tmp_path: Path) -> None:
-    """Objects, columns first, wrong shapes, a cut and a wrong number of ids are all told apart."""
+    """Objects, records, wrong shapes, a cut and a wrong number of ids are all told apart."""
     path = tmp_path / "v.npy"
     (tmp_path / "v.ids.txt").write_text("a\nb\n")
     for array, message in (
         (np.array([{}, 1], dtype=object), "Python objects"),
-        (np.asfortranarray(np.ones((2, 3))), "stored by columns"),
+        (np.ones(2, dtype=[("a", "f4"), ("b", "f4")]), "records of"),
+        (np.ones((2, 20_001), dtype=np.int8), "20,001 dimensions"),
+        (np.ones((2, 0)), "0 dimensions"),
         (np.ones(3), "vectors are a matrix"),
         (np.ones((3, 2)), "holds 3 vectors, but .* holds 2 ids"),
     ):
