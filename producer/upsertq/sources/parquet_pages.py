@@ -3,6 +3,7 @@
 It reads headers, and of a page no more than what tells the longest text or list; `Broken` where the framing is none.
 """
 
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
@@ -159,13 +160,16 @@ def longest_text(file: BinaryIO, page: Page, unpack: Unpack) -> int:
     if content is None:
         return page.decoded
     at = longest = 0
-    for _ in range(page.values):
-        size = int.from_bytes(content[at : at + 4], "little")
-        at += 4 + size
-        if at > len(content):
-            raise Broken("a dictionary is cut off")
-        longest = max(longest, size)
-    return longest
+    read = struct.Struct("<I").unpack_from
+    try:
+        for _ in range(page.values):
+            (size,) = read(content, at)
+            at += 4 + size
+            if size > longest:  # noqa: PLR1730 - half the time of `max`, for each text of a file
+                longest = size
+    except struct.error:
+        raise Broken("a dictionary is cut off") from None
+    return int(longest)
 
 
 def longest_list(file: BinaryIO, all_pages: list[Page], unpack: Unpack) -> int:
