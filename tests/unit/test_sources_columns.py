@@ -92,7 +92,7 @@ def test_one_column_per_dimension_in_csv(tmp_path: Path) -> None:
     faults = [fault for fault in found[1:] if isinstance(fault, Fault)]
     assert [fault.field for fault in faults] == ["values"] * 3
     assert ["'zwei', which is no number" in faults[0].reason, "'d0' is empty" in faults[1].reason] == [True, True]
-    assert "item 0 is nan" in faults[2].reason
+    assert "'nan', which is no number" in faults[2].reason
 
 
 def test_a_namespace_option_rules_over_the_files_own_column(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Owns the options that say what to load and how, for every command that loads, and makes the plan out of them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from upsertq.cli.options import run
-from upsertq.errors import InvalidRecord, UsageError
+from upsertq.errors import InvalidRecord, UsageError, shown
 from upsertq.load import Plan
 from upsertq.queue import Limits
 from upsertq.record import make_record
-from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources
+from upsertq.sources import Columns, Format, Place, fingerprint, id_files, is_stream, open_sources, places
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +41,16 @@ _OPTIONS = (
     ),
     click.option("--sparse-column", metavar="NAME", help="Column of sparse values.  [default: sparse_values]"),
     click.option("--namespace-column", metavar="NAME", help="Column of namespaces.  [default: namespace]"),
+    click.option(
+        "--namespace-from-folder",
+        is_flag=True,
+        help="The folder that a file lies in is the namespace of its records (folders named key=value aside).",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHAR",
+        help="What separates the cells of CSV: one character, or 'tab'.  [default: told by the header]",
+    ),
     click.option("--ids", multiple=True, metavar="FILE", help="Ids of an NPY file (.npy, or text with one a line)."),
     click.option(
         "--format",
@@ -98,6 +108,8 @@ class LoadOptions:
     metadata_columns: str | None
     sparse_column: str | None
     namespace_column: str | None
+    namespace_from_folder: bool
+    delimiter: str | None
     ids: tuple[str, ...]
     format_name: str | None
     rejects: Path | None
@@ -115,15 +127,23 @@ class LoadOptions:
             SourceError: a source is not.
             UsageError: the options contradict each other.
         """
-        self._check()
         columns = self._columns()
         kind = Format(self.format_name) if self.format_name else None
-        opened = open_sources(self.sources, columns, format=kind, ids=self.ids)
+        found = places(self.sources, kind)
+        self._check([place.path for place in found])
+        opened = open_sources(
+            found,
+            columns,
+            format=kind,
+            ids=self.ids,
+            delimiter=self._delimiter(),
+            namespace_from_folder=self.namespace_from_folder,
+        )
         return Plan(
             sources=opened,
             queue=queue,
             run=self.run_name,
-            fingerprint=self._fingerprint(queue, columns, kind),
+            fingerprint=self._fingerprint(queue, columns, kind, found),
             resume=self.resume,
             rejects=self.rejects,
             shards=self.shards,
@@ -143,16 +163,28 @@ class LoadOptions:
             namespace=self.namespace,
         )
 
-    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None) -> str | None:
-        if any(map(is_stream, self.sources)):
-            return None
-        beside = id_files(self.sources, kind, self.ids)
-        return fingerprint([*self.sources, *beside], queue, columns, [self.format_name])
+    def _delimiter(self) -> str | None:
+        told = self.delimiter
+        chosen = {"tab": "\t", "\\t": "\t"}.get(told.lower(), told) if told is not None else None
+        if chosen is not None and (len(chosen) != 1 or not chosen.isascii() or chosen in '\r\n\0"'):
+            raise UsageError(f"--delimiter is {shown(told)}; give one ASCII character, or 'tab'")
+        return chosen
 
-    def _check(self) -> None:
-        if self.resume and any(map(is_stream, self.sources)):
+    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None, found: Sequence[Place]) -> str | None:
+        paths = [place.path for place in found]
+        if any(map(is_stream, paths)):
+            return None
+        beside = id_files(paths, kind, self.ids)
+        told = [text for place in found for text in place.told(self.namespace_from_folder)]
+        options = [f"delimiter={self.delimiter}"] if self.delimiter is not None else []
+        return fingerprint([*paths, *beside], queue, columns, [self.format_name, *options, *told])
+
+    def _check(self, paths: Sequence[str]) -> None:
+        if self.namespace_from_folder and (self.namespace is not None or self.namespace_column is not None):
+            raise UsageError("--namespace-from-folder stands for --namespace and --namespace-column; give one of them")
+        if self.resume and any(map(is_stream, paths)):
             raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
-        for path in (*self.sources, *self.ids):
+        for path in (*paths, *self.ids):
             if self.rejects is not None and _same_file(path, self.rejects):
                 raise UsageError(f"--rejects {path} is what is loaded: it would be overwritten; name another file")
         try:

@@ -88,7 +88,7 @@ def _ids(path: str) -> Iterator[str]:
                 if line is None:
                     raise SourceError(f"{path} line {number} is no id: it is longer than any line may be")
                 if line.strip():
-                    yield decoded(line, number, path).strip()
+                    yield decoded(line, number, path).strip().removeprefix("\ufeff")
         return
     header = _ids_header(path)
     with _reading(path, path) as file:
