@@ -1,7 +1,8 @@
 """Owns the options that say what to load and how, for every command that loads, and makes the plan out of them."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from upsertq.cli.options import run
-from upsertq.errors import InvalidRecord, UsageError
+from upsertq.errors import InvalidRecord, UsageError, shown
 from upsertq.load import Plan
 from upsertq.queue import Limits
 from upsertq.record import make_record
+from upsertq.rejects import MAX_BYTES
 from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources
+from upsertq.sources.text import STDIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,6 +56,14 @@ _OPTIONS = (
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
         help="Write bad records to this file, as JSON lines with reasons, and go on; it is written anew.",
+    ),
+    click.option(
+        "--max-rejects",
+        type=click.IntRange(min=1),
+        default=MAX_BYTES,
+        show_default=True,
+        metavar="N",
+        help="Bytes that the file of --rejects may hold; with more the load stops (code 1).",
     ),
     click.option("--resume", is_flag=True, help="Go on with the interrupted load of the same files."),
     click.option(
@@ -101,6 +112,7 @@ class LoadOptions:
     ids: tuple[str, ...]
     format_name: str | None
     rejects: Path | None
+    max_rejects: int
     resume: bool
     shards: int | None
     max_pending_records: int
@@ -119,6 +131,8 @@ class LoadOptions:
         columns = self._columns()
         kind = Format(self.format_name) if self.format_name else None
         opened = open_sources(self.sources, columns, format=kind, ids=self.ids)
+        beside = id_files(self.sources, kind, self.ids)
+        self._check_rejects([*self.sources, *(source.name for source in opened), *beside])
         return Plan(
             sources=opened,
             queue=queue,
@@ -126,6 +140,7 @@ class LoadOptions:
             fingerprint=self._fingerprint(queue, columns, kind),
             resume=self.resume,
             rejects=self.rejects,
+            max_rejects=self.max_rejects,
             shards=self.shards,
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
@@ -152,20 +167,28 @@ class LoadOptions:
     def _check(self) -> None:
         if self.resume and any(map(is_stream, self.sources)):
             raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
-        for path in (*self.sources, *self.ids):
-            if self.rejects is not None and _same_file(path, self.rejects):
-                raise UsageError(f"--rejects {path} is what is loaded: it would be overwritten; name another file")
         try:
             make_record("any", [1.0], namespace=self.namespace or "")
         except InvalidRecord as error:
             raise UsageError(f"--namespace {error.reason}") from None
 
-
-def _same_file(path: str, other: Path) -> bool:
-    try:
-        return os.path.samefile(path, other)  # noqa: PTH121 - a path or '-'
-    except OSError:
-        return False
+    def _check_rejects(self, inputs: Sequence[str]) -> None:
+        """Raise `UsageError` where the file of rejects is an input, by whatever name, link or descriptor."""
+        if self.rejects is None:
+            return
+        try:
+            target = self.rejects.stat()
+        except (OSError, ValueError):
+            return  # what is not there is no input
+        for path in inputs:
+            with suppress(OSError, ValueError):
+                found = os.fstat(0) if path == STDIN else os.stat(path)  # noqa: PTH116 - a name that pathlib may change
+                if os.path.samestat(found, target):
+                    name = "stdin" if path == STDIN else shown(path, 200)
+                    raise UsageError(
+                        f"--rejects {shown(str(self.rejects), 200)} is what is loaded ({name}): it would be "
+                        "overwritten; name another file"
+                    )
 
 
 def load_options(function: F) -> F:
