@@ -12,6 +12,9 @@ def main() -> int:
             raise
         sys.stderr.write(f"upsertq: the command line needs {error.name}: run  pip install 'upsertq[cli]'\n")
         return 1
+    from upsertq.cli.plain import guard_streams  # noqa: PLC0415 - as above
+
+    guard_streams()
     return run_command_line()
 
 
