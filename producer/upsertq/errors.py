@@ -20,7 +20,11 @@ from upsertq.printable import printable
 
 
 class UpsertqError(Exception):
-    """The root: catching it catches everything that upsertq raises on purpose."""
+    """The root: catching it catches everything that upsertq raises on purpose. Its text is one printable line."""
+
+    def __str__(self) -> str:
+        """The message, in which a file, a server or a service may have had its say."""
+        return printable(super().__str__())
 
 
 class UsageError(UpsertqError):

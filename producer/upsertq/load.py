@@ -18,6 +18,7 @@ from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.intake import Circumstances, Intake
 from upsertq.keys import QueueKeys, checked_name
 from upsertq.loading import BadRecord, Loading
+from upsertq.printable import printable
 from upsertq.queue import Limits, open_queue
 from upsertq.rejects import MAX_BYTES, Rejects
 from upsertq.resume import NOTHING, Attempt
@@ -230,7 +231,7 @@ def _begin(keys: QueueKeys, plan: Plan, world: Circumstances) -> Conversation[tu
         attempt = replace(earlier, since=now)
     else:
         run = plan.run or (earlier.run if earlier else new_run(world.wall(), world.rng))
-        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(source.name for source in plan.sources))
+        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(printable(source.name) for source in plan.sources))
     if plan.fingerprint is not None:
         yield from resume.remember(keys, plan.fingerprint, attempt, world.patience(plan.timeout))
     return attempt, resumed

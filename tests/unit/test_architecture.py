@@ -183,6 +183,17 @@ def test_foreign_libraries_have_their_place(library: str) -> None:
     assert not strays
 
 
+def test_nothing_is_said_past_the_guarded_streams() -> None:
+    """What people read leaves by the streams that a command guards; rich alone writes below them."""
+    strays = defaultdict(list)
+    for module, tree in sources().items():
+        for node in ast.walk(tree):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"sys\.(__std(out|err)__|std(out|err)\.(buffer|detach|fileno|raw))", name):
+                strays[module].append(name)
+    assert set(strays) == {"upsertq.cli.terminal"}
+
+
 def test_keys_are_spelled_in_one_module() -> None:
     """The names of keys are made in `keys` alone: a message may begin with `upsertq: `, a key never has a space."""
     strays = defaultdict(list)
