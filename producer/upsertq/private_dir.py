@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 _PRIVATE: Final = 0o700
+_ALL: Final = 0o777
 
 
 def make_private(directory: Path) -> None:
@@ -37,7 +38,7 @@ def make_private(directory: Path) -> None:
         status = os.fstat(opened)
         if status.st_uid != os.geteuid():
             raise _refusal(directory, f"belongs to another user (number {status.st_uid})")
-        if stat.S_IMODE(status.st_mode) != _PRIVATE:
+        if status.st_mode & _ALL != _PRIVATE:
             os.fchmod(opened, _PRIVATE)
     finally:
         os.close(opened)
@@ -48,6 +49,8 @@ def _make(directory: Path) -> None:
         return
     with suppress(FileExistsError):
         os.mkdir(directory, _PRIVATE)  # noqa: PTH102 - Path.mkdir makes parents by the umask
+        if directory.lstat().st_mode & _ALL != _PRIVATE:  # so odd a umask that its owner could not use it
+            directory.chmod(_PRIVATE)
 
 
 def _check_link(parent: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import sys
 import unicodedata
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,6 +43,16 @@ def test_each_letter_that_acts_is_escaped(letter: str) -> None:
     assert told.startswith("a\\")
     assert told.endswith("b")
     assert told.isascii()
+
+
+def test_of_all_letters_only_those_that_do_not_act_come_out() -> None:
+    """Each of the 1,114,112 code points, and its escape reads back."""
+    for start in range(0, sys.maxunicode + 1, 0x1000):
+        downwards = map(chr, reversed(range(start, start + 0x1000)))  # so that no two surrogates are a pair
+        block = "".join(letter for letter in downwards if letter not in '"\\')
+        told = printable(block)
+        assert json.loads(f'"{told}"') == block
+        assert not [hex(ord(letter)) for letter in told if acts(letter)]
 
 
 @given(text=texts)
