@@ -6,15 +6,17 @@ import os
 import resource
 import stat
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 import buried
 from processes import COMMAND, call, complaint, environment
+from terminals import a_device
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from servers import RealServer
 
 
@@ -56,17 +58,21 @@ def test_the_file_is_private_and_whole(url: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo", "device"])
+def test_devices_are_refused(url: str) -> None:
+    """In one line."""
+    with a_device() as device:
+        assert f"{device} is a device" in complaint("dead", "export", device, "--queue", "q", url=url, expect=1)
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_special_files_are_refused(url: str, tmp_path: Path, kind: str) -> None:
     """In one line; what a link leads to is neither replaced nor written to."""
     target, other = tmp_path / "out.jsonl", tmp_path / "other"
     other.write_text("precious")
     if kind == "link":
         target.symlink_to(other)
-    elif kind == "fifo":
-        os.mkfifo(target)
     else:
-        target = Path("/dev/full")
+        os.mkfifo(target)
     before = target.lstat()
     said = complaint("dead", "export", target, "--queue", "q", url=url, expect=1)
     assert f"{target} is a " in said

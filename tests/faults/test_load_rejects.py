@@ -17,6 +17,7 @@ import pytest
 
 from processes import COMMAND, call, complaint, environment
 from queued import books_of, command, upsertq
+from terminals import a_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,7 +160,7 @@ def test_the_file_of_rejects_is_private_and_alone(redis_server: RealServer, tmp_
     assert names(tmp_path) == ["bad.jsonl", "in.jsonl"]
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "folder"])
 def test_special_files_are_refused(redis_server: RealServer, tmp_path: Path, kind: str) -> None:
     """Before anything is enqueued, in one line, and without waiting for a reader of a pipe."""
     path, rejects = tmp_path / "in.jsonl", tmp_path / "bad.jsonl"
@@ -168,14 +169,22 @@ def test_special_files_are_refused(redis_server: RealServer, tmp_path: Path, kin
         os.mkfifo(rejects)
     elif kind == "link":
         rejects.symlink_to(tmp_path / "elsewhere")
-    elif kind == "folder":
-        rejects.mkdir()
     else:
-        rejects = Path("/dev/full")
+        rejects.mkdir()
     said = complaint("load", path, "--rejects", rejects, url=redis_server.url, expect=2 if kind == "folder" else 1)
     assert str(rejects) in said
     assert books_of(redis_server).enqueued == 0
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_devices_are_refused(redis_server: RealServer, tmp_path: Path) -> None:
+    """Before anything is enqueued."""
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(TWO)
+    with a_device() as device:
+        said = complaint("load", path, "--rejects", device, url=redis_server.url, expect=1)
+    assert f"{device} is a device" in said
+    assert books_of(redis_server).enqueued == 0
 
 
 def test_a_load_that_stops_early_keeps_its_rejects(redis_server: RealServer, tmp_path: Path) -> None:
