@@ -17,7 +17,8 @@ from transitions_people import WORLD, Drainer, Loader
 from transitions_raw import entry_at, read_raw
 from upsertq import dead_moves, pauses, queue
 from upsertq.audit import audit
-from upsertq.dead import Selector, make_plan
+from upsertq.dead import make_plan
+from upsertq.dead_choice import Selector
 from upsertq.dead_moves import Tally
 from upsertq.errors import QueueFull, ServerUnavailable
 from upsertq.keys import QueueKeys

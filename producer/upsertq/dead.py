@@ -1,54 +1,23 @@
-"""Owns how dead letters are read: page through them, find them by their ids, choose some, and make a plan of these.
+"""Owns how dead letters are found: in their order, by their dead ids, as a plan of those chosen, or as a count.
 
 Everything that talks to the server is a conversation, and nothing here changes anything. A plan names its letters once:
 what dies afterwards, even of the same records, is never part of it. `upsertq.dead_moves` carries it out.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import merge
 from typing import Any, Final, NamedTuple
 
+from upsertq import dead_known
+from upsertq.dead_choice import Choice, Selector
 from upsertq.errors import NotFound, shown
-from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
+from upsertq.exchange import Conversation, Patience, ask_all, persistently
 from upsertq.keys import QueueKeys
-from upsertq.letter import Head, Letter, Reason, decode_head, decode_letter, place
-from upsertq.wire import UnknownEntry
+from upsertq.letter import Head, Letter, Reason, decode_letter, place
 
-HEADS: Final = Script.load("upsertq", "heads")
-PAGE_HEADS: Final = 500
 PAGE_LETTERS: Final = 50
 """Whole letters read at once: a vector may take 80 kB, its metadata another 40."""
-
-
-@dataclass(frozen=True, slots=True)
-class Selector:
-    """Which letters: each criterion that is not empty must hold. Times are milliseconds of the last failure.
-
-    `since_ms` is the first that is in, `until_ms` the first that is out.
-    """
-
-    reasons: frozenset[Reason] = frozenset()
-    statuses: frozenset[int] = frozenset()
-    runs: frozenset[str] = frozenset()
-    namespaces: frozenset[str] = frozenset()
-    ids: frozenset[str] = frozenset()
-    since_ms: int | None = None
-    until_ms: int | None = None
-
-    def takes(self, head: Head) -> bool:
-        """Whether the letter is chosen."""
-        verdict = head.verdict
-        return (
-            (not self.reasons or verdict.reason in self.reasons)
-            and (not self.statuses or verdict.status in self.statuses)
-            and (not self.runs or head.run in self.runs)
-            and (not self.namespaces or head.namespace in self.namespaces)
-            and (not self.ids or head.id in self.ids)
-            and (self.since_ms is None or verdict.last_ms >= self.since_ms)
-            and (self.until_ms is None or verdict.last_ms < self.until_ms)
-        )
 
 
 class Pick(NamedTuple):
@@ -70,90 +39,66 @@ class Plan:
     unreadable: int = 0
 
     @property
-    def by_reason(self) -> dict[str, int]:
-        """How many there are of each reason, the most frequent first."""
-        return dict(Counter(pick.reason.value for pick in self.picks).most_common())
+    def count(self) -> "Count":
+        """How many there are."""
+        return Count(Counter(pick.reason.value for pick in self.picks), self.unreadable)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Consecutive letters of one shard; `last` is where the next page goes on, empty at the end."""
+class Count:
+    """How many letters: by reason, the most frequent first; `unreadable` ones, passed over, are not among them."""
 
-    heads: Sequence[Head]
-    unreadable: int
-    last: str
+    def __init__(self, by_reason: Mapping[str, int], unreadable: int = 0) -> None:
+        self.by_reason = dict(Counter(by_reason).most_common())
+        self.unreadable = unreadable
 
-
-def read_page(
-    keys: QueueKeys, shard: int, after: str, patience: Patience, most: int = PAGE_HEADS
-) -> Conversation[Page]:
-    """The letters of a shard that come after the stream id `after` (empty: from the oldest), `most` at once."""
-    arguments: list[str | int] = [f"({after}" if after else "-", "+", most]
-
-    def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(HEADS, [([keys.shard(shard).dead], arguments)]))
-
-    (reply,) = yield from persistently(ask, patience, "read the dead letters")
-    heads = [head for head in (_head(shard, letter) for letter in reply) if head is not None]
-    last = reply[-1][0].decode("ascii") if len(reply) == most else ""
-    return Page(heads, len(reply) - len(heads), last)
-
-
-def _head(shard: int, letter: Sequence[Any]) -> Head | None:
-    flat = letter[1]
-    try:
-        return decode_head(shard, letter[0].decode("ascii"), dict(zip(flat[::2], flat[1::2], strict=True)))
-    except UnknownEntry:
-        return None
+    @property
+    def total(self) -> int:
+        """Of all reasons."""
+        return sum(self.by_reason.values())
 
 
 def walk(
-    hold: Callable[[Conversation[Page]], Page],
+    hold: Callable[[Conversation[list[Head]]], list[Head]],
     keys: QueueKeys,
     shards: int,
     patience: Callable[[], Patience],
     unreadable: Callable[[int], None] = lambda _: None,
+    *,
+    selector: Selector = Selector(),  # noqa: B008 - it is frozen
+    limit: int | None = None,
 ) -> Iterator[Head]:
-    """Every letter of the queue in the order of death, read page by page; `hold` performs a conversation."""
-    most = max(10, PAGE_HEADS * 8 // max(8, shards))
+    """The letters chosen (unless told otherwise: all) in the order of death, as they are read.
 
-    def of_shard(shard: int) -> Iterator[Head]:
-        after = ""
-        while True:
-            page = hold(read_page(keys, shard, after, patience(), most))
-            if page.unreadable:
-                unreadable(page.unreadable)
-            yield from page.heads
-            after = page.last
-            if not after:
-                return
-
-    return merge(*map(of_shard, range(shards)), key=_death)
-
-
-def _death(head: Head) -> tuple[tuple[int, ...], int]:
-    return place(head.stream_id), head.shard
+    `hold` performs a conversation; `unreadable` is told at the end how many were passed over.
+    """
+    choice = Choice(keys, shards, selector, limit)
+    while not choice.over:
+        yield from hold(choice.more(patience()))
+    unreadable(choice.unreadable)
 
 
 def make_plan(
     keys: QueueKeys, shards: int, selector: Selector, limit: int | None, patience: Callable[[], Patience]
 ) -> Conversation[Plan]:
     """Choose the letters, of more than `limit` those that died first; nothing is changed."""
-    chosen: list[Pick] = []
-    unreadable = 0
-    for shard in range(shards):
-        after, first = "", len(chosen)
-        while True:
-            page = yield from read_page(keys, shard, after, patience())
-            unreadable += page.unreadable
-            chosen += [_pick(head) for head in page.heads if selector.takes(head)]
-            after = page.last
-            if not after or (limit is not None and len(chosen) - first >= limit):
-                break
-    if limit is not None:
-        chosen.sort(key=lambda pick: (place(pick.stream_id), pick.shard))
-        del chosen[limit:]
-    return plan_of(chosen, unreadable)
+    choice, chosen = Choice(keys, shards, selector, limit), list[Pick]()
+    while not choice.over:
+        chosen += map(_pick, (yield from choice.more(patience())))
+    return plan_of(chosen, choice.unreadable)
+
+
+def count(
+    keys: QueueKeys, shards: int, selector: Selector, limit: int | None, patience: Callable[[], Patience]
+) -> Conversation[Count]:
+    """How many letters a plan would name: by the books where they know, else by reading, which holds none of them."""
+    if selector.in_books:
+        known = yield from dead_known.booked(keys, shards, selector.reasons, selector.runs, patience())
+        if known is not None and (limit is None or len(known) < 2 or sum(known.values()) <= limit):  # noqa: PLR2004
+            return Count({reason.value: many if limit is None else min(many, limit) for reason, many in known.items()})
+    choice, by_reason = Choice(keys, shards, selector, limit), Counter[str]()
+    while not choice.over:
+        by_reason.update(head.verdict.reason.value for head in (yield from choice.more(patience())))
+    return Count(by_reason, choice.unreadable)
 
 
 def plan_of(picks: Sequence[Pick], unreadable: int = 0) -> Plan:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from upsertq.dead import HEADS, Pick
+from upsertq.dead import Pick
+from upsertq.dead_choice import HEADS
 from upsertq.errors import WaitTimeout
 from upsertq.exchange import (
     Conversation,

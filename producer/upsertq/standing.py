@@ -20,7 +20,9 @@ GLANCE: Final = Script.load("upsertq", "glance")
 BEATS_MISSED: Final = 3
 """A worker whose last beat is older than so many intervals is gone."""
 DEFAULT_BEAT: Final = 5.0
-"""What the counters of dead letters by reason begin with, in the books."""
+FORGOTTEN: Final = 3600.0
+"""Seconds after its last beat when a worker is not shown any more, and workers take its beat away."""
+_UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +39,14 @@ class Lease:
 class Worker:
     """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing.
 
-    `alarms` says what keeps it from working: why the index refuses, or why a shard stands still.
+    Times are the server's: `at` of the beat, 0 where that cannot be read, and `started_at`. `alarms` says what keeps it
+    from working: why the index refuses, or why a shard stands still; one that is gone has none.
     """
 
     name: str
     age: float
     gone: bool
+    at: float = 0.0
     host: str = ""
     pid: int = 0
     started_at: float = 0.0
@@ -140,9 +144,9 @@ def look(
     commands += [["HGETALL", shard.run(run) if run else shard.books] for shard in shards]
     commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
     replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
-    (seconds, micros), beats, lanes, runs = replies[:4]
+    told, beats, lanes, runs = replies[:4]
     of_shards = replies[4:]
-    now = int(seconds) + int(micros) / 1e6
+    now = time_of(told)
     n = shape.shards
     counters = [named(reply) for reply in of_shards[:n]]
     entries, oldest = yield from _backlog(keys, n, patience)
@@ -177,18 +181,47 @@ def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple
 
 
 def workers_of(beats: Mapping[str, bytes], now: float) -> tuple[Worker, ...]:
-    """The workers by name, those alive first; a beat that cannot be read makes a worker that is gone."""
-    return tuple(sorted((_worker(name, beat, now) for name, beat in beats.items()), key=lambda w: (w.gone, w.name)))
+    """The workers by name, those alive first; a beat that cannot be read makes a worker that is gone.
+
+    Those that are gone for so long that they are forgotten are left out.
+    """
+    workers = [_worker(name, beat, now) for name, beat in beats.items()]
+    return tuple(sorted((w for w in workers if not w.at or _known(w.at, now)), key=lambda w: (w.gone, w.name)))
+
+
+def forgotten(beats: Mapping[str, bytes], now: float) -> list[str]:
+    """The workers whose beats are to be taken away: gone for long, or unreadable."""
+    return [name for name, beat in beats.items() if not _known(_worker(name, beat, now).at, now)]
+
+
+def _known(at: float, now: float) -> bool:
+    """Whether a beat of then is worth showing; one of a time to come is of a clock that was set back since."""
+    return abs(now - at) <= FORGOTTEN
+
+
+def beat_at(report: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """A worker's report, its times moved from the worker's clock to the server's, by which they are judged."""
+    own = report.get("at", now)
+    return {**report, "at": now, "started_at": report.get("started_at", own) + now - own}
+
+
+def time_of(reply: Sequence[Any]) -> float:
+    """The server's time in seconds out of the reply to TIME."""
+    seconds, micros = reply
+    return int(seconds) + int(micros) / 1e6
 
 
 def _worker(name: str, beat: bytes, now: float) -> Worker:
     try:
         said = orjson.loads(beat)
-        age = round(max(0.0, now - float(said["at"])), 3)
+        at = float(said["at"])
+        age = round(max(0.0, now - at), 3)
+        gone = age > BEATS_MISSED * float(said.get("every", DEFAULT_BEAT))
         return Worker(
             name=name,
             age=age,
-            gone=age > BEATS_MISSED * float(said.get("every", DEFAULT_BEAT)),
+            gone=gone,
+            at=at,
             host=str(said.get("host", "")),
             pid=int(said.get("pid", 0)),
             started_at=float(said.get("started_at", 0)),
@@ -197,9 +230,9 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
             posted=int(said.get("posted", 0)),
             requests=int(said.get("requests", 0)),
             standby=bool(said.get("standby", False)),
-            alarms={str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
+            alarms={} if gone else {str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except _UNREADABLE:
         return Worker(name=name, age=0.0, gone=True)
 
 

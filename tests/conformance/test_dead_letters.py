@@ -11,10 +11,11 @@ import pytest
 
 import buried
 from buried import refused
-from upsertq import Producer, Server, dead
+from upsertq import Producer, Server, dead, dead_choice
 from upsertq.audit import audit
 from upsertq.books import Books, read
-from upsertq.dead import Plan, Selector, find_letters, find_picks, make_plan, walk
+from upsertq.dead import Plan, find_letters, find_picks, make_plan, walk
+from upsertq.dead_choice import Selector
 from upsertq.dead_moves import Tally, discard, replay, wait_until_replayed
 from upsertq.errors import NotFound, ServerRefused, WaitTimeout
 from upsertq.exchange import Ask, Failed, Trouble
@@ -139,7 +140,7 @@ def test_letters_are_read_whole(bench: Bench) -> None:
 @pytest.mark.parametrize("page", [10, 500])
 def test_walking_follows_the_order_of_death(backend: Backend, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     """However long the pages, every letter comes once, in the order of death over all shards."""
-    monkeypatch.setattr(dead, "PAGE_HEADS", page)
+    monkeypatch.setattr(dead_choice, "PAGE_HEADS", page)
     buried.bury_many(backend.sync, [f"i{i}" for i in range(95)])
     bench = Bench(backend)
     assert [head.id for head in bench.heads()] == [f"i{i}" for i in range(95)]
@@ -165,7 +166,7 @@ def test_selectors(bench: Bench, selector: Selector, chosen: set[str]) -> None:
     """Every given criterion must hold; `since` is in, `until` is out."""
     plan = bench.plan(selector)
     assert {pick.mark.split("\0")[1] for pick in plan.picks} == chosen
-    assert sum(plan.by_reason.values()) == len(chosen)
+    assert plan.count.total == len(chosen)
 
 
 def test_replay_moves_each_letter_once(bench: Bench) -> None:

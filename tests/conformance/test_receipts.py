@@ -14,7 +14,8 @@ from buried import refused
 from upsertq import AsyncProducer, Producer, Server, receipt
 from upsertq.audit import Drift, audit
 from upsertq.books import COUNTERS, REASON
-from upsertq.dead import Selector, make_plan
+from upsertq.dead import make_plan
+from upsertq.dead_choice import Selector
 from upsertq.dead_moves import Tally, discard, replay
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from upsertq.letter import Reason, Verdict
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import decode, one_record
+from upsertq_worker import stream
 from upsertq_worker.seams import NEW
 from upsertq_worker.stream import RedisQueue
 from upsertq_worker.versions import Grave, Settlement
@@ -310,13 +312,41 @@ async def test_an_entry_that_is_gone_is_read_as_gone_and_can_be_settled(bench: B
 
 
 async def test_heartbeats_come_and_go(bench: Bench) -> None:
-    """The latest one of each worker, until it leaves."""
+    """The latest one of each worker, dated by the server's time, until it leaves."""
     worker = bench.worker("w1")
-    await worker.beat({"at": 1})
-    await worker.beat({"at": 2})
-    assert bench.sync.hgetall(KEYS.workers) == {b"w1": b'{"at":2}'}
+    told: Any = bench.sync.time()
+    for off in (-120, 7_200):
+        await worker.beat({"at": told[0] + off, "started_at": told[0] + off - 50, "n": off})
+    beats: Any = bench.sync.hgetall(KEYS.workers)
+    assert beats.keys() == {b"w1"}
+    beat = json.loads(beats[b"w1"])
+    assert 0 <= beat["at"] - told[0] < 30
+    assert beat["at"] - beat["started_at"] == pytest.approx(50)
+    assert beat["n"] == 7_200
     await worker.leave()
     assert bench.sync.exists(KEYS.workers) == 0
+
+
+async def test_heartbeats_of_workers_long_gone_are_taken_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is gone for an hour, or that nobody can read, goes with the first beat, and now and then afterwards."""
+    told: Any = bench.sync.time()
+    ages = {"alive": 1, "gone": 600, "long": 3_700, "later": -3_700}
+    for name, age in ages.items():
+        bench.sync.hset(KEYS.workers, name, json.dumps({"at": told[0] - age}))
+    bench.sync.hset(KEYS.workers, "odd", "[]")
+    worker = bench.worker("w1")
+    await worker.beat({"at": 1})
+    assert {*_names_of(bench)} == {b"alive", b"gone", b"w1"}
+    bench.sync.hset(KEYS.workers, "odd", "[]")
+    await worker.beat({"at": 1})
+    assert b"odd" in _names_of(bench), "not with every beat"
+    monkeypatch.setattr(stream, "TIDY_SECONDS", 0.0)
+    await worker.beat({"at": 1})
+    assert b"odd" not in _names_of(bench)
+
+
+def _names_of(bench: Bench) -> Any:
+    return bench.sync.hkeys(KEYS.workers)
 
 
 @pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)

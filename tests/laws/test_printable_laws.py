@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from upsertq.cli.plain import Plain
 from upsertq.errors import InvalidRecord, LoadStopped, SourceError, shown
 from upsertq.printable import printable, printable_lines
-from upsertq_worker.service import OneLine
+from upsertq_worker.logs import Dated
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -107,7 +107,7 @@ def test_json_keeps_its_value(document: Any) -> None:
 def test_an_event_is_one_line_of_the_log(name: str, argument: str) -> None:
     """Whatever the fields of an event hold."""
     record = logging.LogRecord(name, logging.INFO, "", 0, "worker %s lost %s", (name, argument), None)
-    line = OneLine("%(levelname)s %(name)s %(message)s").format(record)
+    line = Dated().format(record)
     assert not [letter for letter in line if acts(letter)]
 
 
@@ -115,7 +115,7 @@ def test_a_traceback_is_one_line_of_the_log() -> None:
     """A failure that nothing foresaw is an event like any other."""
     error = ValueError("a\n\x1b[31mb")
     record = logging.LogRecord("x", logging.ERROR, "", 0, "failed", (), (ValueError, error, None))
-    line = OneLine("%(message)s").format(record)
+    line = Dated().format(record)
     assert "ValueError: a\\n\\u001b[31mb" in line
     assert line.isprintable()
 

@@ -31,7 +31,7 @@ PURE: Final = frozenset(
         for name in ("errors", "printable", "record", "wire", "keys", "pack", "exchange", "books", "queue")
     ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt")]
+    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "health", "pauses", "stall", "letter", "receipt")]
     + [
         f"upsertq_worker.{name}"
         for name in (

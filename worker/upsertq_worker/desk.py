@@ -171,7 +171,7 @@ class Desk:
         self.readable.set()
 
     def report(self, started_at: float, every: float) -> dict[str, Any]:
-        """The heartbeat's content."""
+        """The heartbeat's content, dated by this machine's clock: what writes it moves that to the server's."""
         return {
             "name": self.name,
             "started_at": started_at,

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq.pauses import Paused, spoken
 from upsertq_worker.desk import Desk
 from upsertq_worker.seams import QueueSeam
@@ -91,11 +91,11 @@ class Keeper:
             desk.sendable.set()
 
     async def _beat(self) -> None:
-        """Say that we live; a server out of memory cannot note it, and is to be drained all the same."""
+        """Say that we live; a server that cannot note it, as one out of memory, is to be drained all the same."""
         try:
             await self._queue.beat(self._desk.report(self._started_at, self._every))
             self._silent = False
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             if not self._silent:
                 log.warning("%s; `upsertq status` may take this worker for gone, it works on", error)
             self._silent = True
@@ -108,9 +108,13 @@ class Keeper:
         keep = {shard: max(quarantine, desk.hold.quarantine_end(shard, now) - now) for shard in desk.leases.epochs}
         try:
             await self._queue.release(desk.leases.epochs, keep)
-            await self._queue.leave()
         except ServerUnavailable as error:
             log.warning("%s; the leases will run out by themselves", error)
+            return
+        try:
+            await self._queue.leave()
+        except (ServerUnavailable, ServerRefused) as error:
+            log.warning("%s; `upsertq status` will show this worker as gone", error)
 
     def _say_role(self) -> None:
         leases = self._desk.leases

@@ -89,7 +89,7 @@ class QueueSeam(Protocol):
         """Every pause that is noted, by scope."""
 
     async def beat(self, report: Mapping[str, Any]) -> None:
-        """Write this worker's heartbeat."""
+        """Write this worker's heartbeat, dated by the server's time, and take away those of workers long gone."""
 
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""

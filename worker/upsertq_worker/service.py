@@ -15,10 +15,9 @@ from upsertq.books import Books
 from upsertq.errors import NotFound
 from upsertq.exchange import Patience
 from upsertq.keys import QueueKeys
-from upsertq.printable import printable
 from upsertq.queue import find_queue, open_queue
 from upsertq.server import AsyncServer
-from upsertq_worker import preflight
+from upsertq_worker import logs, preflight
 from upsertq_worker.desk import Settings, Tally
 from upsertq_worker.drain import Drain
 from upsertq_worker.index import HttpIndex, IndexAddress
@@ -48,20 +47,9 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-class OneLine(logging.Formatter):
-    """Formats each event as one printable line, whatever its fields hold."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line; a traceback is part of it."""
-        return printable(super().format(record))
-
-
 def log_to_stderr() -> None:
     """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
-    level = logging.getLevelNamesMapping().get(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO").upper(), logging.INFO)
-    logging.basicConfig(level=level)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"))
+    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"))
 
 
 async def work(

@@ -18,6 +18,7 @@ from upsertq.pauses import Paused, note
 from upsertq.pauses import of_reply as of_pauses
 from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
+from upsertq.standing import beat_at, forgotten, time_of
 from upsertq.wire import Entry
 from upsertq_worker.postage import Postage
 from upsertq_worker.seams import Delivery, Grant
@@ -29,6 +30,8 @@ MARK = Script.load("upsertq_worker", "mark")
 SETTLE = Script.load("upsertq_worker", "settle")
 GROUP_GONE = ("NOGROUP", "UNBLOCKED")
 """How the server says that a stream is gone with its group: it lost its data. The next round of leases makes both."""
+TIDY_SECONDS = 60.0
+"""How often the heartbeats of workers that are long gone are taken away."""
 SETTLE_ENTRIES = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
 BOOKS_PLACE = 2
@@ -44,6 +47,7 @@ class RedisQueue:
         self._shape = shape
         self.name = name
         self._lease_ms = int(lease * 1000)
+        self._tidied_at = 0.0
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """As `QueueSeam.lease`."""
@@ -156,8 +160,15 @@ class RedisQueue:
 
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `QueueSeam.beat`."""
-        ask = ask_all([["HSET", self._keys.workers, self.name, orjson.dumps(report)]])
-        await self._sure(ask(), "write the heartbeat")
+        key, what = self._keys.workers, "write the heartbeat"
+        (told,) = await self._sure(ask_all([["TIME"]])(), what)
+        now = time_of(told)
+        await self._sure(ask_all([["HSET", key, self.name, orjson.dumps(beat_at(report, now))]])(), what)
+        if abs(now - self._tidied_at) >= TIDY_SECONDS:
+            (beats,) = await self._sure(ask_all([["HGETALL", key]])(), what)
+            if names := forgotten(named(beats), now):
+                await self._sure(ask_all([["HDEL", key, *names]])(), what)
+            self._tidied_at = now
 
     async def leave(self) -> None:
         """As `QueueSeam.leave`."""

@@ -6,23 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 
 from upsertq.cli import options
-from upsertq.cli.dead_acts import Act, Canary, carry_out
+from upsertq.cli.dead_acts import Act, Canary, carry_out, foretell
 from upsertq.cli.dead_options import Selection, selection
 from upsertq.cli.dead_shown import counted, document_of, dumped, export_line, item_of, page_of, table
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
-from upsertq.dead import find_letters, find_picks, make_plan, walk
+from upsertq.cli.strict import StrictGroup
+from upsertq.dead import Count, Plan, count, find_letters, find_picks, make_plan, walk
 from upsertq.dead_moves import discard as discard_letters
 from upsertq.dead_moves import replay as replay_letters
 from upsertq.exchange import Patience
 from upsertq.letter import Head
 from upsertq.new_file import NewFile
 from upsertq.printable import printable
+
+Found = TypeVar("Found", Plan, Count)
 
 PATIENCE_SECONDS: Final = 30.0
 UNLIMITED_WIDTH: Final = 1_000_000
@@ -34,7 +37,7 @@ _yes = click.option("--yes", is_flag=True, help="Do not ask; needed where there 
 _named = click.argument("dead_ids", nargs=-1, metavar="[DEAD_ID]...")
 
 
-@click.group()
+@click.group(cls=StrictGroup)
 def dead() -> None:
     """List, show, replay, discard or export the records that were given up.
 
@@ -176,13 +179,15 @@ def _act(  # noqa: PLR0917 - one call for two commands
     with existing_queue(url, name) as queue:
         for run in chosen.runs:
             queue.check_run(run)
-        shards = queue.shape.shards
+        keys, shards = queue.keys, queue.shape.shards
         if dead_ids:
-            plan = queue.server.hold(find_picks(queue.keys, shards, dead_ids, _patience(queue)))
+            plan = queue.server.hold(find_picks(keys, shards, dead_ids, _patience(queue)))
+        elif act.dry_run:
+            would = count(keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
+            return foretell(act, queue, _warned(queue.server.hold(would)))
         else:
-            conversation = make_plan(queue.keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
-            plan = queue.server.hold(conversation)
-        _warn(plan.unreadable)
+            conversation = make_plan(keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
+            plan = _warned(queue.server.hold(conversation))
         return carry_out(act, queue, plan, canary, everything=chosen.everything and not dead_ids)
 
 
@@ -193,13 +198,22 @@ def _patience(queue: Reached) -> Patience:
 @contextmanager
 def _chosen(queue: Reached, chosen: Selection) -> Iterator[Iterator[Head]]:
     """The letters chosen, as they are read; says afterwards how many could not be."""
-    selector = chosen.selector
     for run in chosen.runs:
         queue.check_run(run)
-    unreadable: list[int] = []
-    heads = walk(queue.server.hold, queue.keys, queue.shape.shards, lambda: _patience(queue), unreadable.append)
-    yield islice((head for head in heads if selector.takes(head)), chosen.limit)
-    _warn(sum(unreadable))
+    yield walk(
+        queue.server.hold,
+        queue.keys,
+        queue.shape.shards,
+        lambda: _patience(queue),
+        _warn,
+        selector=chosen.selector,
+        limit=chosen.limit,
+    )
+
+
+def _warned(found: Found) -> Found:
+    _warn(found.unreadable)
+    return found
 
 
 def _warn(unreadable: int) -> None:

@@ -11,7 +11,7 @@ import click
 from upsertq.cli.dead_shown import counted
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, print_json
-from upsertq.dead import Pick, Plan
+from upsertq.dead import Count, Pick, Plan
 from upsertq.dead_moves import Tally, wait_until_replayed
 from upsertq.errors import UpsertqError
 from upsertq.exchange import Conversation, Patience
@@ -67,8 +67,7 @@ def carry_out(act: Act, queue: Reached, plan: Plan, canary: Canary | None, *, ev
     """Preview, ask, do and report; `everything` says that nothing narrowed the choice. Returns the exit code."""
     outcome = _Outcome(Tally())
     if act.dry_run or not plan.picks:
-        _report(act, queue, plan, outcome)
-        return ExitCode.DONE
+        return foretell(act, queue, plan.count)
     if not act.yes and not _agreed(act, queue, plan, everything=everything):
         click.echo(f"nothing was {act.done}", err=True)
         return ExitCode.FAILED
@@ -77,10 +76,16 @@ def carry_out(act: Act, queue: Reached, plan: Plan, canary: Canary | None, *, ev
         if go_on:
             _move(act, queue, plan.picks[outcome.tally.done :], outcome.tally)
     except (UpsertqError, KeyboardInterrupt):
-        _report(act, queue, plan, outcome)
+        _report(act, queue, plan.count, outcome)
         raise
-    _report(act, queue, plan, outcome)
+    _report(act, queue, plan.count, outcome)
     return ExitCode.DONE if go_on else ExitCode.REJECTED_OR_DEAD
+
+
+def foretell(act: Act, queue: Reached, would: Count) -> int:
+    """Report what would be done, or that there is nothing to do. Returns the exit code."""
+    _report(act, queue, would, _Outcome(Tally()))
+    return ExitCode.DONE
 
 
 def _person() -> bool:
@@ -92,7 +97,7 @@ def _agreed(act: Act, queue: Reached, plan: Plan, *, everything: bool) -> bool:
     many = len(plan.picks)
     letters = f"{which}{many:,} dead letter{'s' if many != 1 else ''} of queue '{queue.keys.queue}'"
     for_good = " for good" if act.verb == "discard" else ""
-    return click.confirm(f"{act.verb} {letters} ({counted(plan.by_reason)}){for_good}?", err=True)
+    return click.confirm(f"{act.verb} {letters} ({counted(plan.count.by_reason)}){for_good}?", err=True)
 
 
 def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _Outcome) -> bool:
@@ -125,21 +130,21 @@ def _move(act: Act, queue: Reached, picks: Sequence[Pick], tally: Tally) -> None
         )
 
 
-def _report(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> None:
+def _report(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> None:
     if act.as_json:
-        print_json(_document(act, queue, plan, outcome))
+        print_json(_document(act, queue, count, outcome))
     else:
-        click.echo(_line(act, queue, plan, outcome))
+        click.echo(_line(act, queue, count, outcome))
 
 
-def _document(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> dict[str, Any]:
+def _document(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> dict[str, Any]:
     document: dict[str, Any] = {
         "queue": queue.keys.queue,
-        "selected": len(plan.picks),
+        "selected": count.total,
         act.done: len(outcome.tally.moved),
         "gone": outcome.tally.gone,
-        "left": len(plan.picks) - outcome.tally.done,
-        "by_reason": plan.by_reason,
+        "left": count.total - outcome.tally.done,
+        "by_reason": count.by_reason,
     }
     if act.dry_run:
         document["dry_run"] = True
@@ -148,13 +153,13 @@ def _document(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> dict[s
     return document
 
 
-def _line(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> str:
+def _line(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> str:
     """The result as one line."""
-    total = len(plan.picks)
+    total = count.total
     letters = f"{total:,} dead letter{'s' if total != 1 else ''}"
     if not total:
         return f"no dead letter of queue '{queue.keys.queue}' is chosen: nothing was {act.done}"
-    by_reason = f"({counted(plan.by_reason)})"
+    by_reason = f"({counted(count.by_reason)})"
     if act.dry_run:
         return f"would {act.verb} {letters} of queue '{queue.keys.queue}' {by_reason}; nothing was changed"
     tally, left = outcome.tally, total - outcome.tally.done

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from upsertq.cli.options import Name
-from upsertq.dead import Selector
+from upsertq.dead_choice import Selector
 from upsertq.errors import UsageError, shown
 from upsertq.letter import Reason
 from upsertq.wire import default_namespace

@@ -9,6 +9,8 @@ import click
 from upsertq import __version__
 from upsertq.cli import commands
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.output import OutputFailed, complain
+from upsertq.cli.strict import StrictGroup
 from upsertq.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
@@ -17,7 +19,7 @@ PLUGINS: Final = "upsertq.commands"
 _EXTRA_OF: Final = {"upsertq_worker": "worker", "upsertq_emulator": "emulator"}
 
 
-class _Commands(click.Group):
+class _Commands(StrictGroup):
     """The group of all subcommands: those of this package, and those of the worker and the emulator by entry point."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -98,11 +100,10 @@ def run_command_line(arguments: list[str] | None = None) -> int:
         return _complain(error.format_message().rstrip(".") + where, ExitCode.USAGE)
     except click.ClickException as error:
         return _complain(error.format_message(), ExitCode.FAILED)
+    except OutputFailed as error:
+        return complain(error)
     except UpsertqError as error:
         return _complain(str(error), _code_of(error))
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone: say nothing more
-        return ExitCode.FAILED
     return int(code) if isinstance(code, int) else ExitCode.DONE
 
 

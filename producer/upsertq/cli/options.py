@@ -1,15 +1,16 @@
 """Owns the options that commands share, and how a command gets its server: option, environment, or embedded."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from upsertq.errors import UsageError
+from upsertq.errors import UsageError, shown
 from upsertq.keys import checked_name
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,6 +19,9 @@ URL_VARIABLES = ("UPSERTQ_REDIS_URL", "REDIS_URL")
 PAUSE_TIMEOUT = 300.0
 """Seconds that a wait bears with a pause."""
 
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_DURATION: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)")
 
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
@@ -39,6 +43,21 @@ class Name(_TextType):
             return checked_name(self.kind, value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class Duration(_TextType):
+    """A span of time, as `90` (seconds), `45s`, `30m`, `2h` or `3d`; its value is in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The seconds, or click's usage error."""
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(str(value))
+        if found is None:
+            self.fail(f"{shown(value)} is no span of time: give seconds, or 45s, 30m, 2h, 3d", param, ctx)
+        return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 redis_url = click.option(

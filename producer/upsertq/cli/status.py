@@ -14,6 +14,7 @@ from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.health import only_paused, problems
 from upsertq.keys import queue_option
 from upsertq.printable import printable
 from upsertq.standing import Lease, Rates, Standing, Worker, look
@@ -33,22 +34,61 @@ WATCH_PATIENCE = 30.0
     metavar="S",
     help="Seconds between two looks of --watch.",
 )
+@click.option("--check", is_flag=True, help="For probes: say what is wrong, and exit by it.")
+@click.option(
+    "--max-age",
+    type=options.Duration(),
+    metavar="TIME",
+    help="With --check: how old the oldest pending entry may be, in seconds or as 45s, 30m, 2h, 3d.",
+)
 def status(
-    *, redis_url: str | None, queue_name: str, as_json: bool, run_name: str | None, watch: bool, interval: float
+    *,
+    redis_url: str | None,
+    queue_name: str,
+    as_json: bool,
+    run_name: str | None,
+    watch: bool,
+    interval: float,
+    check: bool,
+    max_age: float | None,
 ) -> int:
     """Show the books, the backlog, leases, workers, paused lanes and the newest runs.
 
     With --run the books are those of the run. --watch redraws on a terminal and prints a line for each look in a pipe.
+
+    Exit codes: 0 shown; 1 failed. With --check: 0 nothing is wrong; 5 paused, and nothing else is wrong; 1 no worker
+    drains the queue, a worker has an alarm, or an entry is older than --max-age.
     """
+    if max_age is not None and not check:
+        raise click.UsageError("--max-age is for --check: give both")
+    if check and watch:
+        raise click.UsageError("--check looks once and --watch for ever: give one of them")
     with existing_queue(redis_url, queue_name) as queue:
         queue.check_run(run_name)
         if watch:
             return _watch(queue, run_name or "", interval, as_json=as_json)
         now = queue.server.hold(look(queue.keys, queue.shape, run_name or "", queue.patience()))
+    if check:
+        return _check(now, max_age, as_json=as_json)
     if as_json:
         print_json(now.as_dict())
     else:
         click.echo(picture(now, None))
+    return ExitCode.DONE
+
+
+def _check(now: Standing, max_age: float | None, *, as_json: bool) -> int:
+    """Say on one line of stderr all that is wrong, and return the exit code of it."""
+    found = problems(now, max_age)
+    if as_json:
+        print_json({**now.as_dict(), "problems": [asdict(problem) for problem in found]})
+    if found:
+        click.echo(f"upsertq: queue '{now.shape.name}': {'; '.join(one.message for one in found)}", err=True)
+        return ExitCode.PAUSED if only_paused(found) else ExitCode.FAILED
+    if not as_json:
+        alive = sum(not worker.gone for worker in now.workers)
+        workers = f"{alive} worker{'' if alive == 1 else 's'}"
+        click.echo(f"queue {now.shape.name}: nothing is wrong: {workers}; {_backlog(now)}")
     return ExitCode.DONE
 
 
