@@ -16,9 +16,15 @@ UpsertqError
     └── LanePaused             what is waited for is stuck on a pause, by the service or by hand
 """
 
+from upsertq.printable import printable
+
 
 class UpsertqError(Exception):
-    """The root: catching it catches everything that upsertq raises on purpose."""
+    """The root: catching it catches everything that upsertq raises on purpose. Its text is one printable line."""
+
+    def __str__(self) -> str:
+        """The message, in which a file, a server or a service may have had its say."""
+        return printable(super().__str__())
 
 
 class UsageError(UpsertqError):
@@ -116,7 +122,15 @@ class LanePaused(WorldError):  # noqa: N818
 
 def shown(value: object, limit: int = 80) -> str:
     """`value` as one short printable line for a message, cut at `limit` characters."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    text = value if isinstance(value, str) else _repr(value)
+    text = printable(text.encode("ascii", "backslashreplace").decode())
     quoted = f"'{text}'" if isinstance(value, str) else text
     return quoted if len(quoted) <= limit else f"{quoted[: limit - 1]}… ({len(text)} characters)"
+
+
+def _repr(value: object) -> str:
+    """The value's `repr`; what is nested too deeply, or too large a number, or faulty itself, has none."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything, and the message must come all the same
+        return f"<{type(value).__name__} that cannot be shown>"

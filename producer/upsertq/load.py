@@ -18,8 +18,9 @@ from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.intake import Circumstances, Intake
 from upsertq.keys import QueueKeys, checked_name
 from upsertq.loading import BadRecord, Loading
+from upsertq.printable import printable
 from upsertq.queue import Limits, open_queue
-from upsertq.rejects import Rejects, check_writable
+from upsertq.rejects import MAX_BYTES, Rejects
 from upsertq.resume import NOTHING, Attempt
 from upsertq.server import Server
 from upsertq.sources import Chunk, Source
@@ -45,6 +46,7 @@ class Plan:
         fingerprint: by which the load is known again; `None` where it cannot be resumed.
         resume: go on with the interrupted load of the same fingerprint.
         rejects: where bad records go; `None` stops at the first.
+        max_rejects: bytes that the file of rejects may hold.
         shards: what the queue must have; `None` for whatever it has.
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which the load is refused; `None` for no limit.
@@ -57,6 +59,7 @@ class Plan:
     fingerprint: str | None = None
     resume: bool = False
     rejects: Path | None = None
+    max_rejects: int = MAX_BYTES
     shards: int | None = None
     limits: Limits = _DEFAULT_LIMITS
     timeout: float = 60.0
@@ -121,11 +124,13 @@ class _Session:
             watched.close()
 
     def load(self) -> Loaded:
+        with _rejects(self.plan) as rejects:
+            return self._load(rejects)
+
+    def _load(self, rejects: Rejects | None) -> Loaded:
         plan, world = self.plan, self.world
         begun = world.clock()
         keys = QueueKeys(checked_name("queue", plan.queue))
-        if plan.rejects is not None:
-            check_writable(plan.rejects)
         shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
         attempt, resumed = self.hold(_begin(keys, plan, world))
         self.watch.begins(attempt.run, resumed=resumed)
@@ -133,9 +138,8 @@ class _Session:
             return Loaded(attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
         read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
         ledger = self.hold(read) if resumed else NOTHING
-        with _rejects(plan.rejects) as rejects:
-            loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
-            self._load_all(loading, attempt)
+        loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
+        self._load_all(loading, attempt)
         if plan.fingerprint is not None:
             self.hold(resume.remember(keys, plan.fingerprint, replace(attempt, done=True), self._patience()))
         seconds = world.clock() - begun
@@ -149,13 +153,16 @@ class _Session:
                     self.hold(loading.take(source, chunk))
                     self.watch.advances(chunk.done, loading)
             self.hold(loading.finish())
+            loading.keep_rejects()
         except Interrupted:
             self._rescue(loading)
-            raise Interrupted(_how_to_go_on("interrupted", loading, attempt, self.plan)) from None
+            what = f"interrupted{_stopped(loading)}"
+            raise Interrupted(_how_to_go_on(what, loading, attempt, self.plan)) from None
         except UpsertqError as error:
             if isinstance(error, SourceError) and not isinstance(error, BadRecord):
                 self._rescue(loading)
-            message = _how_to_go_on(str(error), loading, attempt, self.plan, bad=isinstance(error, BadRecord))
+            what = f"{str(error).rstrip('.')}{_stopped(loading)}"
+            message = _how_to_go_on(what, loading, attempt, self.plan, bad=isinstance(error, BadRecord))
             raise LoadStopped(message, loading.skipped + loading.confirmed) from error
 
     def _chunks(self, source: Source) -> Iterator[Chunk]:
@@ -224,7 +231,7 @@ def _begin(keys: QueueKeys, plan: Plan, world: Circumstances) -> Conversation[tu
         attempt = replace(earlier, since=now)
     else:
         run = plan.run or (earlier.run if earlier else new_run(world.wall(), world.rng))
-        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(source.name for source in plan.sources))
+        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(printable(source.name) for source in plan.sources))
     if plan.fingerprint is not None:
         yield from resume.remember(keys, plan.fingerprint, attempt, world.patience(plan.timeout))
     return attempt, resumed
@@ -246,12 +253,21 @@ def _watched(conversation: Conversation[T], watch: Watch) -> Conversation[T]:
 
 
 @contextmanager
-def _rejects(path: Path | None) -> Iterator[Rejects | None]:
-    if path is None:
+def _rejects(plan: Plan) -> Iterator[Rejects | None]:
+    if plan.rejects is None:
         yield None
         return
-    with Rejects(path) as rejects:
+    with Rejects(plan.rejects, plan.max_rejects) as rejects:
         yield rejects
+
+
+def _stopped(loading: Loading) -> str:
+    """Keep the rejects of a load that ends early; what hinders that, as the end of a sentence."""
+    try:
+        loading.stop_rejects()
+    except SourceError as error:
+        return f"; {error}"
+    return ""
 
 
 def _how_to_go_on(what: str, loading: Loading, attempt: Attempt, plan: Plan, *, bad: bool = False) -> str:

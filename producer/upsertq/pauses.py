@@ -13,6 +13,7 @@ import orjson
 
 from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
 from upsertq.keys import QueueKeys, queue_option
+from upsertq.printable import printable
 
 QUEUE: Final = "queue"
 """The scope of the whole queue."""
@@ -62,7 +63,7 @@ def by_hand(message: str, since: float, by: str) -> Paused:
 
 def one_line(text: str) -> str:
     """`text` as one printable line: whoever can write to the server shall not write to the reader's terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def read_pauses(keys: QueueKeys, patience: Patience) -> Conversation[dict[str, Paused]]:
@@ -141,14 +142,14 @@ def spoken(scope: str) -> str:
     namespace = namespace_of(scope)
     if namespace is None:
         return "the queue" if scope == QUEUE else one_line(scope)
-    return f"namespace '{one_line(namespace)}'" if namespace else "the default namespace"
+    return f"namespace '{printable(namespace)}'" if namespace else "the default namespace"
 
 
 def resuming(keys: QueueKeys, scope: str) -> str:
     """The command that ends a pause of this scope."""
     namespace = namespace_of(scope) or ""
-    name = namespace if namespace.isprintable() else one_line(namespace)
-    return f"upsertq resume{queue_option(keys.queue)}{'' if scope == QUEUE else f' --namespace {shlex.quote(name)}'}"
+    name = shlex.quote(printable(namespace))
+    return f"upsertq resume{queue_option(keys.queue)}{'' if scope == QUEUE else f' --namespace {name}'}"
 
 
 def describe(scope: str, paused: Paused) -> str:

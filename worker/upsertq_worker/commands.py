@@ -12,6 +12,7 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import one_line
+from upsertq.printable import printable
 from upsertq_worker.config import WorkConfig
 from upsertq_worker.desk import Tally
 from upsertq_worker.drain import Drain
@@ -49,7 +50,7 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
             )
             tally, books = run_loop(done)
         except Refused as error:
-            click.echo(f"upsertq: {error}", err=True)
+            click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED
     _report(queue_name, tally, books, as_json=as_json)
     return ExitCode.REJECTED_OR_DEAD if config.until_empty and books.dead else ExitCode.DONE

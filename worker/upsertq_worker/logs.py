@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TextIO
 
+from upsertq.printable import printable
+
 WINDOW: Final = 60.0
 """Seconds in which a line that repeats is shown once; what was left out is told with the first one after them."""
 MOST_LINES: Final = 1_000
@@ -21,6 +23,10 @@ class Dated(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One printable line, whatever the fields hold; a traceback is part of it."""
+        return printable(super().format(record))
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - as logging has it
         """The time in the zone of this machine."""

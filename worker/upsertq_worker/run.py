@@ -15,6 +15,7 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load import load_and_report
 from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.errors import LoadStopped, WorldError
+from upsertq.printable import printable
 from upsertq.server import Server
 from upsertq_worker.config import WorkConfig
 from upsertq_worker.index_options import api_key, index_options
@@ -76,7 +77,7 @@ def run(
         except WorkerEnded as ended:
             return ended.code or ExitCode.FAILED  # it has said why
         except LoadStopped as error:
-            click.echo(f"upsertq: {error}", err=True)
+            click.echo(printable(f"upsertq: {error}"), err=True)
             return worker.poll() or ExitCode.FAILED
         finally:
             server.close()

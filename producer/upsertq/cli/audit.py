@@ -7,6 +7,7 @@ from upsertq.audit import audit as recount
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
+from upsertq.printable import printable
 
 PATIENCE_SECONDS = 30.0
 
@@ -24,7 +25,7 @@ def audit(*, redis_url: str | None, queue_name: str, as_json: bool) -> int:
     if as_json:
         print_json(report.as_dict())
     else:
-        click.echo("\n".join(lines_of(report)))
+        click.echo("\n".join(map(printable, lines_of(report))))
     return ExitCode.DONE if report.ok else ExitCode.FAILED
 
 

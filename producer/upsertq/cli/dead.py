@@ -1,6 +1,5 @@
 """Owns `upsertq dead`: list, show, replay, discard and export the records that were given up."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -21,9 +20,10 @@ from upsertq.cli.strict import StrictGroup
 from upsertq.dead import Count, Plan, count, find_letters, find_picks, make_plan, walk
 from upsertq.dead_moves import discard as discard_letters
 from upsertq.dead_moves import replay as replay_letters
-from upsertq.errors import SourceError
 from upsertq.exchange import Patience
 from upsertq.letter import Head
+from upsertq.new_file import NewFile
+from upsertq.printable import printable
 
 Found = TypeVar("Found", Plan, Count)
 
@@ -227,28 +227,21 @@ def _warn(unreadable: int) -> None:
 
 def _print_array(items: Iterator[dict[str, object]]) -> None:
     """Print one JSON array, an item a line, each as soon as it is there."""
-    separator = b"[\n"
-    out = sys.stdout.buffer
+    separator = "[\n"
     for item in items:
-        out.write(separator + dumped(item))
-        separator = b",\n"
-    out.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-    out.flush()
+        sys.stdout.write(separator + printable(dumped(item).decode()))
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+    sys.stdout.flush()
 
 
 @contextmanager
 def _written(file: Path) -> Iterator[Callable[[bytes], object]]:
     """Yield what writes to the file; it takes its name when it is whole: no part is loaded for the whole."""
     if str(file) == "-":
-        yield sys.stdout.buffer.write
-        sys.stdout.buffer.flush()
+        yield lambda line: sys.stdout.write(f"{printable(line.decode()[:-1])}\n")
+        sys.stdout.flush()
         return
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as content:
-            yield content.write
-        partial.replace(file)
-    except OSError as error:
-        raise SourceError(f"{file} cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with NewFile(file) as content:
+        yield content.write
+        content.keep()

@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 
 from upsertq.letter import Head, Letter, Verdict
+from upsertq.printable import printable
 from upsertq.sources.columns import DEAD
 
 FEW_VALUES: Final = 5
@@ -182,8 +183,8 @@ def _cut(text: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without what would move the cursor of a terminal: the service and the data wrote it."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """The text as one line: the service and the data wrote it."""
+    return printable(text)
 
 
 def counted(by_reason: dict[str, int]) -> str:

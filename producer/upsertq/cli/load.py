@@ -19,6 +19,7 @@ from upsertq.intake import Circumstances, wait_until_settled
 from upsertq.keys import QueueKeys, queue_option
 from upsertq.load import Interrupted, Loaded, Plan
 from upsertq.load import load as load_plan
+from upsertq.printable import printable
 from upsertq.receipt import Receipt
 from upsertq.server import Server
 
@@ -82,7 +83,8 @@ def load_and_report(
         try:
             loaded = load_plan(plan, server, watch)
         except Interrupted as interrupted:
-            click.echo(f"upsertq: {str(interrupted) or 'interrupted; nothing was enqueued'}", err=True)
+            told = str(interrupted) or "interrupted; nothing was enqueued"
+            click.echo(printable(f"upsertq: {told}"), err=True)
             return SIGNALLED + watch.signal
         try:
             if wait_too:
@@ -127,7 +129,7 @@ def _report(plan: Plan, loaded: Loaded, found: Receipt, *, as_json: bool, wait_t
         own["load_seconds"] = loaded.seconds  # a receipt has seconds of its own
         print_json({"queue": plan.queue, **own, **(found if wait_too else found.books).as_dict()})
         return
-    click.echo(summary(plan, loaded, found.books, waited=waited))
+    click.echo(printable(summary(plan, loaded, found.books, waited=waited)))
     if waited:
         click.echo("\n".join(details(found)))
     sys.stdout.flush()

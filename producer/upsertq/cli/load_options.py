@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -14,7 +15,9 @@ from upsertq.errors import InvalidRecord, UsageError, shown
 from upsertq.load import Plan
 from upsertq.queue import Limits
 from upsertq.record import make_record
+from upsertq.rejects import MAX_BYTES
 from upsertq.sources import Columns, Format, Place, fingerprint, id_files, is_stream, open_sources, places
+from upsertq.sources.text import STDIN
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +66,14 @@ _OPTIONS = (
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
         help="Write bad records to this file, as JSON lines with reasons, and go on; it is written anew.",
+    ),
+    click.option(
+        "--max-rejects",
+        type=click.IntRange(min=1),
+        default=MAX_BYTES,
+        show_default=True,
+        metavar="N",
+        help="Bytes that the file of --rejects may hold; with more the load stops (code 1).",
     ),
     click.option("--resume", is_flag=True, help="Go on with the interrupted load of the same files."),
     click.option(
@@ -113,6 +124,7 @@ class LoadOptions:
     ids: tuple[str, ...]
     format_name: str | None
     rejects: Path | None
+    max_rejects: int
     resume: bool
     shards: int | None
     max_pending_records: int
@@ -139,6 +151,8 @@ class LoadOptions:
             delimiter=self._delimiter(),
             namespace_from_folder=self.namespace_from_folder,
         )
+        beside = id_files([place.path for place in found], kind, self.ids)
+        self._check_rejects([*(place.path for place in found), *(source.name for source in opened), *beside])
         return Plan(
             sources=opened,
             queue=queue,
@@ -146,6 +160,7 @@ class LoadOptions:
             fingerprint=self._fingerprint(queue, columns, kind, found),
             resume=self.resume,
             rejects=self.rejects,
+            max_rejects=self.max_rejects,
             shards=self.shards,
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
@@ -184,20 +199,28 @@ class LoadOptions:
             raise UsageError("--namespace-from-folder stands for --namespace and --namespace-column; give one of them")
         if self.resume and any(map(is_stream, paths)):
             raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
-        for path in (*paths, *self.ids):
-            if self.rejects is not None and _same_file(path, self.rejects):
-                raise UsageError(f"--rejects {path} is what is loaded: it would be overwritten; name another file")
         try:
             make_record("any", [1.0], namespace=self.namespace or "")
         except InvalidRecord as error:
             raise UsageError(f"--namespace {error.reason}") from None
 
-
-def _same_file(path: str, other: Path) -> bool:
-    try:
-        return os.path.samefile(path, other)  # noqa: PTH121 - a path or '-'
-    except OSError:
-        return False
+    def _check_rejects(self, inputs: Sequence[str]) -> None:
+        """Raise `UsageError` where the file of rejects is an input, by whatever name, link or descriptor."""
+        if self.rejects is None:
+            return
+        try:
+            target = self.rejects.stat()
+        except (OSError, ValueError):
+            return  # what is not there is no input
+        for path in inputs:
+            with suppress(OSError, ValueError):
+                found = os.fstat(0) if path == STDIN else os.stat(path)  # noqa: PTH116 - a name that pathlib may change
+                if os.path.samestat(found, target):
+                    name = "stdin" if path == STDIN else shown(path, 200)
+                    raise UsageError(
+                        f"--rejects {shown(str(self.rejects), 200)} is what is loaded ({name}): it would be "
+                        "overwritten; name another file"
+                    )
 
 
 def load_options(function: F) -> F:

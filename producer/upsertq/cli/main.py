@@ -66,7 +66,8 @@ def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    # color: escape sequences are not for click to strip, `upsertq.cli.plain` shows them
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": True},
     epilog="Exit codes: 0 done · 1 failed · 2 usage · 3 done, but records were rejected or are dead · "
     "4 timed out waiting · 5 paused: by the service or by hand.",
 )

@@ -15,6 +15,7 @@ from upsertq.cli.options import server_url
 from upsertq.exchange import Patience
 from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
+from upsertq.printable import printable
 from upsertq.queue import QueueShape
 from upsertq.server import Server
 
@@ -57,4 +58,4 @@ def existing_queue(url: str | None, name: str) -> Iterator[Reached]:
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on one line, and flush it."""
-    click.echo(orjson.dumps(document).decode())
+    click.echo(printable(orjson.dumps(document).decode()))

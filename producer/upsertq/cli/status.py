@@ -16,6 +16,7 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
 from upsertq.health import only_paused, problems
 from upsertq.keys import queue_option
+from upsertq.printable import printable
 from upsertq.standing import Lease, Rates, Standing, Worker, look
 
 WATCH_PATIENCE = 30.0
@@ -157,7 +158,7 @@ def picture(now: Standing, rates: Rates | None) -> str:
             f"{run.books.dead:,} dead, {run.books.pending:,} pending"
             for run in now.runs
         ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _table(books: Books) -> list[str]:

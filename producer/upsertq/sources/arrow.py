@@ -47,18 +47,6 @@ def check_parquet(path: str, shown_name: str, columns: Columns) -> int:
         return int(file.metadata.num_rows)
 
 
-def parquet_names(path: str, shown_name: str) -> list[str]:
-    """The names of the columns."""
-    with _reading(shown_name) as pa, pa.parquet.ParquetFile(path) as file:
-        return list(file.schema_arrow.names)
-
-
-def arrow_names(path: str, shown_name: str) -> list[str]:
-    """The names of the columns."""
-    with _reading(shown_name) as pa:
-        return list(_batches(pa, _mapped(path, shown_name), shown_name)[0])
-
-
 def parquet_chunks(path: str, shown_name: str, columns: Columns) -> Iterator[Chunk]:
     """The rows of a Parquet file, in order."""
     with (
