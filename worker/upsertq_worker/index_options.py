@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -11,6 +11,8 @@ from upsertq.errors import UsageError
 from upsertq_worker.config import DEFAULT_API_VERSION
 from upsertq_worker.isolate import MOST_CULPRITS
 
+KEY_FILE_MAX: Final = 8_000
+"""Characters of a key at most: a header has no room for more."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INDEX_OPTIONS = (
@@ -91,8 +93,17 @@ def api_key() -> str:
     if not name:
         return os.environ.get("PINECONE_API_KEY", "").strip()
     try:
-        return Path(name).read_text(encoding="utf-8").strip()
+        path = Path(name)
+        if not path.is_file() and path.exists():  # reading a pipe or a device may take for ever
+            raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no file: it must be one that holds the key alone")
+        with path.open("rb") as file:
+            key = file.read(KEY_FILE_MAX + 1).decode().strip()
     except OSError as error:
         raise UsageError(f"cannot read the API key from {name} (PINECONE_API_KEY_FILE): {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no text file: it must hold the key alone") from None
+    if not key:
+        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is empty: it must hold the key")
+    if len(key) > KEY_FILE_MAX or len(key.split()) > 1:
+        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) holds more than a key: it must hold the key alone")
+    return key
