@@ -18,7 +18,7 @@ GAP: Final = "''"
 
 _WORD: Final = re.compile(
     # escapes part words: their letters are none of the text's
-    r"%(?:25)?[0-9a-f]{2}|&#?[0-9a-z]{2,8};|\\+u[0-9a-f]{4}|\\+x[0-9a-f]{2}|\\[abfnrtv0](?![a-z0-9])|([0-9a-z]+)",
+    r"%(?:25)?[0-9a-f]{2}|&#?[0-9a-z]{2,8};|\\+u[0-9a-f]{4}|\\+x[0-9a-f]{2}|\\+[abfnrtv0]|([0-9a-z]+)",
     re.IGNORECASE,
 )
 _PLAIN_WORD: Final = re.compile(r"[0-9a-z]+", re.IGNORECASE)
@@ -26,9 +26,9 @@ _EDGE: Final = 600
 """Characters of a text's end in which its last word is looked for."""
 _TEXT_MAX: Final = 4_096
 """Characters of a text of ours that are compared, from its start and its end: a message has no more."""
-TEXTS_MAX: Final = 20_000
+TEXTS_MAX: Final = 10_000
 """Different texts that are compared at most."""
-WORK_MAX: Final = 100_000
+WORK_MAX: Final = 50_000
 """Words compared at most, and texts looked at; beyond, all of the message counts as an echo."""
 _NAMED: Final = frozenset({"namespace", "id", "ids", "field", "key", "value", "got", "for", "name", "named"})
 """After these a single word is a name, where we sent it as one."""

@@ -83,8 +83,6 @@ class HttpIndex:
 
     async def __aenter__(self) -> Self:
         """Open the session; connections are made when they are needed."""
-        proxy = self._proxy
-        login = proxy and (proxy.user or proxy.password)
         self._session = aiohttp.ClientSession(
             headers={
                 "Content-Type": "application/json",
@@ -95,8 +93,7 @@ class HttpIndex:
             },
             connector=aiohttp.TCPConnector(limit=self._connections, keepalive_timeout=KEEP_ALIVE_SECONDS),
             timeout=aiohttp.ClientTimeout(total=self._timeout, connect=None, sock_connect=CONNECT_SECONDS),
-            proxy=proxy.url if proxy else None,
-            proxy_auth=aiohttp.BasicAuth(proxy.user, proxy.password, "utf-8") if proxy and login else None,
+            proxy=None if self._proxy is None else _with_login(self._proxy),
             trust_env=False,  # it would send logins of a .netrc as well
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,  # a few bytes would become gigabytes
@@ -161,6 +158,11 @@ class HttpIndex:
         }
         plain, more = decoded(body, headers.get("content-encoding", ""))
         return Answer(response.status, headers, self._redactor.body(plain), truncated or more)
+
+
+def _with_login(proxy: Proxy) -> URL:
+    url = URL(proxy.url)
+    return url.with_user(proxy.user).with_password(proxy.password) if proxy.secrets else url
 
 
 def _refuses_key(reply: Answer) -> bool:

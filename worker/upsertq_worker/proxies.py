@@ -62,9 +62,8 @@ def _proxy(variable: str, value: str) -> Proxy:
         host = parts.hostname or ""
     except ValueError:
         raise UsageError(f"{variable} is no address of a proxy: give it like http://HOST:PORT") from None
-    scheme = parts.scheme if parts.scheme.isalnum() and len(parts.scheme) < 10 else "unknown"  # noqa: PLR2004
-    if scheme != "http":
-        kind = "a SOCKS proxy" if scheme.startswith("socks") else f"a proxy with the scheme '{scheme}'"
+    if parts.scheme != "http":
+        kind = "a SOCKS proxy" if parts.scheme.startswith("socks") else "a proxy that is not spoken to by http://"
         raise UsageError(
             f"{variable} names {kind}, which is not supported: give one like http://HOST:PORT, which carries https:// "
             "as well, or exempt the index with NO_PROXY"

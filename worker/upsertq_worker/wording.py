@@ -75,13 +75,15 @@ _MONTH: Final = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _RATE: Final = re.compile(r"per second|\bQPS\b|rate limit|too many requests|\bpace your\b", re.IGNORECASE)
-_NUMBER: Final = r"(?<![\w.,])([0-9][0-9,]{0,14}(?:\.[0-9]{1,6})?)\s{0,3}"
-_REQUEST_RATE: Final = re.compile(_NUMBER + r"(?:QPS\b|RPS\b|req(?:uest)?s?\s{0,3}(?:per second|/\s?s))", re.IGNORECASE)
-_BYTE_RATE: Final = re.compile(_NUMBER + r"([KMG]i?B|bytes|B)\s{0,3}(?:per second|/\s?s)", re.IGNORECASE)
+_NUMBER: Final = r"(?<![\w.,])([0-9][0-9,]{0,14}+(?:\.[0-9]{1,6}+)?+)\s{0,3}+"
+_REQUEST_RATE: Final = re.compile(
+    _NUMBER + r"(?:QPS\b|RPS\b|req(?:uest)?s?\s{0,3}+(?:per second|/\s?s))", re.IGNORECASE
+)
+_BYTE_RATE: Final = re.compile(_NUMBER + r"([KMG]i?B|bytes|B)\s{0,3}+(?:per second|/\s?s)", re.IGNORECASE)
 _BYTE_TEXT: Final = re.compile(r"size limit per second", re.IGNORECASE)
 _FACTORS: Final = {"k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
-_DIMENSION: Final = re.compile(r"dimension\D{1,10}([0-9]{1,9}) does not match\D{1,60}([0-9]{1,9})", re.IGNORECASE)
+_DIMENSION: Final = re.compile(r"dimension\D{1,10}+([0-9]{1,9}+) does not match\D{1,60}+([0-9]{1,9})", re.IGNORECASE)
 # bounded, as many opening quotes without a closing one would cost their square; an id has at most 512 characters
 _FIELD: Final = re.compile(r"\bfield (['\"`])(.{1,600}?)\1(?!\w)", re.IGNORECASE | re.DOTALL)
 _QUOTED_MAX: Final = 600
