@@ -49,6 +49,13 @@ def test_keys_of_the_past_stay_secret() -> None:
     assert redactor.text("an-old-key the-new-key") == f"{MASK} {MASK}"
 
 
+def test_a_password_beyond_ascii() -> None:
+    """In the bytes of a body as well."""
+    redactor = Redactor(["pässwörter"])
+    assert redactor.body("so pässwörter p%C3%A4ssw%C3%B6rter".encode()) == f"so {MASK} {MASK}".encode()
+    assert redactor.text("so pässwörter p\\u00e4ssw\\u00f6rter") == f"so {MASK} {MASK}"
+
+
 def test_short_secrets_are_taken_out_as_words_only() -> None:
     """A password of a few letters is found in other words, too."""
     redactor = Redactor(["pass", "ab", ""])

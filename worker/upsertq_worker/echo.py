@@ -18,7 +18,7 @@ GAP: Final = "''"
 
 _WORD: Final = re.compile(
     # escapes part words: their letters are none of the text's
-    r"%(?:25)?[0-9a-f]{2}|&#?[0-9a-z]{2,8};|\\+u[0-9a-f]{4}|\\+x[0-9a-f]{2}|\\+[abfnrtv0]|([0-9a-z]+)",
+    r"%(?:25)?[0-9a-f]{2}|&#?[0-9a-z]{2,8};|\\{1,8}(?:u[0-9a-f]{4}|x[0-9a-f]{2}|[abfnrtv0])|([0-9a-z]+)",
     re.IGNORECASE,
 )
 _PLAIN_WORD: Final = re.compile(r"[0-9a-z]+", re.IGNORECASE)

@@ -21,8 +21,9 @@ _INDEX_OPTIONS = (
         metavar="URL",
         required=True,
         envvar="UPSERTQ_INDEX_HOST",
-        help="Where the index is, as its console shows it; https:// unless a scheme is given. The key is read from "
-        "PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names.",
+        help="Where the index is, as its console shows it; https:// unless a scheme is given; a path in it is put "
+        "before those of the requests. The key is read from PINECONE_API_KEY, or from the file that "
+        "PINECONE_API_KEY_FILE names, which is read again when the key is refused and on SIGHUP.",
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
     click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),

@@ -70,23 +70,27 @@ _IN_URLS: Final = {"+": r"(?:[+-]|%2b)", "/": r"(?:[/_]|\\/|%2f)"}
 
 
 def _spellings(character: str) -> str:
-    code = ord(character)
-    escapes = [rf"%(?:25)*{code:02x}", rf"\\+u00{code:02x}", rf"\\+x{code:02x}", rf"&(?:amp;)*#0*{code};"]
-    escapes += [rf"&(?:amp;)*#x0*{code:x};", *_NAMED.get(character, ())]
-    plain = re.escape(character)
-    return f"(?:{'|'.join((plain, *escapes))})" if code < 128 else plain  # noqa: PLR2004 - ASCII
+    code, raw = ord(character), character.encode()
+    escapes = ["".join(rf"%(?:25){{0,3}}{byte:02x}" for byte in raw), rf"\\{{1,4}}u{code:04x}"]
+    escapes += [rf"\\{{1,4}}x{code:02x}", rf"{_AND}#0{{0,6}}{code};", rf"{_AND}#x0{{0,6}}{code:x};"]
+    escapes += _NAMED.get(character, ())
+    # a body is looked at as bytes
+    escapes += [re.escape(raw.decode("latin-1"))] if len(raw) > 1 else []
+    return f"(?:{'|'.join((re.escape(character), *escapes))})"
 
 
+_AND: Final = r"&(?:amp;){0,3}"
 _NAMED: Final = {
-    "&": (r"&(?:amp;)+",),
-    "<": (r"&(?:amp;)*lt;",),
-    ">": (r"&(?:amp;)*gt;",),
-    '"': (r"&(?:amp;)*quot;", r"\\+\""),
-    "'": (r"&(?:amp;)*apos;", r"\\+'"),
-    "/": (r"\\+/",),
-    "\\": (r"\\{2,}",),
+    "&": (rf"{_AND}amp;",),
+    "<": (rf"{_AND}lt;",),
+    ">": (rf"{_AND}gt;",),
+    '"': (rf"{_AND}quot;", r"\\{1,4}\""),
+    "'": (rf"{_AND}apos;", r"\\{1,4}'"),
+    "/": (r"\\{1,4}/",),
+    "\\": (r"\\{2,4}",),
     " ": (r"\+",),
 }
+"""Escapes by name. Nothing repeats without end: a flood of escapes would take its square."""
 
 
 def _core(raw: bytes, shift: int) -> str:
