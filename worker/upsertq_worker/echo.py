@@ -21,8 +21,8 @@ _WORD: Final = re.compile(
     r"%(?:25)?[0-9a-f]{2}|&#?[0-9a-z]{2,8};|\\{1,8}(?:u[0-9a-f]{4}|x[0-9a-f]{2}|[abfnrtv0])|([0-9a-z]+)",
     re.IGNORECASE,
 )
-_PLAIN_WORD: Final = re.compile(r"[0-9a-z]+", re.IGNORECASE)
-_EDGE: Final = 600
+_TAG: Final = re.compile(r"<[^<>]{0,600}>")
+_EDGES: Final = (32, 640)
 """Characters of a text's end in which its last word is looked for."""
 _TEXT_MAX: Final = 4_096
 """Characters of a text of ours that are compared, from its start and its end: a message has no more."""
@@ -70,6 +70,8 @@ def without_echo(text: str, texts: Iterable[str]) -> str:
         if one not in known:
             known.add(one)
             cuts += _echoes(message, one)
+            if "<" in one:  # what reads a page leaves its tags out, and so ours
+                cuts += _echoes(message, _TAG.sub(" ", one[:_TEXT_MAX]))
         if message.work > WORK_MAX or len(known) > TEXTS_MAX:
             return ""
     return _cut(text, cuts)
@@ -78,8 +80,7 @@ def without_echo(text: str, texts: Iterable[str]) -> str:
 def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
     """Where in the message this text, or its start or end, stands: as spans of characters."""
     first = next((one[1].lower() for one in _WORD.finditer(text[:_TEXT_MAX]) if one[1]), "")
-    last = _PLAIN_WORD.search(text[: -_EDGE - 1 : -1])
-    if first not in message.at and (last is None or last[0][::-1].lower() not in message.at):
+    if first not in message.at and _last_word(text) not in message.at:
         return
     words = _words(text[:_TEXT_MAX])
     message.work += len(words)
@@ -89,6 +90,14 @@ def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
     elif words:
         yield from _starts(message, words, whole=whole)
         yield from _ends(message, words if whole else _words(text[-_TEXT_MAX:]))
+
+
+def _last_word(text: str) -> str:
+    for edge in _EDGES:
+        words = _words(text[-edge:])
+        if len(words) > 1 or (words and len(text) <= edge):
+            return words[-1]
+    return ""
 
 
 def _words(text: str) -> list[str]:
@@ -144,8 +153,8 @@ def _ends(message: _Message, words: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _is_cut(theirs: Sequence[str], ours: Sequence[str], part_of: Callable[[str, str], bool]) -> bool:
-    """Whether their next word, if any, is the part of ours that is left where a text is cut short."""
-    return bool(theirs and ours) and part_of(ours[0], theirs[0])
+    """Whether their next word, if any, is what is left of ours where a text, or an escape in it, is cut short."""
+    return bool(theirs and ours) and (part_of(ours[0], theirs[0]) or part_of(theirs[0], ours[0]))
 
 
 def _common(message: _Message, place: int, words: Sequence[str]) -> int:
