@@ -90,9 +90,23 @@ def test_a_host_that_answers_html(url: str) -> None:
     [(401, "PINECONE_API_KEY"), (403, "may write"), (404, "--index-host and that the index exists")],
 )
 def test_a_host_that_refuses(status: int, words: str, url: str) -> None:
-    """A wrong key, a missing right, a deleted index: exit 5, saying what to check."""
+    """A wrong key, a missing right, a deleted index: exit 5, saying what to check, at the latest by the first batch."""
     with site(status, b"", "text/plain") as host:
-        assert words in drain(url, host, expect=5)
+        assert words in drain(url, host, "--pause-timeout", "1", expect=5)
+
+
+def test_a_proxy_that_cannot_be_used(url: str) -> None:
+    """Its kind, or its place: the variable is to blame, and its login is not shown."""
+    port = free_port()
+    for value, expect, words in (
+        ("socks5://svc:s3cret@127.0.0.1:1", 2, "SOCKS"),
+        (f"svc:s3cret@127.0.0.1:{port}", 1, f"127.0.0.1:{port}"),
+    ):
+        line = drain(url, "https://index.invalid", expect=expect, PINECONE_API_KEY="k", HTTPS_PROXY=value, no_proxy="")
+        assert "HTTPS_PROXY" in line
+        assert words in line
+        assert "s3cret" not in line
+        assert "--index-host" not in line
 
 
 def test_an_index_of_another_dimension(url: str) -> None:

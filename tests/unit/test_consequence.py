@@ -34,11 +34,14 @@ def facts(
     short_acks: int = 0,
     failures: int = 0,
     searching: bool = False,
-    **unread: bool,
+    lane_refusals: int = 0,
+    **others: bool,
 ) -> Facts:
     """A batch of `size` records of dimension 8, of which those at `sparse` have sparse values."""
     holders = [position in sparse for position in range(size)]
-    return Facts(dims or (8,) * size, holders, short_acks, failures, searching=searching, **unread)
+    return Facts(
+        dims or (8,) * size, holders, short_acks, failures, searching=searching, lane_refusals=lane_refusals, **others
+    )
 
 
 def apart(*named: int, size: int = 4) -> Split:
@@ -86,11 +89,10 @@ def test_the_consequence(outcome: Outcome, given: Facts, expected: Consequence) 
 @pytest.mark.parametrize("scope", ["queue", "namespace"])
 @pytest.mark.parametrize("reason", sorted(set(ADVICE) - {"sparse_unsupported"}))
 def test_a_refused_lane_pauses(size: int, searching: bool, scope: str, reason: str) -> None:  # noqa: FBT001
-    """Whatever the batch is, a refusal of the lane pauses it with its own reason and harms no record."""
+    """Whatever the batch is, a repeated refusal of the lane pauses it for its own reason and harms no record."""
     outcome = LaneRefused(REFUSED, scope, reason)  # type: ignore[arg-type]
-    assert follow(outcome, facts(size, failures=99, searching=searching), MAX_ATTEMPTS) == Pause(
-        outcome.scope, outcome.reason, REFUSED
-    )
+    given = facts(size, failures=99, searching=searching, lane_refusals=1, refused=True)
+    assert follow(outcome, given, MAX_ATTEMPTS) == Pause(outcome.scope, outcome.reason, REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +115,13 @@ def test_nobody_is_to_blame_where_no_index_answers(given: Facts) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (facts(sparse=(0, 1, 2, 3)), Pause("queue", "sparse_unsupported", REFUSED)),
-        (facts(1, sparse=(0,)), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(sparse=(0, 1, 2, 3), lane_refusals=1), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(1, sparse=(0,), lane_refusals=1), Pause("queue", "sparse_unsupported", REFUSED)),
         (facts(sparse=(1,)), apart(1)),
         (facts(1, sparse=(0,), searching=True), Convict(Reason.REFUSED)),
         # the service's word against what we sent: not the records' fault
-        (facts(sparse=()), Pause("queue", "sparse_unsupported", REFUSED)),
-        (facts(1, sparse=()), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(sparse=(), lane_refusals=1), Pause("queue", "sparse_unsupported", REFUSED)),
+        (facts(1, sparse=(), lane_refusals=1), Pause("queue", "sparse_unsupported", REFUSED)),
     ],
 )
 def test_an_index_without_sparse_values(given: Facts, expected: Consequence) -> None:
@@ -142,3 +144,46 @@ def test_a_wrong_dimension(given: Facts, expected: Consequence) -> None:
     """All of that dimension: queue and index do not belong together. Some: these stand apart."""
     outcome = RecordRefused(REFUSED, dimension=(8, 16))
     assert follow(outcome, given, MAX_ATTEMPTS) == expected
+
+
+FORBIDDEN = Refusal(403, None, "no", "", None)
+UNAUTHORIZED = Refusal(401, None, "no", "", None)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "given", "expected"),
+    [
+        # the first time: the parts tell, or one more try, or nothing is to be told
+        (REFUSED, facts(), Split(HALVES, searching=True)),
+        (FORBIDDEN, facts(), Split(HALVES, searching=True)),
+        (REFUSED, facts(1), Again()),
+        (UNAUTHORIZED, facts(), Pause("queue", "forbidden", UNAUTHORIZED)),
+        (UNAUTHORIZED, facts(landed_meanwhile=True), Again()),
+        # a part waits for the others
+        (REFUSED, facts(searching=True, refused=True), Again()),
+        # again, and nothing landed
+        (REFUSED, facts(searching=True, refused=True, lane_refusals=1), Pause("queue", "forbidden", REFUSED)),
+        (UNAUTHORIZED, facts(refused=True), Pause("queue", "forbidden", UNAUTHORIZED)),
+        # others of the lane landed since
+        (REFUSED, facts(refused=True, lane_lands=True, others_land=True), Split(HALVES, searching=True)),
+        (FORBIDDEN, facts(refused=True, lane_lands=True, others_land=True), Split(HALVES, searching=True)),
+        (REFUSED, facts(1, refused=True, lane_lands=True, others_land=True), Convict(Reason.REFUSED)),
+        (FORBIDDEN, facts(1, refused=True, lane_lands=True, others_land=True), Again()),
+        (UNAUTHORIZED, facts(refused=True, lane_lands=True, others_land=True), Again()),
+        *(
+            (refusal, facts(1, refused=True, lane_lands=True, others_land=True, lane_refusals=4), expected)
+            for refusal, expected in [
+                (FORBIDDEN, Convict(Reason.REFUSED)),
+                (UNAUTHORIZED, Convict(Reason.REFUSED)),
+            ]
+        ),
+        # others of the queue did
+        (REFUSED, facts(1, refused=True, others_land=True), Convict(Reason.REFUSED)),
+        (FORBIDDEN, facts(refused=True, others_land=True), Pause("namespace", "forbidden", FORBIDDEN)),
+    ],
+)
+def test_a_refusal_that_only_some_batches_draw_pauses_no_lane(
+    refusal: Refusal, given: Facts, expected: Consequence
+) -> None:
+    """What landed since tells whether it is the lane; a lane that others work beside is not the queue."""
+    assert follow(LaneRefused(refusal, "queue", "forbidden"), given, MAX_ATTEMPTS) == expected

@@ -19,6 +19,7 @@ from upsertq_worker.desk import Desk
 from upsertq_worker.gates import BACKOFF, Gates
 from upsertq_worker.isolate import Part, Search
 from upsertq_worker.judge import Accepted, Busy, LaneRefused, Outcome, RecordRefused, ShortAck, TooLarge, describe
+from upsertq_worker.landings import Landings, refused_since
 from upsertq_worker.outage import Outage
 from upsertq_worker.versions import Fate, Version
 
@@ -41,6 +42,7 @@ class Aftermath:
         self._gates = gates
         self._send_again = send_again
         self._landed = 0
+        self._landings = Landings()
         self._unread: Batch | None = None
         """What had the latest success, where that had no count that can be read."""
         self._barren: Counter[str] = Counter()
@@ -50,6 +52,8 @@ class Aftermath:
         """Carry out what follows from `outcome` for `batch`."""
         self._note_failure(batch, outcome)
         what = follow(outcome, self._facts(batch), self._desk.settings.max_attempts)
+        if _concerns_lane(outcome):
+            self._note_lane_refusal(batch)
         if isinstance(outcome, ShortAck):
             self._note_unread(batch.root, outcome)
         if batch.probe and not self._probe_passed(batch, what):
@@ -120,6 +124,7 @@ class Aftermath:
         self._unread = None
         self._barren.pop(batch.namespace, None)
         desk.progress_at = now = desk.clock()
+        self._landings.note(batch.namespace, batch.started, now)
         if desk.outage is not None:
             log.info("the index accepts again after %.1f s", now - desk.outage.since)
             desk.outage = None
@@ -221,6 +226,13 @@ class Aftermath:
         if not isinstance(outcome, Accepted) and not batch.first_failed:
             batch.first_failed = self._desk.wall()
 
+    def _note_lane_refusal(self, batch: Batch) -> None:
+        batch.lane_refusals += 1
+        now = self._desk.clock()
+        for version in batch.live:
+            if version.refused_at is None:
+                version.refused_at = now
+
     def _note_unread(self, root: Batch, ack: ShortAck) -> None:
         if ack.reported is not None:
             self._unread = None
@@ -231,6 +243,7 @@ class Aftermath:
 
     def _facts(self, batch: Batch) -> Facts:
         root = batch.root
+        since = refused_since(batch.versions)
         return Facts(
             dims=[version.held.entry.dim for version in batch.versions],
             sparse=[_has_sparse(version) for version in batch.versions],
@@ -240,6 +253,11 @@ class Aftermath:
             unread=root.unread_at == self._landed,
             part=root is not batch,
             searching=batch.search is not None,
+            lane_refusals=batch.lane_refusals,
+            refused=since is not None,
+            lane_lands=self._landings.in_lane(batch.namespace, since),
+            others_land=self._landings.anywhere(since),
+            landed_meanwhile=self._landings.at >= batch.started,
         )
 
     def _verdict(self, batch: Batch, reason: Reason, outcome: Outcome) -> Verdict:
@@ -257,6 +275,10 @@ class Aftermath:
             last_ms=int(self._desk.wall() * 1000),
             worker=self._desk.name,
         )
+
+
+def _concerns_lane(outcome: Outcome) -> bool:
+    return isinstance(outcome, LaneRefused) or (isinstance(outcome, RecordRefused) and outcome.dimension is not None)
 
 
 def _refusal(outcome: Outcome) -> Refusal | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from upsertq.letter import Verdict
+from upsertq_worker.answer import Sent
 from upsertq_worker.encode import join, overhead
 from upsertq_worker.hold import Hold
 from upsertq_worker.versions import Lane, Version
@@ -53,6 +54,8 @@ class Batch:
     """Failures while others succeeded."""
     landed_before: int = 0
     """Batches of the worker that had landed when it failed last."""
+    lane_refusals: int = 0
+    """Times that it was refused together with its lane."""
     first_failed: float = 0.0
     """When it, or what it is a part of, failed first; seconds since 1970."""
     search: "Search[Convicted] | None" = None
@@ -87,6 +90,15 @@ class Batch:
     def live(self) -> list[Version]:
         """The versions whose shard is still ours."""
         return [version for version in self.versions if not version.held.dropped]
+
+    def sent(self) -> Sent:
+        """What its request carries, as far as an answer may speak of it."""
+        metadata = (one.held.encoder.metadata(one.row) for one in self.versions if one.held.encoder is not None)
+        return Sent(
+            tuple(one.id for one in self.versions),
+            self.namespace,
+            tuple(fields for fields in metadata if fields is not None),
+        )
 
     def body(self) -> bytes:
         """The request's body, of the live versions."""

@@ -18,7 +18,7 @@ from upsertq_worker.desk import Tally
 from upsertq_worker.drain import Drain
 from upsertq_worker.index_options import api_key, index_options
 from upsertq_worker.sender import Refused
-from upsertq_worker.service import log_to_stderr, run_loop
+from upsertq_worker.service import ignore_hangup, log_to_stderr, run_loop
 from upsertq_worker.service import work as work_until_stopped
 
 
@@ -35,7 +35,8 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
 
     Exit codes: 0 stopped or empty; 1 failed; 3 empty, but records are dead; 5 the service refuses.
     """
-    config = WorkConfig(api_key=api_key(), **given)
+    ignore_hangup()
+    config = WorkConfig(api_key=api_key(), read_key=api_key, **given)
     address, settings = config.checked()
     log_to_stderr()
     with options.server_url(redis_url) as url:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from upsertq.letter import Reason
 from upsertq_worker.answer import Refusal
@@ -28,6 +29,16 @@ class Facts:
     """It is a part of another batch."""
     searching: bool = False
     """It is a part of a refused batch, so that what is refused here need not be so for its neighbours."""
+    lane_refusals: int = 0
+    """Times that it was refused together with its lane before."""
+    refused: bool = False
+    """It, or something in it, was refused together with its lane before, maybe as a part of another batch."""
+    lane_lands: bool = False
+    """Something of its namespace landed that was sent after that refusal."""
+    others_land: bool = False
+    """Something of any namespace did."""
+    landed_meanwhile: bool = False
+    """Something landed since it was sent."""
 
     @property
     def size(self) -> int:
@@ -71,6 +82,10 @@ class Pause:
     refusal: Refusal
 
 
+_BAD_REQUEST: Final = frozenset({400, 422})
+_FOR_CONTENT: Final = frozenset({403, 429})
+"""With these, too, a request may be refused for what it carries: firewalls do so."""
+
 Consequence = Land | Again | Split | Convict | Pause
 
 
@@ -90,12 +105,36 @@ def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  #
         case Busy():
             return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
         case RecordRefused():
-            return _after_refusal(outcome, facts)
+            return _after_refusal(outcome, facts, max_attempts)
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
             suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
             if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
                 return _narrow(facts, Reason.REFUSED, suspects)
-            return Pause(scope, reason, refusal)
+            return _after_lane_refusal(Pause(scope, reason, refusal), facts, max_attempts)
+
+
+def _after_lane_refusal(pause: Pause, facts: Facts, max_attempts: int, *, sure: bool = False) -> Consequence:
+    """Pause the lane, unless only some of its batches are refused: then whatever these carry is at fault.
+
+    A record may make the service, or what stands before it, say what concerns a lane: by a text that it carries and
+    that comes back, or by one that a firewall forbids. Others that land meanwhile tell; `sure` where what was sent
+    bears the refusal out, so that nothing else is tried first.
+    """
+    by_record = pause.refusal.status in _BAD_REQUEST
+    may_be_some = not sure and (by_record or pause.refusal.status in _FOR_CONTENT)
+    if facts.lane_lands or (by_record and facts.others_land):
+        if by_record or (may_be_some and facts.size > 1) or facts.lane_refusals + 1 >= max_attempts:
+            return _narrow(facts, Reason.REFUSED)
+        return Again()
+    if facts.others_land:
+        pause = Pause("namespace", pause.reason, pause.refusal)
+    if facts.lane_refusals or (facts.refused and not facts.searching):
+        return pause
+    if facts.searching:
+        return Again()  # the other parts shall have time to land
+    if may_be_some and facts.size > 1:
+        return _narrow(facts, Reason.REFUSED)
+    return Again() if may_be_some or facts.landed_meanwhile else pause
 
 
 def _is_wrong_host(facts: Facts) -> bool:
@@ -107,12 +146,12 @@ def _is_wrong_host(facts: Facts) -> bool:
     return facts.unreadable or (facts.unread and facts.short_acks > 0 and (facts.part or facts.size == 1))
 
 
-def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:
+def _after_refusal(outcome: RecordRefused, facts: Facts, max_attempts: int) -> Consequence:
     suspects = list(outcome.suspects)
     if outcome.dimension is not None:
         suspects = [position for position, dim in enumerate(facts.dims) if dim == outcome.dimension[0]]
         if len(suspects) == facts.size and not facts.searching:
-            return Pause("queue", "dimension", outcome.refusal)
+            return _after_lane_refusal(Pause("queue", "dimension", outcome.refusal), facts, max_attempts, sure=True)
     return _narrow(facts, Reason.REFUSED, suspects)
 
 

@@ -22,6 +22,7 @@ from upsertq.cli import options
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.errors import WorldError
 from upsertq.queue import remove_queue
+from upsertq_worker.service import ignore_hangup
 
 DIMENSION: Final = 128
 UPDATES: Final = 100
@@ -40,6 +41,7 @@ def demo(*, records: int, redis_url: str | None, as_json: bool) -> int:
     Everything runs on this machine and is removed at the end: the emulator, the embedded server (or, with --redis-url,
     a queue of its own on that server), the file.
     """
+    ignore_hangup()
     say = (lambda *_: None) if as_json else _say
     with tempfile.TemporaryDirectory(prefix="upsertq-demo-") as directory, _server(redis_url, directory) as url:
         queue = f"demo-{secrets.token_hex(4)}"

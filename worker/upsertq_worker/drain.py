@@ -66,6 +66,11 @@ class Drain:
         """Stop in good order: what is in flight may finish within the grace period."""
         self.desk.stop()
 
+    def probe_now(self) -> None:
+        """Probe what the service has paused without waiting: the cause may be gone."""
+        self.desk.lanes.hurry(self.desk.clock())
+        self.desk.sendable.set()
+
     async def run(self) -> Tally:
         """Drain until stopped, empty or out of time; returns what was done.
 

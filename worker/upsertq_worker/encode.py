@@ -42,6 +42,10 @@ class Encoder:
             record["metadata"] = self._metadata[row]
         return orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY)
 
+    def metadata(self, row: int) -> Any:
+        """The metadata of the record at `row` as parsed JSON, `None` without any."""
+        return None if self._metadata is None else self._metadata[row]
+
 
 def overhead(namespace: str) -> int:
     """Bytes of a request's body beside its records and the commas between them."""

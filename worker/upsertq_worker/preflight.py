@@ -1,5 +1,6 @@
 """Owns the one question asked of the index before a worker starts: is it there, does it let us in, does it fit?"""
 
+import logging
 from typing import Final, Protocol
 
 import orjson
@@ -10,6 +11,8 @@ from upsertq_worker.answer import Answer, Sent, TransportFailure
 from upsertq_worker.judge import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge, describe, judge
 from upsertq_worker.sender import Refused
 
+log = logging.getLogger("upsertq.worker")
+
 
 class StatsSeam(Protocol):
     """What the question needs of an index."""
@@ -19,6 +22,8 @@ class StatsSeam(Protocol):
 
 
 _NOTHING: Final = Sent((), "")
+_NO_STATISTICS: Final = frozenset({403, 404, 405, 501})
+"""What a gateway, or a server with a part of this interface, says to a path that it does not have."""
 
 
 async def check(index: StatsSeam, url: str, shape: QueueShape, now: float) -> None:
@@ -32,12 +37,18 @@ async def check(index: StatsSeam, url: str, shape: QueueShape, now: float) -> No
     """
     reply = await index.stats()
     if isinstance(reply, TransportFailure):
-        raise WorldError(f"cannot reach the index at {url}: {reply.message}; check --index-host")
+        raise WorldError(f"cannot reach the index at {url}: {reply.message}; check {reply.check}")
     found = _document(reply)
     if found is not None:
         _check_dimension(found.get("dimension"), url, shape)
         return
     outcome = judge(reply, _NOTHING, now)
+    if reply.status in _NO_STATISTICS:
+        log.warning(
+            "the index at %s gives no statistics (%s): whether it is one, and fits, the first batch tells",
+            url, describe(outcome),
+        )  # fmt: skip
+        return
     match outcome:
         case LaneRefused():
             raise Refused(f"the index at {url}: {describe(outcome)}")

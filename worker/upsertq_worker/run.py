@@ -19,7 +19,7 @@ from upsertq.printable import printable
 from upsertq.server import Server
 from upsertq_worker.config import WorkConfig
 from upsertq_worker.index_options import api_key, index_options
-from upsertq_worker.service import PARENT
+from upsertq_worker.service import PARENT, ignore_hangup, pass_on_hangup
 
 STOP_SECONDS = 10.0
 
@@ -55,6 +55,7 @@ def run(
 
     Exit codes: 0 done; 1 failed; 3 done, but records were rejected or are dead; 4 timed out; 5 the service refuses.
     """
+    ignore_hangup()
     WorkConfig(api_key=api_key(), **given).checked()
     plan = load_options.plan(queue_name)
     with options.server_url(redis_url) as url, _worker(url, queue_name, given) as worker:
@@ -98,9 +99,11 @@ def _worker(url: str, queue: str, given: dict[str, Any]) -> Iterator[subprocess.
     worker = subprocess.Popen(  # noqa: S603 - our own command
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
+    pass_on_hangup(worker)
     try:
         yield worker
     finally:
+        ignore_hangup()
         _stop(worker)
 
 

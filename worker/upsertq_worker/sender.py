@@ -12,7 +12,6 @@ from functools import partial
 from upsertq.errors import WorldError
 from upsertq.pauses import QUEUE, scope_of
 from upsertq_worker.aftermath import Aftermath
-from upsertq_worker.answer import Sent
 from upsertq_worker.batch import Batch
 from upsertq_worker.desk import Desk
 from upsertq_worker.judge import judge
@@ -223,7 +222,7 @@ class Sender:
             # the process may have been stopped since the batch was launched: this is the last look before it leaves
             self._give_back(batch)
             return
-        sent = Sent(tuple(version.id for version in batch.versions), batch.namespace)
+        sent = batch.sent()
         body = batch.body()
         batch.attempts += 1
         if batch.search is not None:

@@ -7,6 +7,7 @@ import random
 import secrets
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -29,6 +30,7 @@ T = TypeVar("T")
 PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
 PARENT_SECONDS = 0.5
+KEY_SECONDS = 1.0
 OPEN_SECONDS = 10.0
 """How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
 
@@ -79,9 +81,10 @@ async def work(
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
             drain = Drain(seam.name, shape.shards, seam, index, settings)
-            _heed_signals(drain)
+            _heed_signals(drain, index)
             log.info("worker %s drains queue %s into %s", seam.name, queue, address.url)
-            beside = [asyncio.create_task(watch(drain))] if watch else []
+            beside = [asyncio.create_task(_await_key(drain, index))]
+            beside += [asyncio.create_task(watch(drain))] if watch else []
             if parent := os.environ.get(PARENT):
                 beside.append(asyncio.create_task(_end_with(int(parent), drain)))
             try:
@@ -89,9 +92,19 @@ async def work(
             finally:
                 for task in beside:
                     task.cancel()
+                ignore_hangup()
         return tally, await seam.books()
     finally:
         await server.close()
+
+
+async def _await_key(drain: Drain, index: HttpIndex) -> None:
+    """Go on at once when the key was exchanged, while the service refuses the one there was."""
+    while True:
+        await asyncio.sleep(KEY_SECONDS)
+        reasons = {paused.reason for paused in drain.desk.lanes.paused.values()}
+        if reasons & {"unauthorized", "forbidden"} and index.renew_key():
+            drain.probe_now()
 
 
 async def _end_with(parent: int, drain: Drain) -> None:
@@ -102,8 +115,23 @@ async def _end_with(parent: int, drain: Drain) -> None:
     drain.stop()
 
 
-def _heed_signals(drain: Drain) -> None:
-    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
+def ignore_hangup() -> None:
+    """Let SIGHUP, which asks for the key to be read anew, do no harm where nothing heeds it."""
+    if hangup := getattr(signal, "SIGHUP", None):
+        signal.signal(hangup, signal.SIG_IGN)
+
+
+def pass_on_hangup(worker: subprocess.Popen[bytes]) -> None:
+    """Let SIGHUP reach the worker beside: it is the one that uses the key."""
+    if hangup := getattr(signal, "SIGHUP", None):
+        signal.signal(hangup, lambda *_: worker.send_signal(hangup))
+
+
+def _heed_signals(drain: Drain, index: HttpIndex) -> None:
+    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way.
+
+    On SIGHUP the API key is read anew; pauses are probed at once with another one.
+    """
     loop = asyncio.get_running_loop()
 
     def heed() -> None:
@@ -112,5 +140,11 @@ def _heed_signals(drain: Drain) -> None:
         log.info("stopping: %d requests in flight may finish; a second signal stops at once", drain.desk.in_flight)
         drain.stop()
 
+    def renew() -> None:
+        if index.renew_key():
+            drain.probe_now()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heed)
+    if hangup := getattr(signal, "SIGHUP", None):
+        loop.add_signal_handler(hangup, renew)

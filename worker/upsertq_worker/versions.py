@@ -83,6 +83,8 @@ class Version:
     """It waits to be let go: a worker may have died of it."""
     resting: bool = False
     """It was sent and killed nobody: it waits to be sent again, or its answer is long in coming."""
+    refused_at: float | None = None
+    """When it was first refused together with its lane."""
 
     @property
     def id(self) -> str:
