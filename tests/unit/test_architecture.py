@@ -28,7 +28,7 @@ ROOTS: Final = {
 PURE: Final = frozenset(
     [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt")]
+    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt", "fitness")]
     + [
         f"upsertq_worker.{name}"
         for name in (
@@ -46,6 +46,7 @@ PURE: Final = frozenset(
             "consequence",
             "lanes",
             "outage",
+            "absence",
             "postage",
             "suspicion",
             "shedding",
