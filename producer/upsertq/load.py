@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from upsertq import resume
+from upsertq import fitness, resume
 from upsertq.errors import LoadStopped, SourceError, UpsertqError, UsageError
 from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.intake import Circumstances, Intake
@@ -49,6 +49,7 @@ class Plan:
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which the load is refused; `None` for no limit.
         timeout: seconds to wait for room or for an absent server.
+        allow_eviction: load also into a server that evicts keys when its memory is full.
     """
 
     sources: Sequence[Source]
@@ -61,6 +62,7 @@ class Plan:
     limits: Limits = _DEFAULT_LIMITS
     timeout: float = 60.0
     max_dead: int | None = None
+    allow_eviction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ class _Session:
         keys = QueueKeys(checked_name("queue", plan.queue))
         if plan.rejects is not None:
             check_writable(plan.rejects)
+        opening, allowed = f"open the queue '{plan.queue}'", plan.allow_eviction
+        self.hold(fitness.check(self._patience(FIRST_CONTACT), opening, allow_eviction=allowed))
         shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
         attempt, resumed = self.hold(_begin(keys, plan, world))
         self.watch.begins(attempt.run, resumed=resumed)
@@ -134,8 +138,10 @@ class _Session:
         read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
         ledger = self.hold(read) if resumed else NOTHING
         with _rejects(plan.rejects) as rejects:
-            loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
+            intake = self._intake(attempt)
+            loading = Loading(intake, attempt.run, ledger=ledger, rejects=rejects)
             self._load_all(loading, attempt)
+            self.hold(intake.begin(attempt.run))  # a run without a record is there all the same
         if plan.fingerprint is not None:
             self.hold(resume.remember(keys, plan.fingerprint, replace(attempt, done=True), self._patience()))
         seconds = world.clock() - begun
@@ -184,6 +190,7 @@ class _Session:
             token=attempt.token,
             ledger_ms=resume.LEDGER_MS,
             max_dead=self.plan.max_dead,
+            allow_eviction=self.plan.allow_eviction,
         )
 
     def _patience(self, most: float = float("inf")) -> Patience:

@@ -9,13 +9,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
+from upsertq import fitness
 from upsertq.books import Books
-from upsertq.errors import NotFound
-from upsertq.exchange import Patience
+from upsertq.errors import NotFound, QueueFull, ServerUnavailable
+from upsertq.exchange import Conversation, Patience
 from upsertq.keys import QueueKeys
-from upsertq.queue import find_queue, open_queue
+from upsertq.queue import QueueShape, find_queue, open_queue
 from upsertq.server import AsyncServer
 from upsertq_worker import preflight
 from upsertq_worker.desk import Settings, Tally
@@ -30,7 +32,7 @@ PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
 PARENT_SECONDS = 0.5
 OPEN_SECONDS = 10.0
-"""How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
+"""How long a worker that starts bears with a server that does not answer at all, as at a wrong address."""
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -60,22 +62,21 @@ async def work(
     settings: Settings,
     *,
     timeout: float,  # noqa: ASYNC109 - of each request
+    allow_eviction: bool = False,
     watch: Callable[[Drain], Coroutine[Any, Any, None]] | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
+        ServerUnfit: what answers cannot keep a queue.
+        NotFound: there is no queue, and it was to be drained to its end; or it is not there any more.
         WorldError: the index or the server refuses. The records stay in the queue.
     """
-    server = AsyncServer.at(url)
+    server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
     try:
-        patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
-        try:
-            shape = await server.hold(find_queue(QueueKeys(queue), patience))
-        except NotFound:
-            shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
-            log.info("queue %s is new: nothing was ever loaded into it", queue)
+        opening = partial(_opening, QueueKeys(queue), make=not settings.until_empty, allow_eviction=allow_eviction)
+        shape = await _patiently(server, opening)
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
@@ -93,6 +94,31 @@ async def work(
         return tally, await seam.books()
     finally:
         await server.close()
+
+
+async def _patiently(server: AsyncServer, opening: Callable[[Patience], Conversation[QueueShape]]) -> QueueShape:
+    """Open the queue; a server that answers that it is not ready is at the right address, and waited for for ever."""
+    while True:
+        try:
+            return await server.hold(opening(Patience(OPEN_SECONDS, time.monotonic, random.Random())))
+        except ServerUnavailable as error:
+            if not error.answered:
+                raise
+        except QueueFull:
+            continue
+
+
+def _opening(keys: QueueKeys, patience: Patience, *, make: bool, allow_eviction: bool) -> Conversation[QueueShape]:
+    """Find the queue, or with `make` create it, on a server that is fit for it."""
+    yield from fitness.check(patience, f"open the queue '{keys.queue}'", allow_eviction=allow_eviction)
+    try:
+        return (yield from find_queue(keys, patience))
+    except NotFound:
+        if not make:
+            raise
+    shape = yield from open_queue(keys, None, int(time.time() * 1000), patience)
+    log.info("queue %s is new: nothing was ever loaded into it", keys.queue)
+    return shape
 
 
 async def _end_with(parent: int, drain: Drain) -> None:

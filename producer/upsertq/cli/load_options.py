@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from upsertq.cli.options import run
+from upsertq.cli.options import allow_eviction, run
 from upsertq.errors import InvalidRecord, UsageError
 from upsertq.load import Plan
 from upsertq.queue import Limits
@@ -83,6 +83,7 @@ _OPTIONS = (
         metavar="S",
         help="Seconds to wait while the backlog is at its limit and nothing drains it, or the server is away.",
     ),
+    allow_eviction,
 )
 
 
@@ -107,6 +108,7 @@ class LoadOptions:
     max_pending_bytes: int
     max_dead: int | None
     timeout: float
+    allow_eviction: bool
 
     def plan(self, queue: str) -> Plan:
         """The plan, once every source is found good.
@@ -130,6 +132,7 @@ class LoadOptions:
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
             max_dead=self.max_dead,
+            allow_eviction=self.allow_eviction,
         )
 
     def _columns(self) -> Columns:
