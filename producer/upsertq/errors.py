@@ -80,15 +80,7 @@ class TooManyDead(WorldError):  # noqa: N818
 
 
 class ServerUnavailable(WorldError):  # noqa: N818
-    """The server cannot be reached, is loading its data or went away, for longer than the timeout.
-
-    Attributes:
-        answered: it answered that it is not ready, so the address is right; else nothing is known of it.
-    """
-
-    def __init__(self, message: str, *, answered: bool = False) -> None:
-        self.answered = answered
-        super().__init__(message)
+    """The server cannot be reached, is loading its data or went away, for longer than the timeout."""
 
 
 class ServerRefused(WorldError):  # noqa: N818

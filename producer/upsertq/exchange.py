@@ -4,6 +4,7 @@ A conversation is a generator: it yields the commands it wants sent, or a pause,
 go wrong with a command comes back as a value. This module decides; the two drivers in `upsertq.server` do.
 """
 
+import math
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,19 +141,26 @@ class Patience:
     """How long, and in what steps, a conversation keeps trying while the server is away or full.
 
     The steps grow from 0.05 s to 2 s and are jittered over their upper half. `clock` and `rng` are given, so that tests
-    need no time.
+    need no time. With a server that does not answer at all, as at a wrong address, it lasts `silent` seconds at most.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], rng: random.Random, *, silent: float = math.inf
+    ) -> None:
         self._clock = clock
         self._rng = rng
-        self._until = clock() + seconds
+        self._begun = clock()
         self._step = 0.05
+        self._silent = min(silent, seconds)
         self.seconds = seconds
 
-    def pause(self) -> Pause | None:
+    def limit(self, *, answered: bool) -> float:
+        """For how many seconds it bears with a server that answers, or does not."""
+        return self.seconds if answered else self._silent
+
+    def pause(self, *, answered: bool = True) -> Pause | None:
         """The next pause, or `None` when the time is over."""
-        left = self._until - self._clock()
+        left = self._begun + self.limit(answered=answered) - self._clock()
         if left <= 0:
             return None
         wanted = self._step * self._rng.uniform(0.5, 1.0)
@@ -182,7 +190,7 @@ def bear(failure: Failed, patience: Patience, what: str) -> Conversation[None]:
     """Pause after a failure that may pass; raises as `persistently` where it does not, or the patience is over."""
     if not failure.passes:
         raise refused(failure, what)
-    pause = patience.pause()
+    pause = patience.pause(answered=failure.trouble is not Trouble.AWAY)
     if pause is None:
         raise giving_up(failure, what, patience)
     yield Pause(pause.seconds, f"cannot {what}: {failure.message}", until_ready=True)
@@ -199,14 +207,15 @@ def giving_up(failure: Failed, what: str, patience: Patience) -> Exception:
     if failure.trouble is Trouble.FULL:
         cure = failure.cure or "drain the queue or add memory"
         return QueueFull(f"cannot {what}: {failure.message}; nothing was lost: {cure}, then retry")
-    waited = f" (tried for {patience.seconds:g} s)" if patience.seconds > 0 else ""
+    seconds = patience.limit(answered=failure.trouble is not Trouble.AWAY)
+    waited = f" (tried for {seconds:g} s)" if seconds > 0 else ""
     return unavailable(failure, what, f"{waited}; {failure.cure or 'is the server running and the URL right?'}")
 
 
 def unavailable(failure: Failed, what: str, end: str = "") -> ServerUnavailable:
     """The error to raise for a failure that passes, where it is not waited for here; `end` in place of the cure."""
     end = end or (f"; {failure.cure}" if failure.cure else "")
-    return ServerUnavailable(f"cannot {what}: {failure.message}{end}", answered=failure.trouble is not Trouble.AWAY)
+    return ServerUnavailable(f"cannot {what}: {failure.message}{end}")
 
 
 def worst(replies: Sequence[Any]) -> Failed | None:

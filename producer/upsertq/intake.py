@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Any
 
 import numpy.typing as npt
@@ -51,9 +52,9 @@ class Circumstances:
         """Milliseconds since 1970."""
         return int(self.wall() * 1000)
 
-    def patience(self, seconds: float) -> Patience:
-        """A patience of so many seconds from now."""
-        return Patience(seconds, self.clock, self.rng)
+    def patience(self, seconds: float, *, silent: float = inf) -> Patience:
+        """A patience of so many seconds from now, of `silent` with a server that does not answer at all."""
+        return Patience(seconds, self.clock, self.rng, silent=silent)
 
 
 class Intake:

@@ -26,7 +26,7 @@ from upsertq.sources import Chunk, Source
 
 T = TypeVar("T")
 FIRST_CONTACT: Final = 10.0
-"""Seconds that a load waits for the server before it begins, so that a wrong address shows soon."""
+"""Seconds that a load waits before it begins for a server that does not answer, so that a wrong address shows soon."""
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -193,8 +193,8 @@ class _Session:
             allow_eviction=self.plan.allow_eviction,
         )
 
-    def _patience(self, most: float = float("inf")) -> Patience:
-        return self.world.patience(min(self.plan.timeout, most))
+    def _patience(self, silent: float = float("inf")) -> Patience:
+        return self.world.patience(self.plan.timeout, silent=silent)
 
 
 def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumstances | None = None) -> Loaded:

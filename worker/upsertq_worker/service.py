@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import random
 import secrets
@@ -9,12 +10,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Any, TypeVar
 
 from upsertq import fitness
 from upsertq.books import Books
-from upsertq.errors import NotFound, QueueFull, ServerUnavailable
+from upsertq.errors import NotFound
 from upsertq.exchange import Conversation, Patience
 from upsertq.keys import QueueKeys
 from upsertq.queue import QueueShape, find_queue, open_queue
@@ -75,8 +75,10 @@ async def work(
     """
     server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
     try:
-        opening = partial(_opening, QueueKeys(queue), make=not settings.until_empty, allow_eviction=allow_eviction)
-        shape = await _patiently(server, opening)
+        # one that answers that it is not ready is at the right address
+        patience = Patience(math.inf, time.monotonic, random.Random(), silent=OPEN_SECONDS)
+        make = not settings.until_empty
+        shape = await server.hold(_opening(QueueKeys(queue), patience, make=make, allow_eviction=allow_eviction))
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
@@ -94,18 +96,6 @@ async def work(
         return tally, await seam.books()
     finally:
         await server.close()
-
-
-async def _patiently(server: AsyncServer, opening: Callable[[Patience], Conversation[QueueShape]]) -> QueueShape:
-    """Open the queue; a server that answers that it is not ready is at the right address, and waited for for ever."""
-    while True:
-        try:
-            return await server.hold(opening(Patience(OPEN_SECONDS, time.monotonic, random.Random())))
-        except ServerUnavailable as error:
-            if not error.answered:
-                raise
-        except QueueFull:
-            continue
 
 
 def _opening(keys: QueueKeys, patience: Patience, *, make: bool, allow_eviction: bool) -> Conversation[QueueShape]:
