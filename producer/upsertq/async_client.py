@@ -28,8 +28,9 @@ class AsyncProducer:
         limits: Limits = DEFAULT_LIMITS,
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        allow_eviction: bool = False,
     ) -> None:
-        self._intake = intake_of(queue, shards, limits, max_dead, timeout)
+        self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
         self._server = url if isinstance(url, AsyncServer) else AsyncServer.at(url)
         self._lock = asyncio.Lock()
 
@@ -85,6 +86,10 @@ class AsyncProducer:
         """As `Producer.run`; use it in an `async with` block."""
         return AsyncRun(self, name)
 
+    async def _begin(self, run: str) -> None:
+        async with self._lock:
+            await self._server.hold(self._intake.begin(run))
+
     @property
     def buffered(self) -> int:
         """Records taken and not yet confirmed by the server."""
@@ -100,7 +105,11 @@ class AsyncProducer:
     async def __aenter__(self) -> Self:
         """As `Producer.__enter__`."""
         async with self._lock:
-            await self._server.hold(self._intake.open())
+            try:
+                await self._server.hold(self._intake.open())
+            except BaseException:
+                await self._server.close()  # nothing else would, for the block is not entered
+                raise
         return self
 
     async def __aexit__(
@@ -162,7 +171,8 @@ class AsyncRun:
         return await self._producer.wait(self.name, timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """As `Run.__enter__`."""
+        await self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
     async def __aexit__(

@@ -21,10 +21,20 @@ DEFAULT_TIMEOUT = 60.0
 DEFAULT_LIMITS = Limits()
 
 
-def intake_of(queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float) -> Intake:
+def intake_of(
+    queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float, *, allow_eviction: bool
+) -> Intake:
     """The intake of a producer on the real clocks; arguments as `Producer`'s."""
     world = Circumstances(time.monotonic, time.time)
-    return Intake(queue, shards=shards, limits=limits, max_dead=max_dead, timeout=timeout, world=world)
+    return Intake(
+        queue,
+        shards=shards,
+        limits=limits,
+        max_dead=max_dead,
+        timeout=timeout,
+        world=world,
+        allow_eviction=allow_eviction,
+    )
 
 
 class Producer:
@@ -42,6 +52,8 @@ class Producer:
             no limit. Nothing taken is dropped by that either: call again once they are replayed or discarded.
         timeout: seconds that a call waits for room in the backlog or for an absent server before it raises
             `QueueFull` or `ServerUnavailable`; 0 raises at once. Nothing taken is dropped by that: call again.
+        allow_eviction: use also a server whose `maxmemory-policy` is `allkeys-…`, which removes records when its
+            memory is full; `ServerUnfit` is raised for it otherwise.
     """
 
     def __init__(
@@ -53,8 +65,9 @@ class Producer:
         limits: Limits = DEFAULT_LIMITS,
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        allow_eviction: bool = False,
     ) -> None:
-        self._intake = intake_of(queue, shards, limits, max_dead, timeout)
+        self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
         self._server = url if isinstance(url, Server) else Server.at(url)
         self._lock = threading.RLock()
 
@@ -132,12 +145,16 @@ class Producer:
             return self._server.hold(self._intake.flush())
 
     def books(self, run: str = "") -> Books:
-        """The books of the queue, or of one run."""
+        """The books of the queue, or of one run; `NotFound` where there is no queue (any more)."""
         with self._lock:
             return self._server.hold(self._intake.books(run))
 
     def receipt(self, run: str = "") -> Receipt:
-        """What became of the queue, or of one run, so far: its books, why records are dead, requests, times."""
+        """What became of the queue, or of one run, so far: its books, why records are dead, requests, times.
+
+        Raises:
+            NotFound: there is no queue (any more).
+        """
         with self._lock:
             return self._server.hold(self._intake.receipt(run))
 
@@ -146,6 +163,7 @@ class Producer:
 
         Raises:
             WaitTimeout: records were still pending after `timeout` seconds.
+            NotFound: the queue or the run is not there, or not any more, as after the server lost its data.
         """
         self.flush()
         # outside the lock: others may put while this one waits
@@ -154,6 +172,10 @@ class Producer:
     def run(self, name: str) -> "Run":
         """A run: a label for what is put through it, with its own books. Use it in a `with` block."""
         return Run(self, name)
+
+    def _begin(self, run: str) -> None:
+        with self._lock:
+            self._server.hold(self._intake.begin(run))
 
     @property
     def buffered(self) -> int:
@@ -170,7 +192,11 @@ class Producer:
     def __enter__(self) -> Self:
         """Open the queue, so that a wrong address or shape shows before the first record."""
         with self._lock:
-            self._server.hold(self._intake.open())
+            try:
+                self._server.hold(self._intake.open())
+            except BaseException:
+                self._server.close()  # nothing else would, for the block is not entered
+                raise
         return self
 
     def __exit__(
@@ -232,7 +258,8 @@ class Run:
         return self._producer.wait(self.name, timeout=timeout)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Make the run known, so that it can be waited for also if nothing comes to it."""
+        self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
     def __exit__(

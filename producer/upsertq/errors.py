@@ -9,6 +9,7 @@ UpsertqError
     ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    ├── ServerUnfit            what answers cannot keep a queue: it evicts keys, or is no Redis server on its own
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
@@ -92,8 +93,12 @@ class ServerRefused(WorldError):  # noqa: N818
     """The server answers and refuses: a wrong password, a missing permission, a key of a foreign type."""
 
 
+class ServerUnfit(WorldError):  # noqa: N818
+    """What answers cannot keep a queue: it evicts keys, is a node of a cluster or a Sentinel, or is no Redis at all."""
+
+
 class NotFound(WorldError):  # noqa: N818
-    """There is no such queue, run or load on this server."""
+    """There is no such queue, run or load on this server, or not any more."""
 
 
 class SourceError(WorldError):

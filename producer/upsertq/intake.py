@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import inf
 from typing import Any
 
 import numpy.typing as npt
 
-from upsertq import books, queue, receipt
+from upsertq import books, fitness, queue, receipt
 from upsertq.books import Books
-from upsertq.errors import InvalidRecord, ServerUnavailable, UsageError, WaitTimeout
+from upsertq.errors import InvalidRecord, NotFound, ServerUnavailable, UsageError, WaitTimeout
 from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.keys import QueueKeys, checked_name, queue_option
 from upsertq.pack import Packer
@@ -51,9 +52,9 @@ class Circumstances:
         """Milliseconds since 1970."""
         return int(self.wall() * 1000)
 
-    def patience(self, seconds: float) -> Patience:
-        """A patience of so many seconds from now."""
-        return Patience(seconds, self.clock, self.rng)
+    def patience(self, seconds: float, *, silent: float = inf) -> Patience:
+        """A patience of so many seconds from now, of `silent` with a server that does not answer at all."""
+        return Patience(seconds, self.clock, self.rng, silent=silent)
 
 
 class Intake:
@@ -67,6 +68,7 @@ class Intake:
         token: the ledger to continue, by records with the ordinals that they had; a fresh one unless given.
         ledger_ms: how long, in milliseconds, the ledger outlives the last enqueue.
         max_dead: dead letters in the queue at which nothing more is enqueued; `None` for no limit.
+        allow_eviction: enqueue also on a server that evicts keys when its memory is full.
 
     Raises:
         UsageError: `max_dead` is below 1, at which nothing could ever be enqueued.
@@ -83,6 +85,7 @@ class Intake:
         token: str | None = None,
         ledger_ms: int = LEDGER_MS,
         max_dead: int | None = None,
+        allow_eviction: bool = False,
     ) -> None:
         if max_dead is not None and max_dead < 1:
             raise UsageError(f"a limit of {max_dead} dead letters allows no record: choose 1 or more, or none")
@@ -95,6 +98,7 @@ class Intake:
         self._token = token or uuid.uuid4().hex
         self._ledger_ms = ledger_ms
         self._max_dead = max_dead
+        self._allow_eviction = allow_eviction
         self._shape: QueueShape | None = None
         self._packer = Packer(1)
         self._enqueuer: Enqueuer | None = None
@@ -112,8 +116,10 @@ class Intake:
         return self._packer.records
 
     def open(self) -> Conversation[QueueShape]:
-        """Create or find the queue; a second time only returns it."""
+        """Create or find the queue, on a server that is fit for it; a second time only returns it."""
         if self._shape is None:
+            opening = f"open the queue '{self.keys.queue}'"
+            yield from fitness.check(self._patience(), opening, allow_eviction=self._allow_eviction)
             self._shape = yield from queue.open_queue(
                 self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
             )
@@ -179,15 +185,20 @@ class Intake:
         """
         yield from self.open()
         yield from self._fix_dimension(records, several)
-        if run and run not in self._runs:
-            yield from queue.register_run(self.keys, checked_name("run", run), self._world.now_ms(), self._patience())
-            self._runs.add(run)
+        yield from self.begin(run)
         yield from self.make_room()
         at = self._world.now_ms()
         numbers = range(self._ordinal, self._ordinal + len(records)) if ordinals is None else ordinals
         for record, ordinal in zip(records, numbers, strict=True):
             self._packer.add(record, run=run, ordinal=ordinal, at=at)
             self._ordinal = ordinal + 1
+
+    def begin(self, run: str) -> Conversation[None]:
+        """Make `run` known to the queue, unless it is empty; once, so that a server that lost its data is noticed."""
+        yield from self.open()
+        if run and run not in self._runs:
+            yield from queue.register_run(self.keys, checked_name("run", run), self._world.now_ms(), self._patience())
+            self._runs.add(run)
 
     def fix_dimension(self, dimension: int) -> Conversation[int]:
         """Fix the queue's dimension if nothing fixed it yet; returns the one that holds."""
@@ -207,27 +218,34 @@ class Intake:
 
     def flush(self) -> Conversation[int]:
         """Enqueue everything taken so far; returns the number of records confirmed since the last flush."""
-        yield from self.open()
+        if self._shape is None:
+            return 0  # nothing was taken: a queue that is not there is not made by the way
         self._packer.close_all(self._world.now_ms())
         yield from self._send()
         confirmed, self.confirmed = self.confirmed, 0
         return confirmed
 
     def books(self, run: str) -> Conversation[Books]:
-        """The books of the queue, or of `run`."""
-        shape = yield from self.open()
-        return (yield from books.read(self.keys, shape.shards, run, self._patience()))
+        """The books of the queue, or of `run`; `NotFound` where there is no queue."""
+        shape = yield from self._find()
+        found = yield from books.read(self.keys, shape.shards, run, self._patience())
+        yield from queue.check_present(self.keys, "", self._patience())
+        return found
 
     def receipt(self, run: str) -> Conversation[Receipt]:
-        """The receipt of the queue, or of `run`."""
-        shape = yield from self.open()
+        """The receipt of the queue, or of `run`; `NotFound` where there is no queue."""
+        shape = yield from self._find()
         return (yield from receipt.read(self.keys, shape.shards, run, self._patience()))
 
     def wait(self, run: str, timeout: float | None) -> Conversation[Books]:
         """Wait until nothing of `run` (of the queue where it is empty) is pending; returns its books."""
-        shape = yield from self.open()
+        shape = yield from self._find()
         found = yield from wait_until_settled(self.keys, shape.shards, run, timeout, self._world)
         return found
+
+    def _find(self) -> Conversation[QueueShape]:
+        """The queue, which must be there."""
+        return self._shape or (yield from queue.find_queue(self.keys, self._patience()))
 
     def _send(self) -> Conversation[None]:
         assert self._enqueuer is not None  # noqa: S101 - `open` came first
@@ -268,19 +286,30 @@ def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
     world: Circumstances,
     watch: Callable[[Books], None] = lambda _: None,
     pause_timeout: float | None = None,
+    enqueued: int = 0,
 ) -> Conversation[Books]:
     """Poll the books until nothing is pending, telling `watch`; returns them.
 
+    `enqueued` is how many records there are at least, as far as is known: fewer are no success, but a loss.
+
     Raises:
+        NotFound: the queue or the run is not there, or not any more, or its books are not.
         WaitTimeout: `timeout` seconds are over (`None`: never).
         LanePaused: the wait is stuck on a pause for `pause_timeout` seconds (`None`: never).
     """
     until = None if timeout is None else world.clock() + timeout
     stall = None if pause_timeout is None else Stall(keys, pause_timeout, world.wall())
     step = 0.05
+    known: object = None
     while True:
         left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
-        found = yield from books.read(keys, shards, run, world.patience(min(left, PATIENCE_SECONDS)))
+        patience = world.patience(min(left, PATIENCE_SECONDS))
+        found = yield from books.read(keys, shards, run, patience)
+        # after the books: what vanishes between the two is noticed
+        there = yield from queue.check_present(keys, run, patience)
+        if there != (known or there) or (found.pending == 0 and found.enqueued < enqueued):
+            raise _lost(keys, run, found, enqueued)
+        known, enqueued = there, max(enqueued, found.enqueued)
         watch(found)
         if found.pending == 0:
             return found
@@ -304,6 +333,13 @@ def _why_pending(keys: QueueKeys, patience: Patience) -> Conversation[str]:
         return told(keys, QUEUE, paused[QUEUE])
     also = "".join(f"; {told(keys, *lane)}" for lane in islice(paused.items(), 1))
     return f"is a worker running? `upsertq status{queue_option(keys.queue)}` shows it{also}"
+
+
+def _lost(keys: QueueKeys, run: str, found: Books, enqueued: int) -> NotFound:
+    what = f"run '{run}'" if run else f"queue '{keys.queue}'"
+    return NotFound(
+        f"{what} had {enqueued:,} records and has {found.enqueued:,} now: it was removed and made anew, or {queue.LOST}"
+    )
 
 
 def _waited(keys: QueueKeys, run: str, found: Books) -> str:

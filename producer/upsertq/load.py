@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from upsertq import resume
+from upsertq import fitness, resume
 from upsertq.errors import LoadStopped, SourceError, UpsertqError, UsageError
 from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.intake import Circumstances, Intake
@@ -27,7 +27,7 @@ from upsertq.sources import Chunk, Source
 
 T = TypeVar("T")
 FIRST_CONTACT: Final = 10.0
-"""Seconds that a load waits for the server before it begins, so that a wrong address shows soon."""
+"""Seconds that a load waits before it begins for a server that does not answer, so that a wrong address shows soon."""
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -51,6 +51,7 @@ class Plan:
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which the load is refused; `None` for no limit.
         timeout: seconds to wait for room or for an absent server.
+        allow_eviction: load also into a server that evicts keys when its memory is full.
     """
 
     sources: Sequence[Source]
@@ -64,6 +65,7 @@ class Plan:
     limits: Limits = _DEFAULT_LIMITS
     timeout: float = 60.0
     max_dead: int | None = None
+    allow_eviction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class _Session:
         plan, world = self.plan, self.world
         begun = world.clock()
         keys = QueueKeys(checked_name("queue", plan.queue))
+        opening, allowed = f"open the queue '{plan.queue}'", plan.allow_eviction
+        self.hold(fitness.check(self._patience(FIRST_CONTACT), opening, allow_eviction=allowed))
         shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
         attempt, resumed = self.hold(_begin(keys, plan, world))
         self.watch.begins(attempt.run, resumed=resumed)
@@ -138,8 +142,10 @@ class _Session:
             return Loaded(attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
         read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
         ledger = self.hold(read) if resumed else NOTHING
-        loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
+        intake = self._intake(attempt)
+        loading = Loading(intake, attempt.run, ledger=ledger, rejects=rejects)
         self._load_all(loading, attempt)
+        self.hold(intake.begin(attempt.run))  # a run without a record is there all the same
         if plan.fingerprint is not None:
             self.hold(resume.remember(keys, plan.fingerprint, replace(attempt, done=True), self._patience()))
         seconds = world.clock() - begun
@@ -191,10 +197,11 @@ class _Session:
             token=attempt.token,
             ledger_ms=resume.LEDGER_MS,
             max_dead=self.plan.max_dead,
+            allow_eviction=self.plan.allow_eviction,
         )
 
-    def _patience(self, most: float = float("inf")) -> Patience:
-        return self.world.patience(min(self.plan.timeout, most))
+    def _patience(self, silent: float = float("inf")) -> Patience:
+        return self.world.patience(self.plan.timeout, silent=silent)
 
 
 def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumstances | None = None) -> Loaded:

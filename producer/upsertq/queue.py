@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -17,10 +17,10 @@ from upsertq.exchange import (
     Patience,
     Pause,
     Script,
-    Trouble,
     ask_all,
     giving_up,
     persistently,
+    refused,
     run_scripts,
     worst,
 )
@@ -34,6 +34,9 @@ CALL_BYTES: Final = 2_000_000
 CALL_ENTRIES: Final = 64
 BACKLOG_FULL: Final = "the backlog is at its limit"
 """Why an enqueue pauses while workers have to make room."""
+
+LOST: Final = "the server lost its data (flushed, evicted, restarted without persistence): load again what was pending"
+"""What else it may be where something is not there that was."""
 
 CREATE = Script.load("upsertq", "create")
 ENQUEUE = Script.load("upsertq", "enqueue")
@@ -101,14 +104,22 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
     return _shape(keys.queue, reply)
 
 
-def _shape(queue: str, reply: Sequence[Any]) -> QueueShape:
-    version, shards, dimension = reply[0] or b"", reply[1] or b"", reply[2] or b""
+def _shape(queue: str, reply: object) -> QueueShape:
+    version, shards, dimension = _three(reply)
     if version != b"%d" % FORMAT or not shards.isdigit() or not (dimension or b"0").isdigit():
         found = version.decode("ascii", "backslashreplace") or "none"
         newer = version.isdigit() and int(version) > FORMAT
         cure = "upgrade upsertq" if newer else "choose another queue name: these keys were not made by upsertq"
         raise QueueMismatch(f"queue '{queue}' has format version {found}, this program knows {FORMAT}: {cure}")
     return QueueShape(queue, int(shards), int(dimension) if dimension else None)
+
+
+def _three(reply: object) -> tuple[bytes, bytes, bytes]:
+    """Format, shards and dimension, each empty where it is not there; what no server of ours says is no format."""
+    if not isinstance(reply, list) or len(reply) < 3:  # noqa: PLR2004 - three of them
+        return b"", b"", b""
+    first, second, third = (one if isinstance(one, bytes) else b"" for one in reply[:3])
+    return first, second, third
 
 
 def claim_dimension(keys: QueueKeys, dimension: int, patience: Patience) -> Conversation[int]:
@@ -130,6 +141,33 @@ def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[int]
     if reply is None:
         raise NotFound(f"queue '{keys.queue}' has no run '{run}': check the name with `upsertq status`")
     return int(reply)
+
+
+def presence(keys: QueueKeys, run: str) -> list[list[str]]:
+    """The commands by whose replies `missing` tells whether the queue, and `run` where it is not empty, are there."""
+    return [["HMGET", keys.meta, "format", "created"], *([["HGET", keys.runs, run]] if run else [])]
+
+
+def missing(keys: QueueKeys, run: str, replies: Sequence[Any]) -> NotFound | None:
+    """The error for a queue or run that is not there, or not any more; `None` while both are."""
+    if replies[0][0] is None:
+        return NotFound(f"there is no queue '{keys.queue}' on this server (any more): check the names, or {LOST}")
+    if run and replies[1] is None:
+        return NotFound(f"queue '{keys.queue}' has no run '{run}' (any more): check the name, or {LOST}")
+    return None
+
+
+def check_present(keys: QueueKeys, run: str, patience: Patience) -> Conversation[object]:
+    """Raise `NotFound` where the queue, or `run` where it is not empty, is not there (any more).
+
+    Returns what is the same as long as they were not removed and made anew.
+    """
+    ask = ask_all(presence(keys, run))
+    replies = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
+    error = missing(keys, run, replies)
+    if error is not None:
+        raise error
+    return replies[0][1], replies[1:]
 
 
 def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
@@ -183,8 +221,8 @@ class Enqueuer:
                     progress += packer.confirm(parcels[0].shard, int(reply[0]))
                     full = full or int(reply[0]) < len(parcels)
             failure = worst(replies)
-            if failure is not None and failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-                raise ServerRefused(f"cannot enqueue: the server refuses: {failure.message}")
+            if failure is not None and not failure.passes:
+                raise refused(failure, "enqueue")
             if progress:
                 waiting = patience()
             if failure is None and not full:
@@ -192,7 +230,10 @@ class Enqueuer:
             pause = waiting.pause()
             if pause is None:
                 raise self._giving_up(failure, waiting, packer)
-            yield Pause(pause.seconds, BACKLOG_FULL if failure is None else failure.message)
+            if failure is None:
+                yield Pause(pause.seconds, BACKLOG_FULL)
+            else:
+                yield Pause(pause.seconds, f"cannot enqueue: {failure.message}", until_ready=True)
 
     def _check_dead(self, patience: Patience) -> Conversation[None]:
         """Count the queue's dead letters before each round of calls: the limit is of the whole queue, exactly."""

@@ -13,6 +13,7 @@ from upsertq import books
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, ask_all, named, persistently
 from upsertq.keys import QueueKeys
+from upsertq.queue import missing, presence
 
 DEFAULT_NAMESPACE: Final = "__default__"
 LSN: Final = "lsn:"
@@ -73,11 +74,15 @@ class Receipt:
 
 
 def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Receipt]:
-    """The receipt of `run`, or of the whole queue where it is empty, as of now."""
-    commands = [["HGET", keys.runs, run] if run else ["HGET", keys.meta, "created"]]
-    commands += [["HGETALL", keys.shard(k).run(run) if run else keys.shard(k).books] for k in range(shards)]
-    first, *replies = yield from persistently(ask_all(commands), patience, "read the receipt")
-    parts = [named(reply) for reply in replies]
+    """The receipt of `run`, or of the whole queue where it is empty, as of now; `NotFound` where there is no queue."""
+    there = presence(keys, run)
+    commands = [*there, *(["HGETALL", keys.shard(k).run(run) if run else keys.shard(k).books] for k in range(shards))]
+    replies = yield from persistently(ask_all(commands), patience, "read the receipt")
+    error = missing(keys, "", replies)
+    if error is not None:
+        raise error
+    first = replies[1] if run else replies[0][1]
+    parts = [named(reply) for reply in replies[len(there) :]]
     return Receipt(
         queue=keys.queue,
         run=run,

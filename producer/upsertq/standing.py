@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq import books, pauses
+from upsertq import books, fitness, pauses
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, Script, ask_all, named, persistently, run_scripts
+from upsertq.fitness import ServerFacts
 from upsertq.keys import QueueKeys
 from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
@@ -86,6 +87,7 @@ class Standing:
     paused: Mapping[str, Paused]
     runs: tuple[RunStanding, ...]
     runs_known: int
+    server: ServerFacts
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document of `status --json`, but for the rates."""
@@ -106,6 +108,7 @@ class Standing:
             "paused": [pauses.as_dict(scope, paused) for scope, paused in self.paused.items()],
             "runs": [{"run": run.run, "since": run.since, **run.books.as_dict()} for run in self.runs],
             "runs_known": self.runs_known,
+            "server": self.server.as_dict(),
         }
 
 
@@ -149,6 +152,7 @@ def look(
     now = time_of(told)
     n = shape.shards
     counters = [named(reply) for reply in of_shards[:n]]
+    facts = yield from fitness.ask_facts(patience, "read the server's settings")
     entries, oldest = yield from _backlog(keys, n, patience)
     shown_runs = yield from _runs(keys, n, named(runs), most_runs, patience)
     return Standing(
@@ -164,6 +168,7 @@ def look(
         paused=pauses.of_reply(lanes),
         runs=shown_runs,
         runs_known=len(named(runs)),
+        server=facts,
     )
 
 

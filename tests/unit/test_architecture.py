@@ -31,7 +31,10 @@ PURE: Final = frozenset(
         for name in ("errors", "given", "printable", "record", "wire", "keys", "pack", "exchange", "books", "queue")
     ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "health", "pauses", "stall", "letter", "receipt")]
+    + [
+        f"upsertq.{name}"
+        for name in ("intake", "audit", "standing", "health", "pauses", "stall", "letter", "receipt", "fitness")
+    ]
     + [
         f"upsertq_worker.{name}"
         for name in (
@@ -52,6 +55,7 @@ PURE: Final = frozenset(
             "consequence",
             "lanes",
             "outage",
+            "absence",
             "postage",
             "suspicion",
             "shedding",

@@ -26,8 +26,9 @@ from upsertq_worker.service import work as work_until_stopped
 @index_options("--timeout")
 @click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
+@options.allow_eviction
 @options.common
-def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any) -> int:
+def work(*, redis_url: str | None, queue_name: str, as_json: bool, allow_eviction: bool, **given: Any) -> int:
     """Drain the queue into an index.
 
     Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say. A second
@@ -47,6 +48,7 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
                 address,
                 settings,
                 timeout=config.request_timeout,
+                allow_eviction=allow_eviction,
                 watch=None if as_json else _watch(),
             )
             tally, books = run_loop(done)

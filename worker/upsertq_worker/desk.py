@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from upsertq.pauses import Paused
+from upsertq_worker.absence import Absence
 from upsertq_worker.batch import Batcher, BatchLimits
 from upsertq_worker.gates import Gates
 from upsertq_worker.hold import Hold
@@ -105,6 +106,7 @@ class Desk:
         """What needs an operator, by what it concerns."""
         self.outage: Outage | None = None
         """The time in which nothing lands, while it lasts."""
+        self.absence = Absence()
         self.catching_up = True
         """More of what earlier holders left is being read: newer versions of what is here may come."""
         self.hushed = False

@@ -5,6 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from upsertq.errors import ServerUnavailable, WorldError
@@ -97,12 +98,13 @@ class Drain:
             finished = await self._sender.finish(desk.settings.grace)
             await asyncio.gather(*working)
             left = max(1.0, desk.settings.grace - (desk.clock() - started))
-            await self._settler.flush(left)
-            await self._caution.end()
+            # what ended the worker may fail these too: the first cause is the one to report
+            await self._guarded(partial(self._settler.flush, left))
+            await self._guarded(self._caution.end)
             desk.done.set()
             desk.noteworthy.set()
             await keeping
-            await self._keeper.end(finished)
+            await self._guarded(partial(self._keeper.end, finished))
         if desk.failure is not None:
             raise desk.failure
         return desk.tally

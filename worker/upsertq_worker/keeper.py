@@ -32,7 +32,7 @@ class Keeper:
         self._every = desk.settings.lease / ROUNDS
         self._started_at = desk.wall()
         self._standing_by = False
-        self._silent = False
+        self._silent = self._deaf = False
         self._troubles = Troubles("take leases", desk)
 
     async def run(self) -> None:
@@ -77,8 +77,11 @@ class Keeper:
                 await self._queue.note(changes)
             noted = await self._queue.pauses()
         except ServerUnavailable as error:
-            log.warning("%s; pauses by hand are not seen meanwhile", error)
+            if not self._deaf:
+                log.warning("%s; pauses by hand are not seen meanwhile", error)
+            self._deaf = True
             return
+        self._deaf = False
         desk.notes = {
             scope: why for scope, why in desk.notes.items() if scope not in changes or changes[scope] is not why
         }

@@ -58,7 +58,8 @@ def run(
     ignore_hangup()
     WorkConfig(api_key=api_key(), **given).checked()
     plan = load_options.plan(queue_name)
-    with options.server_url(redis_url) as url, _worker(url, queue_name, given) as worker:
+    sent = {**given, "allow_eviction": load_options.allow_eviction}
+    with options.server_url(redis_url) as url, _worker(url, queue_name, sent) as worker:
         server = Server.at(url)
 
         def guard() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import os
 import random
 import secrets
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from upsertq import fitness
 from upsertq.books import Books
 from upsertq.errors import NotFound
-from upsertq.exchange import Patience
+from upsertq.exchange import Conversation, Patience
 from upsertq.keys import QueueKeys
-from upsertq.queue import find_queue, open_queue
+from upsertq.queue import QueueShape, find_queue, open_queue
 from upsertq.server import AsyncServer
 from upsertq_worker import logs, preflight
 from upsertq_worker.desk import Settings, Tally
@@ -32,7 +34,7 @@ PARENT = "UPSERTQ_PARENT_PID"
 PARENT_SECONDS = 0.5
 KEY_SECONDS = 1.0
 OPEN_SECONDS = 10.0
-"""How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
+"""How long a worker that starts bears with a server that does not answer at all, as at a wrong address."""
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -61,22 +63,23 @@ async def work(
     settings: Settings,
     *,
     timeout: float,  # noqa: ASYNC109 - of each request
+    allow_eviction: bool = False,
     watch: Callable[[Drain], Coroutine[Any, Any, None]] | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
+        ServerUnfit: what answers cannot keep a queue.
+        NotFound: there is no queue, and it was to be drained to its end; or it is not there any more.
         WorldError: the index or the server refuses. The records stay in the queue.
     """
-    server = AsyncServer.at(url)
+    server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
     try:
-        patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
-        try:
-            shape = await server.hold(find_queue(QueueKeys(queue), patience))
-        except NotFound:
-            shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
-            log.info("queue %s is new: nothing was ever loaded into it", queue)
+        # one that answers that it is not ready is at the right address
+        patience = Patience(math.inf, time.monotonic, random.Random(), silent=OPEN_SECONDS)
+        make = not settings.until_empty
+        shape = await server.hold(_opening(QueueKeys(queue), patience, make=make, allow_eviction=allow_eviction))
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
             await preflight.check(index, address.url, shape, time.time())
             seam = RedisQueue(server, shape, worker_name(), settings.lease)
@@ -105,6 +108,19 @@ async def _await_key(drain: Drain, index: HttpIndex) -> None:
         reasons = {paused.reason for paused in drain.desk.lanes.paused.values()}
         if reasons & {"unauthorized", "forbidden"} and index.renew_key():
             drain.probe_now()
+
+
+def _opening(keys: QueueKeys, patience: Patience, *, make: bool, allow_eviction: bool) -> Conversation[QueueShape]:
+    """Find the queue, or with `make` create it, on a server that is fit for it."""
+    yield from fitness.check(patience, f"open the queue '{keys.queue}'", allow_eviction=allow_eviction)
+    try:
+        return (yield from find_queue(keys, patience))
+    except NotFound:
+        if not make:
+            raise
+    shape = yield from open_queue(keys, None, int(time.time() * 1000), patience)
+    log.info("queue %s is new: nothing was ever loaded into it", keys.queue)
+    return shape
 
 
 async def _end_with(parent: int, drain: Drain) -> None:

@@ -10,13 +10,23 @@ from typing import Any
 import orjson
 
 from upsertq.books import COUNTERS, Books, of_reply, total
-from upsertq.errors import ServerRefused, ServerUnavailable
-from upsertq.exchange import Argument, Conversation, Hash, Script, Trouble, ask_all, named, run_scripts, worst
+from upsertq.exchange import (
+    Argument,
+    Conversation,
+    Hash,
+    Script,
+    ask_all,
+    named,
+    refused,
+    run_scripts,
+    unavailable,
+    worst,
+)
 from upsertq.keys import CONSUMER, GROUP, QueueKeys
 from upsertq.letter import encode_letter, is_superseded, mark_field
 from upsertq.pauses import Paused, note
 from upsertq.pauses import of_reply as of_pauses
-from upsertq.queue import QueueShape
+from upsertq.queue import QueueShape, missing, presence
 from upsertq.server import AsyncServer
 from upsertq.standing import beat_at, forgotten, time_of
 from upsertq.wire import Entry
@@ -28,8 +38,6 @@ LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")
 MARK = Script.load("upsertq_worker", "mark")
 SETTLE = Script.load("upsertq_worker", "settle")
-GROUP_GONE = ("NOGROUP", "UNBLOCKED")
-"""How the server says that a stream is gone with its group: it lost its data. The next round of leases makes both."""
 TIDY_SECONDS = 60.0
 """How often the heartbeats of workers that are long gone are taken away."""
 SETTLE_ENTRIES = 200
@@ -129,8 +137,13 @@ class RedisQueue:
 
     async def books(self) -> Books:
         """As `QueueSeam.books`."""
+        there = presence(self._keys, "")
         ask = ask_all([["HMGET", self._keys.shard(k).books, *COUNTERS] for k in range(self._shape.shards)])
-        return total(of_reply(reply) for reply in await self._sure(ask(), "read the books"))
+        replies = await self._sure(ask(), "read the books")
+        lost = missing(self._keys, "", await self._sure(ask_all(there)(), "read the books"))
+        if lost is not None:
+            raise lost
+        return total(of_reply(reply) for reply in replies)
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """As `QueueSeam.superseded`."""
@@ -201,10 +214,7 @@ class RedisQueue:
         failure = worst(replies)
         if failure is None:
             return replies
-        refuses = failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}
-        if refuses and not failure.message.startswith(GROUP_GONE):
-            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
-        raise ServerUnavailable(f"cannot {what}: {failure.message}")
+        raise unavailable(failure, what) if failure.passes else refused(failure, what)
 
 
 def _behind(stream_id: str) -> str:

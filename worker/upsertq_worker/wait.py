@@ -26,7 +26,7 @@ async def signalled(event: asyncio.Event, seconds: float | None) -> bool:
 
 
 class Troubles:
-    """The absence of the queue's server, as one task meets it: told once, waited for with jitter, told to be over."""
+    """The absence of the queue's server, as one task meets it: told once for all tasks, and waited for with jitter."""
 
     def __init__(self, what: str, desk: Desk) -> None:
         self._what = what
@@ -35,13 +35,17 @@ class Troubles:
 
     def over(self) -> None:
         """The server answered."""
-        if self._delay is not None:
-            log.info("the queue's server is back: can %s again", self._what)
+        if self._delay is None:
+            return
         self._delay = None
+        lasted = self._desk.absence.ends(self._what, self._desk.clock())
+        if lasted is not None:
+            log.info("the queue's server is back after %.0f s", lasted)
 
     async def wait(self, error: Exception) -> None:
         """Let some time pass before the next attempt; ends early when the worker stops, or has done its last."""
-        if self._delay is None:
+        why = str(error).partition(": ")[2] or str(error)  # without what could not be done: that differs by task
+        if self._desk.absence.begins(self._what, why, self._desk.clock()):
             log.warning("%s; trying again until it is back", error)
         self._delay = _BACKOFF.next(self._delay, self._desk.rng)
         await signalled(self._desk.done if self._desk.stopping.is_set() else self._desk.stopping, self._delay)

@@ -104,12 +104,16 @@ def load_and_report(
 
 def _receipt(plan: Plan, server: Server, loaded: Loaded) -> Receipt:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
+    server.hold(queue.check_present(keys, loaded.run, world.patience(PATIENCE_SECONDS)))
     shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
-    return server.hold(receipt.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
+    found = server.hold(receipt.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
+    server.hold(queue.check_present(keys, loaded.run, world.patience(PATIENCE_SECONDS)))
+    return found
 
 
 def _wait(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None, float], watch: Shown) -> None:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
+    server.hold(queue.check_present(keys, loaded.run, world.patience(PATIENCE_SECONDS)))
     shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
     settled = wait_until_settled(
         keys,
@@ -119,6 +123,7 @@ def _wait(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None
         world,
         lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending"),
         limits[1],
+        loaded.loaded,
     )
     server.hold(settled, sleep=watch.sleep)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from upsertq.cli.options import run
+from upsertq.cli.options import allow_eviction, run
 from upsertq.errors import InvalidRecord, UsageError, shown
 from upsertq.load import Plan
 from upsertq.queue import Limits
@@ -104,6 +104,7 @@ _OPTIONS = (
         metavar="S",
         help="Seconds to wait while the backlog is at its limit and nothing drains it, or the server is away.",
     ),
+    allow_eviction,
 )
 
 
@@ -131,6 +132,7 @@ class LoadOptions:
     max_pending_bytes: int
     max_dead: int | None
     timeout: float
+    allow_eviction: bool
 
     def plan(self, queue: str) -> Plan:
         """The plan, once every source is found good.
@@ -165,6 +167,7 @@ class LoadOptions:
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
             max_dead=self.max_dead,
+            allow_eviction=self.allow_eviction,
         )
 
     def _columns(self) -> Columns:

@@ -14,6 +14,7 @@ from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.fitness import ServerFacts
 from upsertq.health import only_paused, problems
 from upsertq.keys import queue_option
 from upsertq.printable import printable
@@ -150,6 +151,7 @@ def picture(now: Standing, rates: Rates | None) -> str:
         )
     lines += _leases(now)
     lines += _workers(now.workers)
+    lines += _server(now.server)
     lines += [f"paused: {pauses.describe(scope, paused)}" for scope, paused in now.paused.items()]
     if now.runs:
         lines += ["", f"runs (the newest {len(now.runs)} of {now.runs_known:,}):"]
@@ -159,6 +161,17 @@ def picture(now: Standing, rates: Rates | None) -> str:
             for run in now.runs
         ]
     return "\n".join(map(printable, lines))
+
+
+def _server(facts: ServerFacts) -> list[str]:
+    if not facts.told:
+        return ["server: it does not tell its eviction policy and persistence (INFO is not allowed)"]
+    role = {"slave": "replica", "master": "primary"}.get(facts.role, "")
+    append_only = {True: "append-only file", False: "no append-only file"}.get(facts.append_only)  # type: ignore[arg-type]
+    policy = f"maxmemory-policy {facts.policy}" if facts.policy else ""
+    replicas = "" if facts.replicas is None else f"{facts.replicas} replica{'s' * (facts.replicas != 1)}"
+    told = ", ".join(filter(None, (f"{facts.product} {facts.version}".strip(), role, policy, append_only, replicas)))
+    return [f"server: {told}", *(f"warning: {warning}" for warning in facts.warnings)]
 
 
 def _table(books: Books) -> list[str]:

@@ -53,6 +53,7 @@ def wait(
                 print_json(queue.server.hold(read(queue.patience())).as_dict())
             raise
         found = queue.server.hold(read(queue.patience()))
+        queue.check_run(run_name)
     if as_json:
         print_json(found.as_dict())
     else:
