@@ -300,7 +300,8 @@ def bad_letters() -> Iterator[Damage]:
 
 def bad_entries() -> Iterator[Damage]:
     """Entries with one field that is none."""
-    stream = KEYS.shard(0).stream
+    stream, books = KEYS.shard(0).stream, KEYS.shard(0).books
+    counted = [("HINCRBY", books, name, "1") for name in ("enqueued", "pending")]
     for what, fields in bad_versions(ENTRY):
         flat = [part for item in fields.items() for part in item]
-        yield Damage(f"entry with {what}", (("XADD", stream, "*", *flat),))
+        yield Damage(f"entry with {what}", (("XADD", stream, "*", *flat), *counted))

@@ -111,3 +111,31 @@ def test_foreign_types(stage: Stage) -> None:
     for damage in junk.foreign_types():
         if not damage.name.startswith(KEYS.meta):
             check(stage, damage)
+
+
+def some(damages: Iterator[Damage], one_in: int) -> list[Damage]:
+    """One in so many, spread over all keys and kinds: `make fuzz` goes through all."""
+    return [damage for at, damage in enumerate(damages) if at % one_in == at // one_in % one_in]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fields(stage: Stage) -> None:
+    """Values that are none, in each field."""
+    for damage in some(junk.bad_fields(), 20):
+        if not damage.name.startswith((KEYS.meta, "shards", "no ")):
+            check(stage, damage)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_entries(stage: Stage) -> None:
+    """An entry that cannot be read stops its shard; what stands before it lands."""
+    for damage in some(junk.bad_entries(), 20):
+        here, there = ready(stage, damage)
+        landed, ended, alarms = drain(stage.server.url)
+        told = (damage.name, landed, ended, alarms)
+        assert here | there <= landed, told
+        assert (ended is None) == (not alarms), told
+        assert alarms or "junk" in landed or "\\ud800" in damage.name, told
+        assert all("entry " in alarm and len(alarm) < 400 for alarm in alarms.values()), told
