@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
+import redis
 
 import buried
 from upsertq import Producer, Server, pauses
@@ -19,8 +20,6 @@ from upsertq.letter import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    import redis
 
     from servers import RealServer
 
@@ -74,6 +73,8 @@ class Damage:
 
 class Stage:
     """The queue as it was built, to be set up again and again on one server."""
+
+    refused: Final = redis.ResponseError
 
     def __init__(self, server: RealServer) -> None:
         self.server = server

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from upsertq.errors import shown
 from upsertq.figures import LAST_MS, whole
-from upsertq.wire import MAX_DIMENSION, Entry, UnknownEntry, decode, encode, is_sequence
+from upsertq.wire import MAX_DIMENSION, Entry, UnknownEntry, decode, encode, is_sequence, legible
 
 Argument = str | bytes | int
 
@@ -164,7 +163,7 @@ def _verdict_of(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Ve
     try:
         reason = Reason(text["reason"])
     except ValueError:
-        raise _damaged(shard, stream_id, f"has the reason {shown(text['reason'], 40)}, which is none") from None
+        raise _damaged(shard, stream_id, f"has the reason {legible(text['reason'])}, which is none") from None
     return Verdict(
         reason=reason,
         # what is told of the failure beside is for people: a number that is none is left out

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, TooManyDead, UsageError, shown
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -28,7 +28,7 @@ from upsertq.exchange import (
 from upsertq.figures import LAST_MS, whole
 from upsertq.keys import MAX_SHARDS, QueueKeys
 from upsertq.pack import Packer, Parcel
-from upsertq.wire import FORMAT, MAX_DIMENSION, encode
+from upsertq.wire import FORMAT, MAX_DIMENSION, encode, legible
 
 DEFAULT_SHARDS: Final = 8
 CALL_BYTES: Final = 2_000_000
@@ -109,7 +109,7 @@ def _shape(keys: QueueKeys, reply: Sequence[Any]) -> QueueShape:
         known = whole(version)
         newer = known is not None and known > FORMAT
         cure = "upgrade upsertq" if newer else "choose another queue name: these keys were not made by upsertq"
-        found = shown((version or b"none").decode("ascii", "backslashreplace"), 40).strip("'")
+        found = legible((version or b"none").decode("ascii", "backslashreplace")).strip("'")
         raise QueueMismatch(f"queue '{keys.queue}' has format version {found}, this program knows {FORMAT}: {cure}")
     count = whole(shards, 1, MAX_SHARDS)
     if count is None:

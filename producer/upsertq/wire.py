@@ -158,7 +158,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
     if len(entry.values) != count * dim * FLOAT32:
         raise _damaged(f"{count} records of {dim} dimensions have {len(entry.values)} bytes of values")
     if entry.seq and (count != 1 or not is_sequence(entry.seq)):
-        raise _damaged(f"seq {shown(entry.seq, 40)} is not the place of one record")
+        raise _damaged(f"seq {legible(entry.seq)} is not the place of one record")
     return entry
 
 
@@ -252,8 +252,13 @@ def _damaged(what: str) -> UnknownEntry:
     return UnknownEntry(f"a queue entry is damaged: {what}; it stays in the queue")
 
 
+def legible(text: str) -> str:
+    """A stranger's text in quotes, cut, and without what a terminal would act on."""
+    return shown(repr(text)[1:-1], 40)
+
+
 def _text(value: bytes | None) -> str:
-    return "none" if value is None else shown(value.decode("ascii", "backslashreplace"), 40)
+    return "none" if value is None else legible(value.decode("ascii", "backslashreplace"))
 
 
 def one_record(entry: Entry, row: int, seq: str) -> Entry:

@@ -17,7 +17,7 @@ from upsertq.wire import UnknownEntry, decode, one_record
 from upsertq_worker.stream import LEASE, MARK, RELEASE, SETTLE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import redis
 
@@ -136,7 +136,7 @@ def test_all_or_nothing(stage: Stage, name: str) -> None:
         assert after == before, (damage.name, reply)
         assert reply.message.startswith("DAMAGED upsertq:{q:0}:"), (damage.name, reply)
         assert len(reply.message) < 300, reply
-    assert failed or name in {"release"}, "nothing failed: nothing was tried"
+    assert failed or name == "release", "nothing failed: nothing was tried"
 
 
 @pytest.mark.timeout(600)
@@ -150,7 +150,7 @@ def test_no_letter_is_lost(stage: Stage) -> None:
         held, dead = stage.client.xlen(SHARD.stream), letters_of(stage.client)
         (reply,) = server.hold(run_scripts(script, [(keys, arguments)]))
         done = not isinstance(reply, Failed) and reply == [1, 1]
-        assert stage.client.xlen(SHARD.stream) == held - done, (damage.name, reply)  # type: ignore[operator]
+        assert stage.client.xlen(SHARD.stream) == held - done, (damage.name, reply)
         assert letters_of(stage.client) == dead + done, (damage.name, reply)
 
 
@@ -170,7 +170,7 @@ def test_what_is_replayed_can_be_read(stage: Stage) -> None:
             readable = False
         (reply,) = server.hold(run_scripts(REPLAY, [(keys, [dead_id, 0])]))
         if isinstance(reply, Failed):
-            assert b"reason" in fields or "reason" in what, (what, reply)
+            assert "reason" in what, (what, reply)
             continue
         assert reply in ([1], [2]), (what, reply)
         assert reply == [1] or not readable, f"{what}: a sound letter stays"

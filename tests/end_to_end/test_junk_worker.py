@@ -1,4 +1,4 @@
-"""A worker on junk: what is not essential stops nothing, what is essential stops its shard, with an alarm; others land."""
+"""A worker on junk: what is not essential stops nothing, what is essential its shard alone, with an alarm."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ PASSING: Final = (KEYS.workers, KEYS.runs, KEYS.lanes, KEYS.loads, KEYS.shard(0)
 
 
 def check(stage: Stage, damage: Damage) -> None:
-    """Whatever is damaged in shard 0: the other shard lands, and nothing but a complaint that names it ends the worker."""
+    """Whatever is damaged in shard 0: the other shard lands, and only a complaint that names it ends the worker."""
     here, there = ready(stage, damage)
     landed, ended, alarms = drain(stage.server.url)
     told = (damage.name, landed, ended, alarms)

@@ -7,7 +7,7 @@ from upsertq.audit import audit as recount
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
-from upsertq.errors import shown
+from upsertq.wire import legible
 
 PATIENCE_SECONDS = 30.0
 
@@ -50,5 +50,5 @@ def lines_of(report: Report) -> list[str]:
 
 def _line_of(drift: Drift) -> str:
     where = f"shard {drift.shard}" + (f", run {drift.run}" if drift.run else "")
-    found = f"{shown(drift.told, 40)}, which is no counter," if drift.told else f"{drift.found:,}"
+    found = f"{legible(drift.told)}, which is no counter," if drift.told else f"{drift.found:,}"
     return f"{where}: {drift.counter}: expected {drift.expected:,}, found {found} in the books"
