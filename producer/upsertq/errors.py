@@ -9,6 +9,7 @@ UpsertqError
     ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    │   └── QueueDamaged       a key of the queue holds what upsertq never wrote
     ├── ServerUnfit            what answers cannot keep a queue: it evicts keys, or is no Redis server on its own
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
@@ -91,6 +92,10 @@ class ServerUnavailable(WorldError):  # noqa: N818
 
 class ServerRefused(WorldError):  # noqa: N818
     """The server answers and refuses: a wrong password, a missing permission, a key of a foreign type."""
+
+
+class QueueDamaged(ServerRefused):
+    """A key of the queue holds what upsertq never wrote: nothing was done; the message names it, and the cure."""
 
 
 class ServerUnfit(WorldError):  # noqa: N818

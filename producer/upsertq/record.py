@@ -16,13 +16,10 @@ import orjson
 
 from upsertq.errors import InvalidRecord, shown
 from upsertq.given import Unusable, as_array, as_column, as_rows, is_foreign_array, unmasked
-from upsertq.wire import Record, default_namespace
+from upsertq.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record, default_namespace
 
-MAX_NAME = 512
 MAX_ID_BITS = 1_700
 """Bits of an integer that is an id: 512 digits. Python refuses to write much longer ones."""
-MAX_DIMENSION = 20_000
-MAX_SPARSE = 2_048
 MAX_METADATA_BYTES = 40_960
 MAX_INTEGER = 2**53
 """Numbers travel as JSON and are kept as float64 by the service: beyond this an integer would silently change."""

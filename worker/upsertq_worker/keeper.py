@@ -31,8 +31,10 @@ class Keeper:
         self._lost = lost
         self._every = desk.settings.lease / ROUNDS
         self._started_at = desk.wall()
+        self._faulty: set[int] = set()
         self._standing_by = False
-        self._silent = self._deaf = False
+        self._silent = False
+        self._blind = False
         self._troubles = Troubles("take leases", desk)
 
     async def run(self) -> None:
@@ -49,11 +51,12 @@ class Keeper:
         try:
             grants = await self._queue.lease(desk.leases.wanted(), take=not desk.stopping.is_set())
             change = desk.leases.granted(grants, asked_at)
-            for shard in change.lost:
+            for shard in set(change.lost) - desk.leases.faults.keys():
                 log.warning("shard %d: the lease ran out; it starts anew from what is pending", shard)
             for shard in (*change.lost, *change.gained):
                 desk.alarms.pop(f"shard {shard}", None)
                 desk.hold.drop(shard)  # a read that was under way when the lease was lost may have left something
+            self._say_faults()
             self._lost((*change.lost, *change.gained))
             self._say_role()
             self._troubles.over()
@@ -68,6 +71,16 @@ class Keeper:
         await self._beat()
         return True
 
+    def _say_faults(self) -> None:
+        """Raise an alarm for each shard that nobody can have, and end those of the mended."""
+        desk = self._desk
+        for shard in self._faulty - desk.leases.faults.keys():
+            log.info("shard %d is mended", shard)
+            desk.alarms.pop(f"shard {shard}", None)
+        for shard, fault in desk.leases.faults.items():
+            desk.halt(shard, fault)
+        self._faulty = set(desk.leases.faults)
+
     async def _follow_pauses(self) -> None:
         """Note the pauses that began or ended here, and follow what is paused and resumed by hand."""
         desk = self._desk
@@ -76,12 +89,14 @@ class Keeper:
             if changes:
                 await self._queue.note(changes)
             noted = await self._queue.pauses()
-        except ServerUnavailable as error:
-            if not self._deaf:
+        except (ServerUnavailable, ServerRefused) as error:
+            if not self._blind:
                 log.warning("%s; pauses by hand are not seen meanwhile", error)
-            self._deaf = True
+            self._blind = True
+            desk.alarms["pauses"] = str(error)
             return
-        self._deaf = False
+        self._blind = False
+        desk.alarms.pop("pauses", None)
         desk.notes = {
             scope: why for scope, why in desk.notes.items() if scope not in changes or changes[scope] is not why
         }
@@ -111,7 +126,7 @@ class Keeper:
         keep = {shard: max(quarantine, desk.hold.quarantine_end(shard, now) - now) for shard in desk.leases.epochs}
         try:
             await self._queue.release(desk.leases.epochs, keep)
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             log.warning("%s; the leases will run out by themselves", error)
             return
         try:
@@ -125,7 +140,7 @@ class Keeper:
             if self._standing_by:
                 log.info("taking over: %d of %d shards are ours", len(leases.epochs), self._desk.shards)
             self._standing_by = False
-        elif not self._standing_by:
+        elif not self._standing_by and leases.holders:
             holders = ", ".join(sorted(set(leases.holders.values())))
             log.info("standing by: every shard is held by %s; taking over when it ends", holders)
             self._standing_by = True

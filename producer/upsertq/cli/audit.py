@@ -8,6 +8,7 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.printable import printable
+from upsertq.wire import legible
 
 PATIENCE_SECONDS = 30.0
 
@@ -50,4 +51,5 @@ def lines_of(report: Report) -> list[str]:
 
 def _line_of(drift: Drift) -> str:
     where = f"shard {drift.shard}" + (f", run {drift.run}" if drift.run else "")
-    return f"{where}: {drift.counter}: expected {drift.expected:,}, found {drift.found:,} in the books"
+    found = f"{legible(drift.told)}, which is no counter," if drift.told else f"{drift.found:,}"
+    return f"{where}: {drift.counter}: expected {drift.expected:,}, found {found} in the books"
