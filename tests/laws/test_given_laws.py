@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.errors import InvalidRecord
@@ -96,6 +96,7 @@ TEXTS: dict[str, Any] = {
 }
 
 
+@settings(deadline=None)
 @given(
     st.permutations(range(4)),
     st.sampled_from(sorted(TEXTS)),
