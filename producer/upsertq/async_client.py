@@ -1,7 +1,7 @@
 """Owns the producer that asyncio code uses; what it does is decided in `upsertq.intake`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,12 +49,12 @@ class AsyncProducer:
 
     async def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
         run: str = "",
     ) -> int:
         """As `Producer.put_many`."""
@@ -133,12 +133,12 @@ class AsyncRun:
 
     async def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
     ) -> int:
         """As `Producer.put_many`, in this run."""
         return await self._producer.put_many(

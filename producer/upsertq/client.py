@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -89,19 +89,23 @@ class Producer:
 
     def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
         run: str = "",
     ) -> int:
         """Validate n records and take all of them, or none; returns n.
 
+        Columns are paired by position, never by label; each may be a list, an iterator, or a column of NumPy, pandas,
+        polars or Arrow.
+
         Args:
-            ids: n ids.
-            matrix: n x d numbers (NumPy float32 is fastest; lists work), `None` for sparse-only records.
+            ids: n ids; integers become their digits.
+            matrix: n x d numbers (NumPy float32 is fastest; lists and data frames work), `None` for sparse-only
+                records.
             sparse_values: n sparse values or nulls.
             metadata: n metadata or nulls.
             namespace: one for all, or n.
@@ -199,12 +203,12 @@ class Run:
 
     def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
     ) -> int:
         """As `Producer.put_many`, in this run."""
         return self._producer.put_many(

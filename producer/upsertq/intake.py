@@ -146,11 +146,11 @@ class Intake:
 
     def put_many(  # noqa: PLR0917 - only the clients call it
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None,
-        sparse_values: Sequence[SparseValues | None] | None,
-        metadata: Sequence[Metadata | None] | None,
-        namespace: str | Sequence[str],
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None,
+        sparse_values: Iterable[SparseValues | None] | None,
+        metadata: Iterable[Metadata | None] | None,
+        namespace: str | Iterable[str],
         run: str,
     ) -> Conversation[int]:
         """Validate all, then take all; see `Producer.put_many`."""

@@ -13,6 +13,7 @@ import orjson
 
 from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
 from upsertq.keys import QueueKeys, shard_of
+from upsertq.record import id_text
 from upsertq.wire import default_namespace
 
 LEDGER_MS: Final = 7 * 24 * 3600 * 1000
@@ -58,7 +59,8 @@ class Ledger:
             for record_id, space, ordinal in zip(ids, spaces, range(first, first + count), strict=True)
         ]
 
-    def _holds(self, record_id: Any, space: Any, ordinal: int) -> bool:
+    def _holds(self, given: Any, space: Any, ordinal: int) -> bool:
+        record_id = given if isinstance(given, str) else id_text(given)
         if not (isinstance(record_id, str) and isinstance(space, str) and record_id.isascii() and space.isascii()):
             return False
         namespace = default_namespace(space)

@@ -28,7 +28,7 @@ ROOTS: Final = {
 PURE: Final = frozenset(
     [
         f"upsertq.{name}"
-        for name in ("errors", "printable", "record", "wire", "keys", "pack", "exchange", "books", "queue")
+        for name in ("errors", "given", "printable", "record", "wire", "keys", "pack", "exchange", "books", "queue")
     ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
     + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "health", "pauses", "stall", "letter", "receipt")]

@@ -46,7 +46,9 @@ def load(
     wait_timeout: float | None,
     pause_timeout: float,
 ) -> int:
-    """Enqueue the records of SOURCE: JSONL (also .gz, .zst), Parquet, Arrow, CSV, NPY; - is JSONL on stdin.
+    """Enqueue the records of SOURCE: JSONL, JSON, CSV (also .gz, .zst), Parquet, Arrow, NPY; - is JSONL on stdin.
+
+    A folder stands for the files in it, and so does a quoted pattern such as 'data/*.parquet'.
 
     Pinecone's import layout (id, values, sparse_values, metadata) needs no options. Every source is checked before the
     first record is enqueued. The first bad record stops the load, unless --rejects takes them; an interrupted load goes

@@ -16,7 +16,7 @@ from upsertq.load import Plan
 from upsertq.queue import Limits
 from upsertq.record import make_record
 from upsertq.rejects import MAX_BYTES
-from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources
+from upsertq.sources import Columns, Format, Place, fingerprint, id_files, is_stream, open_sources, places
 from upsertq.sources.text import STDIN
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,6 +44,16 @@ _OPTIONS = (
     ),
     click.option("--sparse-column", metavar="NAME", help="Column of sparse values.  [default: sparse_values]"),
     click.option("--namespace-column", metavar="NAME", help="Column of namespaces.  [default: namespace]"),
+    click.option(
+        "--namespace-from-folder",
+        is_flag=True,
+        help="The folder that a file lies in is the namespace of its records (folders named key=value aside).",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHAR",
+        help="What separates the cells of CSV: one character, or 'tab'.  [default: told by the header]",
+    ),
     click.option("--ids", multiple=True, metavar="FILE", help="Ids of an NPY file (.npy, or text with one a line)."),
     click.option(
         "--format",
@@ -109,6 +119,8 @@ class LoadOptions:
     metadata_columns: str | None
     sparse_column: str | None
     namespace_column: str | None
+    namespace_from_folder: bool
+    delimiter: str | None
     ids: tuple[str, ...]
     format_name: str | None
     rejects: Path | None
@@ -127,17 +139,25 @@ class LoadOptions:
             SourceError: a source is not.
             UsageError: the options contradict each other.
         """
-        self._check()
         columns = self._columns()
         kind = Format(self.format_name) if self.format_name else None
-        opened = open_sources(self.sources, columns, format=kind, ids=self.ids)
-        beside = id_files(self.sources, kind, self.ids)
-        self._check_rejects([*self.sources, *(source.name for source in opened), *beside])
+        found = places(self.sources, kind)
+        paths = [place.path for place in found]
+        self._check(paths)
+        opened = open_sources(
+            found,
+            columns,
+            format=kind,
+            ids=self.ids,
+            delimiter=self._delimiter(),
+            namespace_from_folder=self.namespace_from_folder,
+        )
+        self._check_rejects([*paths, *(source.name for source in opened), *id_files(paths, kind, self.ids)])
         return Plan(
             sources=opened,
             queue=queue,
             run=self.run_name,
-            fingerprint=self._fingerprint(queue, columns, kind),
+            fingerprint=self._fingerprint(queue, columns, kind, found),
             resume=self.resume,
             rejects=self.rejects,
             max_rejects=self.max_rejects,
@@ -158,14 +178,26 @@ class LoadOptions:
             namespace=self.namespace,
         )
 
-    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None) -> str | None:
-        if any(map(is_stream, self.sources)):
-            return None
-        beside = id_files(self.sources, kind, self.ids)
-        return fingerprint([*self.sources, *beside], queue, columns, [self.format_name])
+    def _delimiter(self) -> str | None:
+        told = self.delimiter
+        chosen = {"tab": "\t", "\\t": "\t"}.get(told.lower(), told) if told is not None else None
+        if chosen is not None and (len(chosen) != 1 or not chosen.isascii() or chosen in '\r\n\0"'):
+            raise UsageError(f"--delimiter is {shown(told)}; give one ASCII character, or 'tab'")
+        return chosen
 
-    def _check(self) -> None:
-        if self.resume and any(map(is_stream, self.sources)):
+    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None, found: Sequence[Place]) -> str | None:
+        paths = [place.path for place in found]
+        if any(map(is_stream, paths)):
+            return None
+        beside = id_files(paths, kind, self.ids)
+        told = [text for place in found for text in place.told(self.namespace_from_folder)]
+        options = [f"delimiter={self.delimiter}"] if self.delimiter is not None else []
+        return fingerprint([*paths, *beside], queue, columns, [self.format_name, *options, *told])
+
+    def _check(self, paths: Sequence[str]) -> None:
+        if self.namespace_from_folder and (self.namespace is not None or self.namespace_column is not None):
+            raise UsageError("--namespace-from-folder stands for --namespace and --namespace-column; give one of them")
+        if self.resume and any(map(is_stream, paths)):
             raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
         try:
             make_record("any", [1.0], namespace=self.namespace or "")
