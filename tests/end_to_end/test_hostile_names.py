@@ -9,6 +9,7 @@ import re
 import subprocess
 import termios
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +127,7 @@ def url(redis_server: RealServer, client: redis.Redis) -> str:
     client.hset(KEYS.lanes, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE)))
     client.hset(KEYS.lanes, HOSTILE, note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
     client.set(KEYS.shard(0).lease, f"1:{HOSTILE}", px=3_600_000)
-    alive = {"at": 9e9, "every": 9e9, "host": HOSTILE, "pid": 1, "alarms": {HOSTILE: HOSTILE}}
+    alive = {"at": time.time(), "every": 3_600, "host": HOSTILE, "pid": 1, "alarms": {HOSTILE: HOSTILE}}
     client.hset(KEYS.workers, HOSTILE, orjson.dumps(alive))
     client.hset(KEYS.workers, f"gone{HOSTILE}", HOSTILE)
     return redis_server.url

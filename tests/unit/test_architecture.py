@@ -28,7 +28,19 @@ ROOTS: Final = {
 PURE: Final = frozenset(
     [
         f"upsertq.{name}"
-        for name in ("errors", "given", "printable", "record", "wire", "keys", "pack", "exchange", "books", "queue")
+        for name in (
+            "errors",
+            "figures",
+            "given",
+            "printable",
+            "record",
+            "wire",
+            "keys",
+            "pack",
+            "exchange",
+            "books",
+            "queue",
+        )
     ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
     + [

@@ -144,7 +144,8 @@ class LoadOptions:
         columns = self._columns()
         kind = Format(self.format_name) if self.format_name else None
         found = places(self.sources, kind)
-        self._check([place.path for place in found])
+        paths = [place.path for place in found]
+        self._check(paths)
         opened = open_sources(
             found,
             columns,
@@ -153,8 +154,7 @@ class LoadOptions:
             delimiter=self._delimiter(),
             namespace_from_folder=self.namespace_from_folder,
         )
-        beside = id_files([place.path for place in found], kind, self.ids)
-        self._check_rejects([*(place.path for place in found), *(source.name for source in opened), *beside])
+        self._check_rejects([*paths, *(source.name for source in opened), *id_files(paths, kind, self.ids)])
         return Plan(
             sources=opened,
             queue=queue,
