@@ -26,6 +26,8 @@ KEPT_TEXT: Final = 2**16
 """Characters of a broken line that a fault carries."""
 MOST_BRACKETS: Final = 2**20
 """Lists and objects in one line: more than 16 MiB of records have, and few enough to hold."""
+_ENOUGH: Final = 2
+"""Rows that tell whether a line holds several."""
 Unit = Literal["line", "row"]
 Row = Mapping[str, Any] | Fault
 _BOM: Final = b"\xef\xbb\xbf"
@@ -41,7 +43,8 @@ def check(path: str, shown_name: str, columns: Columns) -> Unit:
     with opened(path, shown_name) as content:
         check_text(content, shown_name)
         many = document.begins(content)
-        rows, positions, _ = next(_batches(content, path, shown_name, reader), ([], [], False))
+        most = CHUNK_ROWS if reader.asks else _ENOUGH
+        rows, positions, _ = next(_batches(content, path, shown_name, reader, most=most), ([], [], False))
         reader.check(rows)
     return "row" if many or len(set(positions)) < len(positions) else "line"
 
@@ -65,7 +68,7 @@ def chunks(path: str, shown_name: str, columns: Columns, unit: Unit = "line") ->
 
 
 def _batches(
-    content: Bytes, path: str, shown_name: str, reader: RowReader, *, unit: Unit = "line"
+    content: Bytes, path: str, shown_name: str, reader: RowReader, *, unit: Unit = "line", most: int = CHUNK_ROWS
 ) -> Iterator[tuple[list[Row], list[int], bool]]:
     """The rows of one chunk after another, with their positions and whether their values may have booleans."""
     items = _Items(reader.id, reader.namespace, reader.metadata)
@@ -82,7 +85,7 @@ def _batches(
             count += 1
             rows.append(row)
             positions.append(number if unit == "line" else count)
-            if len(rows) >= CHUNK_ROWS:
+            if len(rows) >= most:
                 yield rows, positions, booleans or text is None or b"true" in text or b"false" in text
                 rows, positions, size, booleans = [], [], 0, False
         size += MAX_LINE if text is None else len(text)

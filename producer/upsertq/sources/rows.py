@@ -53,6 +53,11 @@ class RowReader:
         self._taken: set[str | None] = set()
         self._seen: Any = None
 
+    @property
+    def asks(self) -> bool:
+        """Whether options name columns, which the first rows must have."""
+        return bool(self._named) or self._pattern is not None
+
     def chunk(
         self,
         rows: Sequence[Mapping[str, Any] | Fault],
