@@ -12,11 +12,8 @@ import numpy.typing as npt
 import orjson
 
 from upsertq.errors import InvalidRecord, shown
-from upsertq.wire import Record, default_namespace
+from upsertq.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record, default_namespace
 
-MAX_NAME = 512
-MAX_DIMENSION = 20_000
-MAX_SPARSE = 2_048
 MAX_METADATA_BYTES = 40_960
 MAX_INTEGER = 2**53
 """Numbers travel as JSON and are kept as float64 by the service: beyond this an integer would silently change."""

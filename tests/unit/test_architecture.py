@@ -26,7 +26,10 @@ ROOTS: Final = {
 }
 
 PURE: Final = frozenset(
-    [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
+    [
+        f"upsertq.{name}"
+        for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue", "figures")
+    ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
     + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt")]
     + [

@@ -9,6 +9,7 @@ import orjson
 
 from upsertq.letter import Head, Letter, Verdict
 from upsertq.sources.columns import DEAD
+from upsertq.wire import is_shallow
 
 FEW_VALUES: Final = 5
 _TITLES: Final = ("dead id", "id", "namespace", "run", "reason", "status", "tries", "last failed", "message")
@@ -56,9 +57,10 @@ def _whole_verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _parsed(details: str) -> Any:
     try:
-        return orjson.loads(details) if details else None
+        parsed = orjson.loads(details) if details else None
     except orjson.JSONDecodeError:
         return details
+    return parsed if is_shallow(parsed) else details  # the parser takes more levels than the writer
 
 
 def item_of(head: Head) -> dict[str, Any]:
