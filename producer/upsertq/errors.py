@@ -9,6 +9,7 @@ UpsertqError
     ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    │   └── QueueDamaged       a key of the queue holds what upsertq never wrote
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
@@ -84,6 +85,10 @@ class ServerUnavailable(WorldError):  # noqa: N818
 
 class ServerRefused(WorldError):  # noqa: N818
     """The server answers and refuses: a wrong password, a missing permission, a key of a foreign type."""
+
+
+class QueueDamaged(ServerRefused):
+    """A key of the queue holds what upsertq never wrote: nothing was done; the message names it, and the cure."""
 
 
 class NotFound(WorldError):  # noqa: N818

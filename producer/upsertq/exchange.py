@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
+from upsertq.errors import QueueDamaged, QueueFull, ServerRefused, ServerUnavailable
 
 T = TypeVar("T")
 Argument: TypeAlias = str | bytes | int
@@ -71,6 +71,12 @@ class Failed:
     message: str
 
 
+DAMAGED: Final = "DAMAGED "
+"""What a script's complaint of a key begins with, see `scripts/checks.lua`."""
+WRONG_TYPE: Final = "WRONGTYPE"
+RENAME: Final = "another program wrote it: RENAME it out of the way, or choose another queue name"
+
+
 Effect: TypeAlias = Ask | Pause
 Conversation: TypeAlias = Generator[Effect, list[Any], T]
 
@@ -85,8 +91,12 @@ class Script:
 
     @classmethod
     def load(cls, package: str, name: str) -> "Script":
-        """The script in the file `name`.lua beside the modules of `package`."""
-        text = files(package).joinpath("scripts", f"{name}.lua").read_text(encoding="ascii")
+        """The script in the file `name`.lua beside the modules of `package`, behind the checks that all share."""
+        checks, own = (
+            files(where).joinpath("scripts", f"{script}.lua").read_text(encoding="ascii")
+            for where, script in (("upsertq", "checks"), (package, name))
+        )
+        text = checks + own
         return cls(name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - the server names scripts by SHA-1
 
     def command(self, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Argument]:
@@ -155,11 +165,19 @@ def persistently(ask: Callable[[], Conversation[list[Any]]], patience: Patience,
 def bear(failure: Failed, patience: Patience, what: str) -> Conversation[None]:
     """Pause after a failure that may pass; raises as `persistently` where it does not, or the patience is over."""
     if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-        raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
+        raise refusal(failure, what)
     pause = patience.pause()
     if pause is None:
         raise giving_up(failure, what, patience)
     yield pause
+
+
+def refusal(failure: Failed, what: str) -> ServerRefused:
+    """The error to raise where waiting does not help; `QueueDamaged` where a key holds what is not ours."""
+    _, damaged, where = failure.message.partition(DAMAGED)
+    if damaged:
+        return QueueDamaged(f"cannot {what}: the queue is damaged: {where}")
+    return ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
 
 
 def giving_up(failure: Failed, what: str, patience: Patience) -> Exception:
@@ -184,6 +202,13 @@ def ask_all(commands: Sequence[Command]) -> Callable[[], Conversation[list[Any]]
 
     def once() -> Conversation[list[Any]]:
         replies = yield Ask(commands)
-        return replies
+        return [_naming(reply, command) for reply, command in zip(replies, commands, strict=True)]
 
     return once
+
+
+def _naming(reply: Any, command: Command) -> Any:
+    """The reply; where it says that a key is of a foreign type, with the key's name, which the server leaves out."""
+    if isinstance(reply, Failed) and WRONG_TYPE in reply.message and command[0] != "XREADGROUP":
+        return Failed(reply.trouble, f"{DAMAGED}{command[1]!s} is of another type than upsertq makes it: {RENAME}")
+    return reply

@@ -2,6 +2,8 @@
 -- KEYS: 1 meta
 -- ARGV: 1 format version, 2 shards to create it with, 3 time in ms
 -- Returns: {format, shards, dimension or '', created 1 or 0}
+expect(KEYS[1], 'hash')
+if fault then return redis.error_reply(fault) end
 local created = 0
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('HSET', KEYS[1], 'format', ARGV[1], 'shards', ARGV[2], 'created', ARGV[3])

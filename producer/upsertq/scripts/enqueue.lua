@@ -7,18 +7,29 @@
 -- A limit never refuses an entry to an empty shard, so that a small limit cannot stop a queue for ever.
 -- An entry of which only the beginning was enqueued before (a successor packed otherwise) is enqueued whole: better
 -- twice than never.
--- The first write is XADD: when the server is out of memory it fails and nothing has happened. All keys are read before,
--- so that one of a foreign type fails as early.
+-- The first write is XADD: when the server is out of memory it fails and nothing has happened.
+-- A ledger that is no number counts as empty: better twice than never.
 local most_records, most_bytes = tonumber(ARGV[1]), tonumber(ARGV[2])
+local all_records, all_bytes, at = 0, 0, 5
+for _ = 1, tonumber(ARGV[4]) do
+  all_records, all_bytes = all_records + tonumber(ARGV[at + 3]), all_bytes + tonumber(ARGV[at + 4])
+  at = at + 6 + tonumber(ARGV[at + 5])
+end
+expect_stream(KEYS[1])
+expect(KEYS[3], 'hash')
+for i = 2, #KEYS do
+  if i ~= 3 then expect_counters(KEYS[i], {enqueued = all_records, pending = all_records, bytes = all_bytes}) end
+end
+if fault then return redis.error_reply(fault) end
 local state = redis.call('HMGET', KEYS[2], 'pending', 'bytes')
-local pending, bytes = tonumber(state[1] or 0), tonumber(state[2] or 0)
-if KEYS[4] then redis.call('HGET', KEYS[4], 'pending') end
-local taken, at = 0, 5
+local pending, bytes = whole(state[1]), whole(state[2])
+local taken = 0
+at = 5
 local added, added_bytes = 0, 0
 for _ = 1, tonumber(ARGV[4]) do
   local namespace, first, last = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local records, size, fields = tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), tonumber(ARGV[at + 5])
-  local known = tonumber(redis.call('HGET', KEYS[3], namespace) or -1)
+  local known = whole(redis.call('HGET', KEYS[3], namespace) or '-1') or -1
   if known < last then
     local full = pending > 0 and ((most_records > 0 and pending + records > most_records)
       or (most_bytes > 0 and bytes + size > most_bytes))

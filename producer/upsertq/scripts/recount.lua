@@ -7,6 +7,12 @@
 --           dead letters read, last id or '', {run, its dead letters, run, ...}, {run or '', reason, letters, run, ...},
 --           entries in the stream, dead letters, {counters of the shard}, {counters of the first run asked for}, ...}
 -- Entries are read by few, since each may be a megabyte and the server copies them.
+expect(KEYS[1], 'stream')
+expect(KEYS[3], 'stream')
+for i = 2, #KEYS do
+  if i ~= 3 then expect(KEYS[i], 'hash') end
+end
+if fault then return redis.error_reply(fault) end
 local records, bytes, read, runs, order, last = 0, 0, 0, {}, {}, ''
 local payload = {ids = true, values = true, sparse = true, meta = true}
 local from, left = ARGV[1], tonumber(ARGV[2])
@@ -18,7 +24,7 @@ while left > 0 do
     local fields, n, size, run = entry[2], 0, 0, ''
     for i = 1, #fields, 2 do
       if payload[fields[i]] then size = size + #fields[i + 1] end
-      if fields[i] == 'n' then n = tonumber(fields[i + 1]) or 0 end
+      if fields[i] == 'n' then n = whole(fields[i + 1]) or 0 end
       if fields[i] == 'run' then run = fields[i + 1] end
     end
     records, bytes = records + n, bytes + size
