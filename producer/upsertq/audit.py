@@ -5,12 +5,12 @@ It reads alone and never repairs. Traffic may go on meanwhile: a count is believ
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from upsertq import books
 from upsertq.books import COUNTERS, REASON, Books
 from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
+from upsertq.figures import counter
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
 from upsertq.queue import QueueShape
@@ -29,7 +29,7 @@ class Drift:
     """A counter that disagrees: `expected` by the primary keys (or the identity), `found` in the books.
 
     `counter` is `pending`, `bytes`, `dead`, `reason:…` (of the dead), or `enqueued` where the identity fails; `run` is
-    empty for the shard's own.
+    empty for the shard's own. Where no counter stands, of whatever name, `found` is 0 and `told` is what does.
     """
 
     shard: int
@@ -37,6 +37,7 @@ class Drift:
     counter: str
     expected: int
     found: int
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class _Count:
     run_books: dict[str, Books] = field(default_factory=dict)
     kept_reasons: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """What the books of each run (`""`: of the shard) say for each of `REASONS`."""
+    damaged: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What stands in the books of each run in the place of a counter, by run and counter; it counts as 0."""
 
     def add(self, reply: Sequence[Any], asked: Sequence[str]) -> None:
         read, last, records, size, by_run, letters, last_letter, deaths, reasons, *now = reply
@@ -99,12 +102,18 @@ class _Count:
             run = name.decode("ascii", "backslashreplace")
             before = self.runs.get(run, (0, 0))
             self.runs[run] = (before[0] + more_records, before[1] + more_bytes)
-        n = len(COUNTERS)
-        self.books = books.of_reply(shard[:n])
-        for run, kept in zip(("", *asked), (shard, *runs), strict=True):
-            self.kept_reasons[run] = tuple(int(count or 0) for count in kept[n:])
-            if run:
-                self.run_books[run] = books.of_reply(kept[:n])
+        self.books, self.kept_reasons[""] = self._kept("", shard)
+        for run, kept in zip(asked, runs, strict=True):
+            self.run_books[run], self.kept_reasons[run] = self._kept(run, kept)
+
+    def _kept(self, run: str, reply: Sequence[Any]) -> tuple[Books, tuple[int, ...]]:
+        counts = []
+        for name, value in zip((*COUNTERS, *REASONS), reply, strict=True):
+            number = counter(value)
+            if number is None:
+                self.damaged[run, name] = (value or b"nothing").decode("ascii", "backslashreplace")
+            counts.append(number or 0)
+        return Books(*counts[: len(COUNTERS)]), tuple(counts[len(COUNTERS) :])
 
 
 def audit(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversation[Report]:
@@ -136,31 +145,36 @@ def audit(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversatio
 
 
 def drifts_of(shard: int, count: _Count) -> list[Drift]:
-    """Every counter of the shard and of its runs that disagrees with the count."""
-    drifts = list(_compared(shard, "", count.books, (count.records, count.bytes)))
-    if count.books.dead != count.dead:
-        drifts.append(Drift(shard, "", "dead", count.dead, count.books.dead))
+    """Every counter of the shard and of its runs that disagrees with the count, or is no counter."""
+    drifts = list(_compared(shard, "", count, count.books, (count.records, count.bytes, count.dead)))
     for run in sorted(count.run_books):
-        drifts += _compared(shard, run, count.run_books[run], count.runs.get(run, (0, 0)))
-        if count.run_books[run].dead != count.deaths.get(run, 0):
-            drifts.append(Drift(shard, run, "dead", count.deaths.get(run, 0), count.run_books[run].dead))
+        counted = (*count.runs.get(run, (0, 0)), count.deaths.get(run, 0))
+        drifts += _compared(shard, run, count, count.run_books[run], counted)
     for run in sorted(count.kept_reasons):
         for reason, found in zip(REASONS, count.kept_reasons[run], strict=True):
             of = (run,) if run else {name for name, _ in count.reasons}
             expected = sum(count.reasons[name, reason] for name in of)
-            if expected != found:
-                drifts.append(Drift(shard, run, reason, expected, found))
+            told = count.damaged.get((run, reason))
+            if found != expected or told is not None:
+                drifts.append(Drift(shard, run, reason, expected, found, told or ""))
     return drifts
 
 
-def _compared(shard: int, run: str, kept: Books, counted: tuple[int, int]) -> Iterator[Drift]:
-    for counter, expected, found in (
-        ("pending", counted[0], kept.pending),
-        ("bytes", counted[1], kept.bytes),
-        ("enqueued", kept.enqueued - kept.drift, kept.enqueued),
-    ):
-        if expected != found:
-            yield Drift(shard, run, counter, expected, found)
+def _compared(shard: int, run: str, count: _Count, kept: Books, counted: tuple[int, int, int]) -> Iterator[Drift]:
+    expected = dict(zip(("pending", "bytes", "dead"), counted, strict=True))
+    damaged = {name: told for (of, name), told in count.damaged.items() if of == run and name in COUNTERS}
+    for name, number in expected.items():
+        found = kept.as_dict()[name]
+        if found != number or name in damaged:
+            yield Drift(shard, run, name, number, found, damaged.get(name, ""))
+    # the identity tells what the last of these ought to be
+    whole = replace(kept, **{name: expected[name] for name in damaged if name in expected})
+    unknown = [name for name in damaged if name not in expected]
+    for name in unknown:
+        right = whole.enqueued - whole.drift if name == "enqueued" else whole.drift
+        yield Drift(shard, run, name, right, 0, damaged[name])
+    if not unknown and whole.drift:
+        yield Drift(shard, run, "enqueued", whole.enqueued - whole.drift, whole.enqueued)
 
 
 def _shard(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -> Conversation[_Count | None]:

@@ -5,7 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
+from upsertq.errors import QueueDamaged
 from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.figures import counter
 from upsertq.keys import QueueKeys
 
 
@@ -49,18 +51,33 @@ REASON: Final = "reason:"
 """What the counters of dead letters by reason begin with; those of a shard, or of a run in it, add up to its `dead`."""
 
 
-def of_reply(reply: Sequence[bytes | None]) -> Books:
-    """The books out of an HMGET of `COUNTERS`; a missing counter is 0."""
-    return Books(*(int(value or 0) for value in reply))
+def of_reply(reply: Sequence[bytes | None], key: str = "the books") -> Books:
+    """The books out of an HMGET of `COUNTERS` of the hash `key`; a missing counter is 0.
+
+    Raises:
+        QueueDamaged: one of them is no counter: what it counts is not known, and 0 would be taken for done.
+    """
+    counts = [counter(value) for value in reply]
+    if None in counts:
+        raise damaged(key, COUNTERS[counts.index(None)])
+    return Books(*(count or 0 for count in counts))
+
+
+def damaged(key: str, name: str) -> QueueDamaged:
+    """The error to raise for a counter that is none."""
+    return QueueDamaged(
+        f"the queue is damaged: {key} holds as '{name}' what is no counter; `upsertq audit` tells what it ought to be, "
+        f"`HSET` puts it there"
+    )
 
 
 def reasons_of(parts: Iterable[Mapping[str, bytes]]) -> dict[str, int]:
-    """Dead letters by reason out of the books of all shards, the most frequent first."""
+    """Dead letters by reason out of the books of all shards, the most frequent first, without what is none."""
     found: Counter[str] = Counter()
     for part in parts:
         for name, count in part.items():
             if name.startswith(REASON):
-                found[name.removeprefix(REASON)] += int(count)
+                found[name.removeprefix(REASON)] += counter(count) or 0
     return {reason: found[reason] for reason in sorted(found, key=lambda name: (-found[name], name)) if found[reason]}
 
 
@@ -77,7 +94,7 @@ def read_shards(keys: QueueKeys, shards: int, run: str, patience: Patience) -> C
     hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shards)]
     ask = ask_all([["HMGET", name, *COUNTERS] for name in hashes])
     replies = yield from persistently(ask, patience, "read the books")
-    return [of_reply(reply) for reply in replies]
+    return [of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True)]
 
 
 def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Books]:

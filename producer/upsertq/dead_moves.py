@@ -27,10 +27,12 @@ from upsertq.exchange import (
 from upsertq.intake import MAX_POLL, PATIENCE_SECONDS, Circumstances
 from upsertq.keys import QueueKeys, queue_option
 from upsertq.letter import Reason, decode_head
-from upsertq.wire import UnknownEntry
+from upsertq.wire import UnknownEntry, is_sequence
 
 REPLAY: Final = Script.load("upsertq", "replay")
 DISCARD: Final = Script.load("upsertq", "discard")
+STAYS: Final = 2
+"""What `replay.lua` says of a letter that is damaged."""
 CALL_LETTERS: Final = 100
 """Letters of one shard that one script call moves, while the server does nothing else."""
 CALL_SHARDS: Final = 16
@@ -39,15 +41,16 @@ CALL_SHARDS: Final = 16
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone."""
+    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone, or stay damaged."""
 
     moved: list[Pick] = field(default_factory=list)
     gone: int = 0
+    damaged: int = 0
 
     @property
     def done(self) -> int:
         """Letters dealt with."""
-        return len(self.moved) + self.gone
+        return len(self.moved) + self.gone + self.damaged
 
 
 def _ignore(_: Tally) -> None:
@@ -123,7 +126,9 @@ class _Move:
 
     def _count(self, call: Sequence[Pick], reply: Sequence[int], *, sure: bool) -> None:
         for pick, moved in zip(call, reply, strict=True):
-            if moved or not sure:
+            if moved == STAYS:
+                self.tally.damaged += 1
+            elif moved or not sure:
                 self.tally.moved.append(pick)
             else:
                 self.tally.gone += 1
@@ -189,10 +194,12 @@ def _look(
         ask = ask_all([["HMGET", keys.shard(shard).dead_ids, *(pick.mark for pick in some)]])
         (marks,) = yield from persistently(ask, patience, "read the marks of replayed records")
         for pick, mark in zip(some, marks, strict=True):
-            tokens = [token.split(",", 3) for token in (mark or b"").decode("ascii").split()]
+            tokens = [token.split(",", 3) for token in (mark or b"").decode("ascii", "replace").split()]
             if ["R", pick.seq] in tokens:
                 pending.append(pick)
-            buried += [(pick, token[2]) for token in tokens if token[:2] == ["D", pick.seq]]
+            # a mark that cannot be read says nothing
+            died = (token[2] for token in tokens if token[:2] == ["D", pick.seq] and len(token) > 2)  # noqa: PLR2004
+            buried += [(pick, stream_id) for stream_id in died if is_sequence(stream_id)]
     return pending, buried
 
 

@@ -114,16 +114,15 @@ def of_reply(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, Paused
 
 def _read(noted: bytes) -> Paused | None:
     try:
-        document: dict[str, Any] = orjson.loads(noted)
-        return Paused(
-            str(document["reason"]),
-            str(document["message"]),
-            min(max(float(document["since"]), 0.0), _LAST_YEAR),
-            str(document["by"]),
-            bool(document.get("by_hand", False)),
-        )
-    except (ValueError, KeyError, TypeError):
+        document: Any = orjson.loads(noted)
+        reason, message, since, by = (document[name] for name in ("reason", "message", "since", "by"))
+        by_hand = document.get("by_hand", False)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    # exact types: what is nested a thousand deep has no text
+    if not all(isinstance(text, str) for text in (reason, message, by)) or type(since) not in {int, float}:
+        return None
+    return Paused(reason, message, min(max(float(since), 0.0), _LAST_YEAR), by, by_hand is True)
 
 
 def note(paused: Paused) -> bytes:

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.errors import NotFound, QueueFull, QueueMismatch, ServerRefused, TooManyDead, UsageError
+from upsertq.errors import NotFound, QueueFull, QueueMismatch, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -21,12 +21,14 @@ from upsertq.exchange import (
     ask_all,
     giving_up,
     persistently,
+    refusal,
     run_scripts,
     worst,
 )
+from upsertq.figures import LAST_MS, whole
 from upsertq.keys import MAX_SHARDS, QueueKeys
 from upsertq.pack import Packer, Parcel
-from upsertq.wire import FORMAT, encode
+from upsertq.wire import FORMAT, MAX_DIMENSION, encode, legible
 
 DEFAULT_SHARDS: Final = 8
 CALL_BYTES: Final = 2_000_000
@@ -81,7 +83,7 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
         return (yield from run_scripts(CREATE, [([keys.meta], [FORMAT, wanted, now_ms])]))
 
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
-    shape = _shape(keys.queue, reply)
+    shape = _shape(keys, reply)
     if shards is not None and shape.shards != shards:
         raise QueueMismatch(
             f"queue '{keys.queue}' has {shape.shards} shards, not {shards}: the number is fixed at creation; "
@@ -98,24 +100,41 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
         raise NotFound(
             f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
         )
-    return _shape(keys.queue, reply)
+    return _shape(keys, reply)
 
 
-def _shape(queue: str, reply: Sequence[Any]) -> QueueShape:
-    version, shards, dimension = reply[0] or b"", reply[1] or b"", reply[2] or b""
-    if version != b"%d" % FORMAT or not shards.isdigit() or not (dimension or b"0").isdigit():
-        found = version.decode("ascii", "backslashreplace") or "none"
-        newer = version.isdigit() and int(version) > FORMAT
+def _shape(keys: QueueKeys, reply: Sequence[Any]) -> QueueShape:
+    version, shards, dimension = reply[:3]
+    if version != b"%d" % FORMAT:
+        known = whole(version)
+        newer = known is not None and known > FORMAT
         cure = "upgrade upsertq" if newer else "choose another queue name: these keys were not made by upsertq"
-        raise QueueMismatch(f"queue '{queue}' has format version {found}, this program knows {FORMAT}: {cure}")
-    return QueueShape(queue, int(shards), int(dimension) if dimension else None)
+        found = legible((version or b"none").decode("ascii", "backslashreplace")).strip("'")
+        raise QueueMismatch(f"queue '{keys.queue}' has format version {found}, this program knows {FORMAT}: {cure}")
+    count = whole(shards, 1, MAX_SHARDS)
+    if count is None:
+        raise _damaged(keys, "shards", f"a number from 1 to {MAX_SHARDS}: that with which the queue was created")
+    width = whole(dimension, 1, MAX_DIMENSION) if dimension else None
+    if dimension and width is None:
+        raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
+    return QueueShape(keys.queue, count, width)
+
+
+def _damaged(keys: QueueKeys, field: str, right: str) -> QueueMismatch:
+    return QueueMismatch(
+        f"queue '{keys.queue}' is damaged: {keys.meta} holds as '{field}' what cannot be; put there (HSET) {right}; or "
+        "choose another queue name"
+    )
 
 
 def claim_dimension(keys: QueueKeys, dimension: int, patience: Patience) -> Conversation[int]:
     """Fix the queue's dimension unless it is fixed; returns the one that holds."""
     ask = ask_all([["HSETNX", keys.meta, "dimension", dimension], ["HGET", keys.meta, "dimension"]])
     replies = yield from persistently(ask, patience, "fix the queue's dimension")
-    return int(replies[1])
+    width = whole(replies[1], 1, MAX_DIMENSION)
+    if width is None:
+        raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
+    return width
 
 
 def register_run(keys: QueueKeys, run: str, now_ms: int, patience: Patience) -> Conversation[None]:
@@ -124,12 +143,12 @@ def register_run(keys: QueueKeys, run: str, now_ms: int, patience: Patience) -> 
 
 
 def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[int]:
-    """When the run was first used, in milliseconds; `NotFound` when the queue does not know it."""
+    """When the run was first used, in milliseconds (0 where its note is no time); `NotFound` for an unknown one."""
     ask = ask_all([["HGET", keys.runs, run]])
     (reply,) = yield from persistently(ask, patience, f"find the run '{run}'")
     if reply is None:
         raise NotFound(f"queue '{keys.queue}' has no run '{run}': check the name with `upsertq status`")
-    return int(reply)
+    return whole(reply, most=LAST_MS) or 0
 
 
 def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
@@ -184,7 +203,7 @@ class Enqueuer:
                     full = full or int(reply[0]) < len(parcels)
             failure = worst(replies)
             if failure is not None and failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-                raise ServerRefused(f"cannot enqueue: the server refuses: {failure.message}")
+                raise refusal(failure, "enqueue")
             if progress:
                 waiting = patience()
             if failure is None and not full:

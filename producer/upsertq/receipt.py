@@ -1,7 +1,8 @@
 """Owns the receipt of a run or of a queue: its books, why records are dead, what posting took, and when it was.
 
-It reads alone. What posting took comes with settlements that were carried out, so it is what is known for certain: a
-worker that died took the figures of its last requests with it.
+It reads alone, and leaves out figures and times that are none; a damaged counter it refuses. What posting took comes
+with settlements that were carried out, so it is what is known for certain: a worker that died took the figures of its
+last requests with it.
 """
 
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any, Final
 from upsertq import books
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, ask_all, named, persistently
+from upsertq.figures import LAST_MS, counter, whole
 from upsertq.keys import QueueKeys
 
 DEFAULT_NAMESPACE: Final = "__default__"
@@ -75,20 +77,23 @@ class Receipt:
 def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Receipt]:
     """The receipt of `run`, or of the whole queue where it is empty, as of now."""
     commands = [["HGET", keys.runs, run] if run else ["HGET", keys.meta, "created"]]
-    commands += [["HGETALL", keys.shard(k).run(run) if run else keys.shard(k).books] for k in range(shards)]
+    hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shards)]
+    commands += [["HGETALL", name] for name in hashes]
     first, *replies = yield from persistently(ask_all(commands), patience, "read the receipt")
     parts = [named(reply) for reply in replies]
     return Receipt(
         queue=keys.queue,
         run=run,
-        books=books.total(books.of_reply([part.get(name) for name in COUNTERS]) for part in parts),
+        books=books.total(
+            books.of_reply([part.get(name) for name in COUNTERS], key) for part, key in zip(parts, hashes, strict=True)
+        ),
         reasons=books.reasons_of(parts),
         requests=_sum(parts, "requests"),
         retries=_sum(parts, "retries"),
         posted_bytes=_sum(parts, "posted"),
         lsn=_lsn_of(parts),
-        first_enqueued_at=_time(int(first or 0)),
-        last_settled_at=_time(max(int(part.get("settled_at", 0)) for part in parts)),
+        first_enqueued_at=_time(whole(first, most=LAST_MS) or 0),
+        last_settled_at=_time(max(whole(part.get("settled_at"), most=LAST_MS) or 0 for part in parts)),
     )
 
 
@@ -98,7 +103,7 @@ def spoken(time: datetime | None) -> str | None:
 
 
 def _sum(parts: list[dict[str, bytes]], name: str) -> int:
-    return sum(int(part.get(name, 0)) for part in parts)
+    return sum(counter(part.get(name)) or 0 for part in parts)
 
 
 def _lsn_of(parts: list[dict[str, bytes]]) -> dict[str, int]:
@@ -108,7 +113,8 @@ def _lsn_of(parts: list[dict[str, bytes]]) -> dict[str, int]:
         for name, value in part.items():
             if name.startswith(LSN):
                 namespace = name.removeprefix(LSN) or DEFAULT_NAMESPACE
-                found[namespace] = max(int(value), found.get(namespace, 0))
+                # an LSN is the index's: any 64-bit number
+                found[namespace] = max(whole(value, most=2**63 - 1) or 0, found.get(namespace, 0))
     return dict(sorted(found.items()))
 
 

@@ -12,6 +12,7 @@ import orjson
 from upsertq import books, pauses
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, Script, ask_all, named, persistently, run_scripts
+from upsertq.figures import LAST_MS, whole
 from upsertq.keys import QueueKeys
 from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
@@ -137,7 +138,8 @@ def look(
     """How the queue stands now; of its runs only the `most_runs` newest."""
     shards = [keys.shard(k) for k in range(shape.shards)]
     commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.lanes], ["HGETALL", keys.runs]]
-    commands += [["HGETALL", shard.run(run) if run else shard.books] for shard in shards]
+    hashes = [shard.run(run) if run else shard.books for shard in shards]
+    commands += [["HGETALL", name] for name in hashes]
     commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
     replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
     (seconds, micros), beats, lanes, runs = replies[:4]
@@ -151,7 +153,10 @@ def look(
         shape=shape,
         run=run,
         at=now,
-        books=books.total(books.of_reply([of_shard.get(name) for name in COUNTERS]) for of_shard in counters),
+        books=books.total(
+            books.of_reply([of_shard.get(name) for name in COUNTERS], key)
+            for of_shard, key in zip(counters, hashes, strict=True)
+        ),
         reasons=books.reasons_of(counters),
         entries=entries,
         oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
@@ -170,9 +175,7 @@ def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple
         if holder is None:
             continue
         epoch, _, name = holder.decode("utf-8", "backslashreplace").partition(":")
-        leases.append(
-            Lease(shard, name, int(epoch) if epoch.isdigit() else None, expiry / 1000 if expiry > 0 else None)
-        )
+        leases.append(Lease(shard, name, whole(epoch, most=2**63 - 1), expiry / 1000 if expiry > 0 else None))
     return tuple(leases)
 
 
@@ -190,17 +193,24 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
             age=age,
             gone=age > BEATS_MISSED * float(said.get("every", DEFAULT_BEAT)),
             host=str(said.get("host", "")),
-            pid=int(said.get("pid", 0)),
+            pid=_count(said.get("pid", 0)),
             started_at=float(said.get("started_at", 0)),
-            shards=tuple(int(shard) for shard in said.get("shards", ())),
-            in_flight=int(said.get("in_flight", 0)),
-            posted=int(said.get("posted", 0)),
-            requests=int(said.get("requests", 0)),
+            shards=tuple(_count(shard) for shard in said.get("shards", ())),
+            in_flight=_count(said.get("in_flight", 0)),
+            posted=_count(said.get("posted", 0)),
+            requests=_count(said.get("requests", 0)),
             standby=bool(said.get("standby", False)),
             alarms={str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return Worker(name=name, age=0.0, gone=True)
+
+
+def _count(said: Any) -> int:
+    number = int(said)
+    if abs(number) >= 2**63:
+        raise ValueError("no number that JSON takes")
+    return number
 
 
 def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[tuple[int, float | None]]:
@@ -217,13 +227,16 @@ def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[t
 def _runs(
     keys: QueueKeys, shards: int, known: Mapping[str, bytes], most: int, patience: Patience
 ) -> Conversation[tuple[RunStanding, ...]]:
-    newest = sorted(known, key=lambda run: (-int(known[run]), run))[:most]
+    since = {run: whole(at, most=LAST_MS) or 0 for run, at in known.items()}
+    newest = sorted(since, key=lambda run: (-since[run], run))[:most]
     if not newest:
         return ()
-    commands = [["HMGET", keys.shard(k).run(run), *COUNTERS] for run in newest for k in range(shards)]
-    replies = yield from persistently(ask_all(commands), patience, "read the runs")
-    found = [books.of_reply(reply) for reply in replies]
+    hashes = [keys.shard(k).run(run) for run in newest for k in range(shards)]
+    replies = yield from persistently(
+        ask_all([["HMGET", name, *COUNTERS] for name in hashes]), patience, "read the runs"
+    )
+    found = [books.of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True)]
     return tuple(
-        RunStanding(run, int(known[run]) / 1000, books.total(found[i * shards : (i + 1) * shards]))
+        RunStanding(run, since[run] / 1000, books.total(found[i * shards : (i + 1) * shards]))
         for i, run in enumerate(newest)
     )

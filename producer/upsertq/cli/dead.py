@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -23,6 +23,9 @@ from upsertq.dead_moves import replay as replay_letters
 from upsertq.errors import SourceError
 from upsertq.exchange import Patience
 from upsertq.letter import Head
+
+if TYPE_CHECKING:
+    from upsertq.wire import UnknownEntry
 
 PATIENCE_SECONDS: Final = 30.0
 UNLIMITED_WIDTH: Final = 1_000_000
@@ -66,12 +69,16 @@ def list_(*, redis_url: str | None, queue_name: str, as_json: bool, selection: S
 @options.common
 def show(*, dead_ids: tuple[str, ...], redis_url: str | None, queue_name: str, as_json: bool) -> int:
     """Show everything about the letters DEAD_ID, of the values only the first few; --json is one array."""
+    damaged: list[UnknownEntry] = []
     with existing_queue(redis_url, queue_name) as queue:
-        letters = queue.server.hold(find_letters(queue.keys, queue.shape.shards, dead_ids, _patience(queue)))
+        conversation = find_letters(queue.keys, queue.shape.shards, dead_ids, _patience(queue), damaged=damaged)
+        letters = queue.server.hold(conversation)
     if as_json:
         _print_array(map(document_of, letters))
     else:
         click.echo("\n\n".join(map(page_of, letters)))
+    if damaged:
+        raise damaged[0]
     return ExitCode.DONE
 
 
@@ -150,14 +157,18 @@ def export(*, file: Path, redis_url: str | None, queue_name: str, as_json: bool,
     if as_json and str(file) == "-":
         raise click.UsageError("--json and FILE - both want stdout: give a file, or leave out --json")
     by_reason: dict[str, int] = {}
+    damaged: list[UnknownEntry] = []
     with existing_queue(redis_url, queue_name) as queue, _chosen(queue, selection) as heads, _written(file) as write:
         while some := list(islice(heads, EXPORT_BATCH)):
             wanted = [head.dead_id for head in some]
-            conversation = find_letters(queue.keys, queue.shape.shards, wanted, _patience(queue), missing_ok=True)
+            conversation = find_letters(
+                queue.keys, queue.shape.shards, wanted, _patience(queue), missing_ok=True, damaged=damaged
+            )
             for letter in queue.server.hold(conversation):
                 write(export_line(letter))
                 reason = letter.verdict.reason.value
                 by_reason[reason] = by_reason.get(reason, 0) + 1
+    _warn(len(damaged))
     count = sum(by_reason.values())
     if as_json:
         print_json({"queue": queue_name, "exported": count, "by_reason": by_reason})
@@ -205,8 +216,8 @@ def _chosen(queue: Reached, chosen: Selection) -> Iterator[Iterator[Head]]:
 def _warn(unreadable: int) -> None:
     if unreadable:
         click.echo(
-            f"upsertq: {unreadable:,} dead letters cannot be read by this version and were left as they are: upgrade "
-            "upsertq",
+            f"upsertq: {unreadable:,} dead letters cannot be read and were left as they are: they are damaged, or of a "
+            "newer version: upgrade upsertq",
             err=True,
         )
 

@@ -141,6 +141,8 @@ def _document(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> dict[s
         "left": len(plan.picks) - outcome.tally.done,
         "by_reason": plan.by_reason,
     }
+    if outcome.tally.damaged:
+        document["damaged"] = outcome.tally.damaged
     if act.dry_run:
         document["dry_run"] = True
     if outcome.waited:
@@ -161,6 +163,8 @@ def _line(act: Act, queue: Reached, plan: Plan, outcome: _Outcome) -> str:
     parts = [f"{act.done} {len(tally.moved):,} of {letters} of queue '{queue.keys.queue}' {by_reason}"]
     if tally.gone:
         parts.append(f"{tally.gone:,} were gone: superseded, discarded or replayed meanwhile")
+    if tally.damaged:
+        parts.append(f"{tally.damaged:,} are damaged and stay: no worker could read them")
     if outcome.again:
         parts.append(f"{outcome.again:,} of the first died again, {outcome.same:,} for the same reason")
     if left:
