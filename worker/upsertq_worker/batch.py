@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from upsertq.letter import Verdict
 from upsertq_worker.encode import join, overhead
 from upsertq_worker.hold import Hold
-from upsertq_worker.versions import Lane, Version
+from upsertq_worker.versions import Lane, Unsendable, Version
 
 if TYPE_CHECKING:
     from upsertq_worker.isolate import Search
@@ -181,7 +181,13 @@ class Batcher:
             version = self.hold.lines.take(lane, now)
             if version is None:
                 break
-            size += len(version.encode()) + 1
+            try:
+                size += len(version.encode()) + 1
+            except Unsendable:
+                for other in versions:
+                    self.hold.put_back(other, now)
+                self._watch(lane)
+                raise
             if versions and size - 1 > self.limits.bytes:
                 self.hold.put_back(version, now)
                 break

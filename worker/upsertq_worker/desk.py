@@ -1,6 +1,7 @@
 """Owns what the tasks of one worker share: its settings, its state, and the events by which they wake one another."""
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,9 @@ from upsertq_worker.postage import Meter
 if TYPE_CHECKING:
     from upsertq_worker.outage import Outage
     from upsertq_worker.versions import Settlement, Version
+
+
+log = logging.getLogger("upsertq.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,14 @@ class Desk:
     def paused_namespaces(self) -> set[str]:
         """The namespaces of what is held that may not be sent now."""
         return {namespace for namespace in self.hold.weights if self.lanes.holds(namespace)}
+
+    def halt(self, shard: int, fault: str) -> None:
+        """Do nothing more with a shard in which something is damaged, and say so; the others go on."""
+        if self.alarms.get(f"shard {shard}") != fault:
+            log.error("shard %d stops: %s", shard, fault)
+        self.alarms[f"shard {shard}"] = fault
+        self.hold.drop(shard)
+        self.readable.set()
 
     def lose(self, shard: int) -> None:
         """Forget a shard that is not ours any more."""

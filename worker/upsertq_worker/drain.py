@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from upsertq.errors import ServerUnavailable, WorldError
+from upsertq.errors import QueueDamaged, ServerUnavailable, WorldError
 from upsertq.pauses import spoken
 from upsertq_worker.caution import Caution
 from upsertq_worker.desk import Desk, Settings, Tally
@@ -148,13 +148,21 @@ class Drain:
 
     async def _stop_if_empty(self) -> None:
         desk = self.desk
-        books = await self._queue.books()
-        if books.pending == 0:
-            desk.stop()
-            return
+        damaged: QueueDamaged | None = None
+        try:
+            books = await self._queue.books()
+        except QueueDamaged as error:
+            damaged = error  # nobody knows what is pending: the streams must tell
+        else:
+            if books.pending == 0:
+                desk.stop()
+                return
         halted = {name: alarm for name, alarm in desk.alarms.items() if name.startswith("shard ")}
-        if halted and desk.idle and len(desk.leases.epochs) == desk.shards:
-            backlog = await self._queue.backlog(list(desk.leases.epochs))
-            if all(f"shard {shard}" in halted for shard, entries in backlog.items() if entries):
-                name, alarm = next(iter(halted.items()))
-                desk.fail(WorldError(f"{name} stopped: {alarm}"))
+        ours = len(desk.leases.epochs) + len(desk.leases.faults) == desk.shards
+        if not (desk.idle and ours and (halted or damaged)):
+            return
+        held = [shard for shard in desk.leases.epochs if f"shard {shard}" not in halted]
+        backlog = await self._queue.backlog(held) if held else {}
+        if not any(backlog.values()):
+            name, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
+            desk.fail(WorldError(f"{name} stopped: {alarm}"))

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq.pauses import Paused, spoken
 from upsertq_worker.desk import Desk
 from upsertq_worker.seams import QueueSeam
@@ -31,8 +31,10 @@ class Keeper:
         self._lost = lost
         self._every = desk.settings.lease / ROUNDS
         self._started_at = desk.wall()
+        self._faulty: set[int] = set()
         self._standing_by = False
         self._silent = False
+        self._blind = False
         self._troubles = Troubles("take leases", desk)
 
     async def run(self) -> None:
@@ -49,11 +51,12 @@ class Keeper:
         try:
             grants = await self._queue.lease(desk.leases.wanted(), take=not desk.stopping.is_set())
             change = desk.leases.granted(grants, asked_at)
-            for shard in change.lost:
+            for shard in set(change.lost) - desk.leases.faults.keys():
                 log.warning("shard %d: the lease ran out; it starts anew from what is pending", shard)
             for shard in (*change.lost, *change.gained):
                 desk.alarms.pop(f"shard {shard}", None)
                 desk.hold.drop(shard)  # a read that was under way when the lease was lost may have left something
+            self._say_faults()
             self._lost((*change.lost, *change.gained))
             self._say_role()
             self._troubles.over()
@@ -68,6 +71,16 @@ class Keeper:
         await self._beat()
         return True
 
+    def _say_faults(self) -> None:
+        """Raise an alarm for each shard that nobody can have, and end those of the mended."""
+        desk = self._desk
+        for shard in self._faulty - desk.leases.faults.keys():
+            log.info("shard %d is mended", shard)
+            desk.alarms.pop(f"shard {shard}", None)
+        for shard, fault in desk.leases.faults.items():
+            desk.halt(shard, fault)
+        self._faulty = set(desk.leases.faults)
+
     async def _follow_pauses(self) -> None:
         """Note the pauses that began or ended here, and follow what is paused and resumed by hand."""
         desk = self._desk
@@ -76,9 +89,14 @@ class Keeper:
             if changes:
                 await self._queue.note(changes)
             noted = await self._queue.pauses()
-        except ServerUnavailable as error:
-            log.warning("%s; pauses by hand are not seen meanwhile", error)
+        except (ServerUnavailable, ServerRefused) as error:
+            if not self._blind:
+                log.warning("%s; pauses by hand are not seen meanwhile", error)
+            self._blind = True
+            desk.alarms["pauses"] = str(error)
             return
+        self._blind = False
+        desk.alarms.pop("pauses", None)
         desk.notes = {
             scope: why for scope, why in desk.notes.items() if scope not in changes or changes[scope] is not why
         }
@@ -95,7 +113,7 @@ class Keeper:
         try:
             await self._queue.beat(self._desk.report(self._started_at, self._every))
             self._silent = False
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             if not self._silent:
                 log.warning("%s; `upsertq status` may take this worker for gone, it works on", error)
             self._silent = True
@@ -109,7 +127,7 @@ class Keeper:
         try:
             await self._queue.release(desk.leases.epochs, keep)
             await self._queue.leave()
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             log.warning("%s; the leases will run out by themselves", error)
 
     def _say_role(self) -> None:
@@ -118,7 +136,7 @@ class Keeper:
             if self._standing_by:
                 log.info("taking over: %d of %d shards are ours", len(leases.epochs), self._desk.shards)
             self._standing_by = False
-        elif not self._standing_by:
+        elif not self._standing_by and leases.holders:
             holders = ", ".join(sorted(set(leases.holders.values())))
             log.info("standing by: every shard is held by %s; taking over when it ends", holders)
             self._standing_by = True

@@ -30,6 +30,8 @@ class Leases:
         self.epochs: dict[int, int] = {}
         self.holders: dict[int, str] = {}
         """Who holds the shards that are not ours."""
+        self.faults: dict[int, str] = {}
+        """Why no worker can have a shard, of those that are damaged."""
 
     def wanted(self) -> dict[int, int]:
         """What to ask for: every shard, with the epoch we hold (0: none)."""
@@ -49,6 +51,7 @@ class Leases:
                 gained.append(grant.shard)
                 self.epochs[grant.shard] = grant.epoch
         self.holders = {grant.shard: grant.holder for grant in grants if not grant.epoch and grant.holder}
+        self.faults = {grant.shard: grant.fault for grant in grants if grant.fault}
         self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 

@@ -7,12 +7,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import QueueDamaged, ServerUnavailable
 from upsertq.wire import Entry, UnknownEntry, decode
 from upsertq_worker.desk import Desk
 from upsertq_worker.parking import Parking
 from upsertq_worker.places import Place
-from upsertq_worker.seams import NEW, Delivery, QueueSeam
+from upsertq_worker.seams import NEW, Delivery, QueueSeam, ShardsDamaged
 from upsertq_worker.versions import Settlement
 from upsertq_worker.wait import Troubles, signalled
 
@@ -43,8 +43,10 @@ class Reader:
             try:
                 read = await self._round()
                 self._troubles.over()
-            except ServerUnavailable as error:
+            except (ServerUnavailable, QueueDamaged) as error:
                 self._go_back()
+                for shard, fault in error.faults.items() if isinstance(error, ShardsDamaged) else ():
+                    desk.halt(shard, fault)
                 await self._troubles.wait(error)
             else:
                 if not read:
@@ -190,10 +192,16 @@ class Reader:
             entry = decode(delivery.fields)
         except UnknownEntry as error:
             log.error("shard %d stops at entry %s: %s", shard, stream_id, error)  # noqa: TRY400 - the message is all
-            desk.alarms[f"shard {shard}"] = str(error)
+            desk.alarms[f"shard {shard}"] = f"entry {stream_id}: {error}"
             self._places.pop(shard, None)
             return
-        desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=recovered, stale=stale, barred=barred)
+        try:
+            desk.hold.admit(shard, stream_id, entry, desk.clock(), recovered=recovered, stale=stale, barred=barred)
+        except Exception as error:  # noqa: BLE001 - no entry may end a worker
+            self._places.pop(shard, None)
+            desk.halt(
+                shard, f"entry {stream_id} cannot be taken in ({error!r}); it stays in the queue: report this bug"
+            )
 
     def _go_back(self) -> None:
         """After a failed read: what it delivered is pending under our name, behind the last entry that we saw."""

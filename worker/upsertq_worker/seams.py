@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from upsertq.books import Books
+from upsertq.errors import QueueDamaged
 from upsertq.pauses import Paused
 from upsertq.wire import Entry
 from upsertq_worker.answer import Answer, TransportFailure
@@ -19,11 +20,15 @@ NEW: Final = ">"
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What came of asking for a shard's lease: our epoch (0 when it is not ours), and who holds it."""
+    """What came of asking for a shard's lease: our epoch (0 when it is not ours), and who holds it.
+
+    `fault` says why nobody can have it: a key of the shard is damaged.
+    """
 
     shard: int
     epoch: int
     holder: str
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,14 @@ class Delivery:
         """How many records it says that it holds."""
         said = (self.fields or {}).get(b"n", b"")
         return int(said) if said.isdigit() and len(said) < 6 else 0  # noqa: PLR2004 - more is no number of ours
+
+
+class ShardsDamaged(QueueDamaged):
+    """Keys of some shards are damaged: `faults` says what is wrong, by shard. The other shards are well."""
+
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"shard {shard}: {fault}" for shard, fault in faults.items()))
 
 
 class QueueSeam(Protocol):
@@ -71,7 +84,11 @@ class QueueSeam(Protocol):
         """
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
-        """Carry settlements out, in order within each shard; returns the shards whose lease is not ours."""
+        """Carry settlements out, in order within each shard; returns the shards whose lease is not ours.
+
+        Raises:
+            ShardsDamaged: those of all other shards are carried out, of these shards perhaps some.
+        """
 
     async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
         """Entries in the stream of each shard."""

@@ -18,7 +18,7 @@ from upsertq_worker.desk import Desk
 from upsertq_worker.judge import judge
 from upsertq_worker.seams import IndexSeam
 from upsertq_worker.suspicion import GUILTY
-from upsertq_worker.versions import Lane
+from upsertq_worker.versions import Lane, Unsendable
 from upsertq_worker.wait import signalled
 
 MAX_IDLE = 1.0
@@ -85,7 +85,11 @@ class Sender:
             now = desk.clock()
             if not desk.leases.safe(now):
                 return
-            batch = self._alone(now) if desk.hushed else self._next(now)
+            try:
+                batch = self._alone(now) if desk.hushed else self._next(now)
+            except Unsendable as error:
+                desk.halt(error.shard, str(error))
+                continue
             if batch is None:
                 return
             self._fly(batch)

@@ -1,15 +1,21 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upsertq.errors import ServerUnavailable
 from upsertq_worker.desk import Desk
-from upsertq_worker.seams import QueueSeam
+from upsertq_worker.seams import QueueSeam, ShardsDamaged
 from upsertq_worker.wait import Troubles, signalled
 
 if TYPE_CHECKING:
     from upsertq_worker.versions import Settlement
+
+log = logging.getLogger("upsertq.worker")
+
+AGAIN_SECONDS: Final = 2.0
+"""After which a shard in which something is damaged is tried again."""
 
 
 class Settler:
@@ -21,6 +27,8 @@ class Settler:
         self._lost = lost
         self._troubles = Troubles("settle", desk)
         self._taken: list[Settlement] = []
+        self._again_at: dict[int, float] = {}
+        """When to try again to settle those of a shard in which something is damaged."""
 
     async def run(self) -> None:
         """Settle until the worker stops; what is left then is for `flush`."""
@@ -42,6 +50,8 @@ class Settler:
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost, or gained anew: what was given out under the old lease is void."""
         self._taken = [one for one in self._taken if one.shard not in shards]
+        for shard in shards:
+            self._again_at.pop(shard, None)
 
     async def settle(self) -> bool:
         """Carry out what there is; returns whether there was anything that may be settled now.
@@ -53,8 +63,9 @@ class Settler:
         held = dict(desk.leases.epochs)
         fresh = [one for one in desk.hold.settlements if one.shard in held]
         desk.hold.settlements.clear()
-        taken = self._taken = [one for one in self._taken if one.shard in held]
-        taken += desk.meter.stamped(fresh, int(desk.wall() * 1000))
+        self._taken = [one for one in self._taken if one.shard in held]
+        self._taken += desk.meter.stamped(fresh, int(desk.wall() * 1000))
+        taken = [one for one in self._taken if self._again_at.get(one.shard, 0.0) <= desk.clock()]
         desk.settling = taken
         desk.unsettled = len(taken)
         if not taken or not desk.leases.safe(desk.clock() + desk.settings.quarantine):
@@ -63,6 +74,12 @@ class Settler:
             foreign = await self._queue.settle(held, taken)
         except ServerUnavailable as error:
             await self._troubles.wait(error)
+            return True
+        except ShardsDamaged as error:
+            for shard, fault in error.faults.items():
+                # kept, and tried again: nothing of it need be sent again when it is mended
+                self._again_at[shard] = desk.clock() + AGAIN_SECONDS
+                desk.halt(shard, fault)
             return True
         self._troubles.over()
         for shard in foreign:
@@ -76,8 +93,20 @@ class Settler:
                 desk.tally.acked += one.acked
                 desk.tally.superseded += one.superseded
                 desk.tally.dead += one.dead
-        self._taken = desk.settling = []
+        settled = set(map(id, taken))
+        self._taken = [one for one in self._taken if id(one) not in settled]
+        desk.settling = self._taken
         desk.unsettled = 0
+        self._go_on({one.shard for one in taken} & self._again_at.keys())
         desk.readable.set()
         desk.allowable.set()
         return True
+
+    def _go_on(self, mended: set[int]) -> None:
+        """Begin anew with shards in which something was damaged, and is not any more."""
+        for shard in mended:
+            log.info("shard %d is mended", shard)
+            self._desk.alarms.pop(f"shard {shard}", None)
+            self._desk.hold.drop(shard)
+        if mended:
+            self._lost(tuple(mended))

@@ -10,8 +10,22 @@ from typing import Any
 import orjson
 
 from upsertq.books import COUNTERS, Books, of_reply, total
-from upsertq.errors import ServerRefused, ServerUnavailable
-from upsertq.exchange import Argument, Conversation, Hash, Script, Trouble, ask_all, named, run_scripts, worst
+from upsertq.errors import ServerUnavailable
+from upsertq.exchange import (
+    DAMAGED,
+    WRONG_TYPE,
+    Argument,
+    Conversation,
+    Failed,
+    Hash,
+    Script,
+    Trouble,
+    ask_all,
+    named,
+    refusal,
+    run_scripts,
+    worst,
+)
 from upsertq.keys import CONSUMER, GROUP, QueueKeys
 from upsertq.letter import encode_letter, is_superseded, mark_field
 from upsertq.pauses import Paused, note
@@ -20,15 +34,16 @@ from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.wire import Entry
 from upsertq_worker.postage import Postage
-from upsertq_worker.seams import Delivery, Grant
+from upsertq_worker.seams import Delivery, Grant, ShardsDamaged
 from upsertq_worker.versions import Settlement
 
 LEASE = Script.load("upsertq_worker", "lease")
 RELEASE = Script.load("upsertq_worker", "release")
 MARK = Script.load("upsertq_worker", "mark")
 SETTLE = Script.load("upsertq_worker", "settle")
-GROUP_GONE = ("NOGROUP", "UNBLOCKED")
-"""How the server says that a stream is gone with its group: it lost its data. The next round of leases makes both."""
+LATER = ("NOGROUP", "UNBLOCKED", WRONG_TYPE)
+"""How the server says that a stream is gone with its group, or is none: the next round of leases makes both, or takes
+the shard from us and says what is wrong."""
 SETTLE_ENTRIES = 200
 """Entries of one settle call at most: bounds how long the server is busy with it."""
 BOOKS_PLACE = 2
@@ -52,9 +67,11 @@ class RedisQueue:
             keys = self._keys.shard(shard)
             arguments: list[Argument] = [GROUP, self.name, epoch, self._lease_ms, "1" if take else "0"]
             calls.append(([keys.lease, keys.books, keys.stream], arguments))
-        replies = await self._sure(run_scripts(LEASE, calls), "take the shards' leases")
-        return [
-            Grant(shard, int(epoch), holder.decode()) for shard, (epoch, holder) in zip(wanted, replies, strict=True)
+        faults, replies = await self._by_shard(run_scripts(LEASE, calls), list(wanted), "take the shards' leases")
+        grants = [Grant(shard, 0, "", fault) for shard, fault in faults.items()]
+        return grants + [
+            Grant(shard, int(epoch), holder.decode("utf-8", "backslashreplace"))
+            for shard, (epoch, holder) in replies.items()
         ]
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
@@ -93,8 +110,9 @@ class RedisQueue:
     async def marks(self, shards: Sequence[int]) -> dict[int, dict[str, str]]:
         """As `QueueSeam.marks`."""
         ask = ask_all([["HGETALL", self._keys.shard(shard).suspects] for shard in shards])
-        replies = await self._sure(ask(), "read the marks of suspects")
-        return {shard: _texts(reply) for shard, reply in zip(shards, replies, strict=True)}
+        # a help, no condition: what is damaged holds none
+        _, replies = await self._by_shard(ask(), shards, "read the marks of suspects")
+        return {shard: _texts(replies[shard]) if shard in replies else {} for shard in shards}
 
     async def mark(self, held: Mapping[int, int], marks: Mapping[tuple[int, str], str]) -> None:
         """As `QueueSeam.mark`."""
@@ -107,15 +125,18 @@ class RedisQueue:
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Settlement]) -> frozenset[int]:
         """As `QueueSeam.settle`."""
-        left = [list(group) for _, group in groupby(sorted(settlements, key=_shard), key=_shard)]
+        left = {shard: list(group) for shard, group in groupby(sorted(settlements, key=_shard), key=_shard)}
         foreign: set[int] = set()
+        faults: dict[int, str] = {}
         while left:
-            now = [group[:SETTLE_ENTRIES] for group in left]
-            replies = await self._sure(
-                run_scripts(SETTLE, [self._settle_call(held[group[0].shard], group) for group in now]), "settle"
-            )
-            foreign |= {group[0].shard for group, reply in zip(now, replies, strict=True) if not reply[0]}
-            left = [group[SETTLE_ENTRIES:] for group in left if group[SETTLE_ENTRIES:]]
+            calls = [self._settle_call(held[shard], group[:SETTLE_ENTRIES]) for shard, group in left.items()]
+            wrong, replies = await self._by_shard(run_scripts(SETTLE, calls), list(left), "settle")
+            faults |= wrong
+            foreign |= {shard for shard, reply in replies.items() if not reply[0]}
+            left = {shard: group[SETTLE_ENTRIES:] for shard, group in left.items() if group[SETTLE_ENTRIES:]}
+            left = {shard: group for shard, group in left.items() if shard not in faults}
+        if faults:
+            raise ShardsDamaged(faults)
         return frozenset(foreign)
 
     async def backlog(self, shards: Sequence[int]) -> dict[int, int]:
@@ -125,15 +146,20 @@ class RedisQueue:
 
     async def books(self) -> Books:
         """As `QueueSeam.books`."""
-        ask = ask_all([["HMGET", self._keys.shard(k).books, *COUNTERS] for k in range(self._shape.shards)])
-        return total(of_reply(reply) for reply in await self._sure(ask(), "read the books"))
+        hashes = [self._keys.shard(k).books for k in range(self._shape.shards)]
+        replies = await self._sure(ask_all([["HMGET", name, *COUNTERS] for name in hashes])(), "read the books")
+        return total(of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True))
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """As `QueueSeam.superseded`."""
         commands: list[list[Argument]] = [
             ["HGET", self._keys.shard(shard).dead_ids, mark_field(entry)] for shard, entry in replayed
         ]
-        marks = await self._sure(ask_all(commands)(), "look for newer versions of what is replayed")
+        marks = await self._server.hold(ask_all(commands)())
+        wrong = zip((shard for shard, _ in replayed), marks, strict=True)
+        if faults := {shard: fault for shard, mark in wrong if (fault := _fault(mark))}:
+            raise ShardsDamaged(faults)
+        _sound(marks, "look for newer versions of what is replayed")
         return [is_superseded(mark, entry.seq) for mark, (_, entry) in zip(marks, replayed, strict=True)]
 
     async def note(self, changes: Mapping[str, Paused | None]) -> None:
@@ -186,14 +212,33 @@ class RedisQueue:
         return keys, arguments
 
     async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
-        replies = await self._server.hold(conversation)
-        failure = worst(replies)
-        if failure is None:
-            return replies
-        refuses = failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}
-        if refuses and not failure.message.startswith(GROUP_GONE):
-            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
-        raise ServerUnavailable(f"cannot {what}: {failure.message}")
+        return _sound(await self._server.hold(conversation), what)
+
+    async def _by_shard(
+        self, conversation: Conversation[list[Any]], shards: Sequence[int], what: str
+    ) -> tuple[dict[int, str], dict[int, Any]]:
+        """What is wrong with damaged shards, and the replies of the others, of a call for each shard."""
+        replies = dict(zip(shards, await self._server.hold(conversation), strict=True))
+        faults = {shard: fault for shard, reply in replies.items() if (fault := _fault(reply))}
+        sound = {shard: reply for shard, reply in replies.items() if shard not in faults}
+        _sound(list(sound.values()), what)
+        return faults, sound
+
+
+def _fault(reply: Any) -> str:
+    """What is damaged, where that is the reply."""
+    return reply.message.partition(DAMAGED)[2] if isinstance(reply, Failed) else ""
+
+
+def _sound(replies: list[Any], what: str) -> list[Any]:
+    """The replies; raises where one is a failure."""
+    failure = worst(replies)
+    if failure is None:
+        return replies
+    refuses = failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}
+    if refuses and not failure.message.startswith(LATER):
+        raise refusal(failure, what)
+    raise ServerUnavailable(f"cannot {what}: {failure.message}")
 
 
 def _behind(stream_id: str) -> str:

@@ -23,6 +23,18 @@ About 500 of bookkeeping (tracemalloc, 25 records an entry), doubled for parsed 
 """
 
 
+class Unsendable(Exception):  # noqa: N818 - as its siblings in `upsertq.errors`
+    """No JSON can be made of a record, though its entry was decoded: a bug of ours, and its shard's affair alone.
+
+    Attributes:
+        shard: where the entry stands.
+    """
+
+    def __init__(self, held: "Held", error: Exception) -> None:
+        self.shard = held.shard
+        super().__init__(f"entry {held.stream_id} cannot be sent ({error!r}); it stays in the queue: report this bug")
+
+
 class Fate(Enum):
     """How a record ends."""
 
@@ -100,12 +112,15 @@ class Version:
         return "-".join(map(str, self.order))
 
     def encode(self) -> bytes:
-        """The record's JSON; made once."""
+        """The record's JSON; made once. `Unsendable` where it cannot be made: no entry may end a worker."""
         if not self.body:
             held = self.held
-            if held.encoder is None:
-                held.encoder = Encoder(held.entry)
-            self.body = held.encoder.record(self.row)
+            try:
+                if held.encoder is None:
+                    held.encoder = Encoder(held.entry)
+                self.body = held.encoder.record(self.row)
+            except Exception as error:
+                raise Unsendable(held, error) from error
         return self.body
 
     @property
