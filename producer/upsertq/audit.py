@@ -60,8 +60,9 @@ class Report:
         return not self.drifts
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as one JSON document."""
-        return {**asdict(self), "ok": self.ok}
+        """The report as one JSON document; `told` is left out where there is nothing to tell."""
+        drifts = [{k: v for k, v in asdict(drift).items() if k != "told" or v} for drift in self.drifts]
+        return {**asdict(self), "drifts": drifts, "ok": self.ok}
 
 
 @dataclass(slots=True)
