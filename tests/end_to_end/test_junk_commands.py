@@ -96,7 +96,7 @@ def run_all(stage: Stage, records: Path, damages: Iterator[Damage]) -> None:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", range(2))
 def test_fields(stage: Stage, records: Path, part: int) -> None:
-    """Values that are none: no number, no JSON, too long, too deep, for a terminal; 1 in 16 of them, all by `make fuzz`."""
+    """Values that are none: no number, no JSON, too long, too deep; a sample of them, all by `make fuzz`."""
     step = 2 * max(1, round(SAMPLE / FACTOR))
     run_all(stage, records, iter(list(junk.bad_fields())[(2 * SEED + part) % step :: step]))
 
