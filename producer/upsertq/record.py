@@ -241,10 +241,10 @@ def _is_number(item: object) -> bool:
 
 
 def _checked_id(given: object) -> str:
-    value = id_text(given)
-    if isinstance(value, int) and not isinstance(value, bool):
-        raise _Fault("id", f"is an integer of {value.bit_length()} bits; at most {MAX_NAME} digits are allowed")
+    value = given if isinstance(given, str) else id_text(given)
     if not isinstance(value, str):
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise _Fault("id", f"is an integer of {value.bit_length()} bits; at most {MAX_NAME} digits are allowed")
         raise _Fault("id", f"is {shown(value)}, a {type(value).__name__}; give a string")
     if not value:
         raise _Fault("id", f"is empty; give 1 to {MAX_NAME} ASCII characters")

@@ -62,6 +62,8 @@ def batch_chunk(pa: Any, batch: Any, layout: Layout, begin: int, *, done: int) -
 def _read(pa: Any, array: Any, field: str, faults: dict[int, Fault], name: str = "") -> list[Any]:
     """The cells as the table of types reads them; one that cannot be read is `None` and a fault."""
     cells = reader(pa, array.type)(array)
+    if Misread not in set(map(type, cells)):
+        return cells
     for index, cell in enumerate(cells):
         if isinstance(cell, Misread):
             faults.setdefault(index, Fault(field, f"{name and shown(name) + ' '}{cell.reason}"))

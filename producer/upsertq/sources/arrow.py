@@ -13,7 +13,7 @@ import orjson
 from upsertq.errors import SourceError
 from upsertq.sources import ipc
 from upsertq.sources.arrays import batch_chunk
-from upsertq.sources.arrow_sizes import row_sizes
+from upsertq.sources.arrow_sizes import is_plain, row_sizes
 from upsertq.sources.arrow_types import check_types
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Fault
 from upsertq.sources.columns import EVERY, Columns, Layout, resolve
@@ -126,6 +126,9 @@ def _pieces(pa: Any, found: tuple[Any, int], layout: Layout, begin: int, mapped:
 
 def _chunks(pa: Any, batch: Any, layout: Layout, begin: int) -> Iterator[Chunk]:
     """The chunks of rows that are few enough for one, unless they take too much once decoded."""
+    if batch.nbytes <= DECODED_BYTES and all(is_plain(pa, batch.column(name).type) for name in layout.needed):
+        yield batch_chunk(pa, batch, layout, begin, done=0)
+        return
     sizes = np.zeros(len(batch))
     for name in layout.needed:
         sizes += row_sizes(pa, batch.column(name))

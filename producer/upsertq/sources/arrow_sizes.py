@@ -9,12 +9,23 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from upsertq.sources.arrow_values import is_binary, is_list, is_text, placed
+from upsertq.sources.arrow_values import is_binary, is_list, is_number, is_text, placed
 
 Sizes = npt.NDArray[Any]
 _OBJECT: Final = 48
 """Bytes of a Python object beside its content."""
 _VIEW: Final = 16
+
+
+def is_plain(pa: Any, kind: Any) -> bool:
+    """Whether an array of the type takes about as much decoded as it does now: nothing of it stands for more."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        kind = kind.value_type
+        return is_number(pa, kind)
+    is_a = pa.types
+    return is_number(pa, kind) or bool(
+        is_a.is_string(kind) or is_a.is_large_string(kind) or is_a.is_binary(kind) or is_a.is_large_binary(kind)
+    )
 
 
 def row_sizes(pa: Any, array: Any) -> Sizes:  # noqa: PLR0911 - one for each layout
