@@ -106,9 +106,9 @@ def _sayable(cell: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each 
         case str():
             return cell.encode("utf-8", "replace").decode()
         case int():
-            return cell if -(2**63) <= cell < 2**64 else str(cell)
+            return int(cell) if -(2**63) <= cell < 2**64 else str(cell)
         case float():
-            return cell if math.isfinite(cell) else None
+            return float(cell) if math.isfinite(cell) else None
         case Mapping():
             return {_sayable(str(name)): _sayable(item, depth + 1) for name, item in cell.items()}
         case list() | tuple():

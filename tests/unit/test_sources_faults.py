@@ -130,3 +130,13 @@ def test_reading_ignores_what_a_reject_adds(tmp_path: Path) -> None:
     (record,) = (outcome for chunk in source.chunks() for outcome in outcomes(chunk, None))
     assert isinstance(record, Record)
     assert record.metadata == b'{"t":"v"}'
+
+
+def test_an_id_beyond_64_bits_leaves_the_other_numbers_what_they_were(tmp_path: Path) -> None:
+    """Its digits are taken from the text; what stands beside it can still be said in a file of rejects."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"id": -9223372036854775809, "values": [0.5], "metadata": {"n": 0.25}}\n')
+    (source,) = open_sources([str(path)], Columns())
+    (chunk,) = source.chunks()
+    told = json.loads(line_of(source, chunk, 0, Fault("values", "is wrong")))
+    assert (str(told["id"]), told["values"], told["metadata"]) == ("-9223372036854775809", [0.5], {"n": 0.25})

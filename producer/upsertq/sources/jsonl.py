@@ -175,13 +175,15 @@ class _Items:
             exact = self._rows_of(json.loads(text, parse_float=_Exact), text)
         except ValueError:
             return rows
-        return [self._digits(row) for row in exact]
+        return [self._digits(row, seen) for row, seen in zip(rows, exact, strict=True)]
 
-    def _digits(self, row: Row) -> Row:
-        given = MISSING if isinstance(row, Fault) else self._id_of(row)
-        if not isinstance(row, dict) or not isinstance(given, _Exact) or _DIGITS.fullmatch(given.text) is None:
+    def _digits(self, row: Row, exact: Row) -> Row:
+        given = MISSING if isinstance(exact, Fault) else self._id_of(exact)
+        if isinstance(given, _Exact) and _DIGITS.fullmatch(given.text) is not None:
+            given = given.text
+        if not isinstance(row, dict) or isinstance(given, bool) or not isinstance(given, str | int):
             return row
-        return {**row, self._id: given.text}
+        return {**row, self._id: given}
 
     def _second_look(self, text: bytes, error: orjson.JSONDecodeError) -> Sequence[Row]:
         """Read what Python's own json writes, NaN and Infinity, so that the record's fault can be told by its field."""
