@@ -59,7 +59,9 @@ class Fleet:
 
     def clean(self, kind: ServerKind) -> RealServer:
         """Return the session's server of `kind`, running and empty, whatever an earlier test did to it."""
-        server = self._running.setdefault(kind.id, RealServer(kind, self._directory / kind.id))
+        # with an append-only file, so that commands have nothing to warn of
+        made = RealServer(kind, self._directory / kind.id, appendonly="everysec")
+        server = self._running.setdefault(kind.id, made)
         server.start()
         server.flush()
         return server
