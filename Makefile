@@ -20,7 +20,7 @@ demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index
 	@$(DEMO_VENV)/bin/upsertq demo
 
 test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 $(PYTEST_ARGS)
 
 check: $(VENV)/.ready ## lint, format and type checks
 	$(BIN)/ruff check .
