@@ -42,6 +42,7 @@ class Twins:
     def __init__(self, backend: Backend, seed: int) -> None:
         self.rng = random.Random(f"twins {seed}")
         self.sync = backend.sync
+        self.sync.hset(KEYS.meta, mapping={"format": wire.FORMAT, "shards": SHARDS, "created": 1})
         shape = QueueShape("q", SHARDS, None)
         self.real = {name: RedisQueue(AsyncServer(backend.make_async()), shape, name, LEASE) for name in ("ann", "bob")}
         self.loop = VirtualLoop()
