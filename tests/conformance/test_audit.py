@@ -82,7 +82,7 @@ def test_an_empty_queue_balances(backend: Backend) -> None:
         "bytes": 0,
         "dead": 0,
         "runs": 0,
-        "drifts": (),
+        "drifts": [],
         "inconclusive": (),
         "ok": True,
     }
