@@ -222,3 +222,19 @@ def lines(path: Path) -> list[bytes]:
     (source,) = open_sources([str(path)], Columns())
     pairs = ((chunk, row, o) for chunk in source.chunks() for row, o in enumerate(outcomes(chunk, 3)))
     return [line_of(source, chunk, row, o) for chunk, row, o in pairs if isinstance(o, Fault)]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_ordinary_vectors_come_in_whole_chunks(fixed: bool, tmp_path: Path) -> None:
+    """What is counted against bombs never cuts ordinary rows into crumbs: they come as many at a time as are read."""
+    count, width = 1500, 1536
+    numbers = pa.array(np.ones(count * width, np.float32))
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * width)
+    values = pa.FixedSizeListArray.from_arrays(numbers, width) if fixed else pa.ListArray.from_arrays(offsets, numbers)
+    path = tmp_path / "ordinary.parquet"
+    pa.parquet.write_table(pa.table({"id": ids(count), "values": values}), path)
+    (source,) = open_sources([str(path)], Columns())
+    sizes = [len(chunk) for chunk in source.chunks()]
+    assert len(set(sizes[:-1])) == 1
+    assert sizes[-1] <= sizes[0]
+    assert sizes[0] > 500

@@ -35,9 +35,10 @@ local function printable(text)
   return (string.gsub(string.sub(text, 1, 60), '[^%w:_.%-]', '?'))
 end
 
--- Check that counters of a hash can be added to: `adds` is name -> number.
+-- Check that counters of a hash can be added to: `adds` is name -> number. Returns what they are: name -> number.
 local function expect_counters(key, adds)
-  if not expect(key, 'hash') then return end
+  local found = {}
+  if not expect(key, 'hash') then return found end
   local names = {}
   for name in pairs(adds) do names[#names + 1] = name end
   for first = 1, #names, 100 do
@@ -45,12 +46,14 @@ local function expect_counters(key, adds)
     local values = redis.call('HMGET', key, unpack(names, first, last))
     for i = first, last do
       local number = whole(values[i - first + 1])
+      found[names[i]] = number
       if not number or math.abs(number + adds[names[i]]) > most_count then
         damaged(key, 'holds as ' .. printable(names[i]) .. ' what is no counter, or one that is full: '
           .. 'audit tells what it ought to be, HSET puts it there')
       end
     end
   end
+  return found
 end
 
 -- Check that a stream has ids left for what is appended.

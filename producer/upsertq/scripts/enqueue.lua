@@ -17,12 +17,14 @@ for _ = 1, tonumber(ARGV[4]) do
 end
 expect_stream(KEYS[1])
 expect(KEYS[3], 'hash')
+local counters = {}
 for i = 2, #KEYS do
-  if i ~= 3 then expect_counters(KEYS[i], {enqueued = all_records, pending = all_records, bytes = all_bytes}) end
+  if i ~= 3 then
+    counters[i] = expect_counters(KEYS[i], {enqueued = all_records, pending = all_records, bytes = all_bytes})
+  end
 end
 if fault then return redis.error_reply(fault) end
-local state = redis.call('HMGET', KEYS[2], 'pending', 'bytes')
-local pending, bytes = whole(state[1]), whole(state[2])
+local pending, bytes = counters[2].pending, counters[2].bytes
 local taken = 0
 at = 5
 local added, added_bytes = 0, 0
@@ -45,9 +47,11 @@ end
 if added > 0 then
   for i = 2, #KEYS do
     if i ~= 3 then
-      redis.call('HINCRBY', KEYS[i], 'enqueued', added)
-      redis.call('HINCRBY', KEYS[i], 'pending', added)
-      redis.call('HINCRBY', KEYS[i], 'bytes', added_bytes)
+      local found = counters[i]
+      -- one call for what HINCRBY takes three for
+      redis.call('HSET', KEYS[i], 'enqueued', string.format('%.0f', found.enqueued + added),
+        'pending', string.format('%.0f', found.pending + added),
+        'bytes', string.format('%.0f', found.bytes + added_bytes))
     end
   end
   redis.call('PEXPIRE', KEYS[3], ARGV[3])

@@ -19,7 +19,7 @@ _VIEW: Final = 16
 
 def is_plain(pa: Any, kind: Any) -> bool:
     """Whether an array of the type takes about as much decoded as it does now: nothing of it stands for more."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         kind = kind.value_type
         return is_number(pa, kind)
     is_a = pa.types

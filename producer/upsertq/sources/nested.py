@@ -35,9 +35,10 @@ def has_many_brackets(text: str | bytes) -> bool:
     """Whether JSON text could be nested deeper than `MAX_DEPTH`, told in almost no time where it could not."""
     if isinstance(text, str):
         return _has_many(text.find, "{") or _has_many(text.find, "[")
-    # most records have two braces and one bracket, which is seen without a loop
+    # most records have one bracket and one or two braces, which is seen without a loop
     find = text.find
-    if find(b"[", find(b"[") + 1) < 0 and find(b"{", find(b"{", find(b"{") + 1) + 1) < 0:
+    second = find(b"{", find(b"{") + 1)
+    if find(b"[", find(b"[") + 1) < 0 and (second < 1 or find(b"{", second + 1) < 0):
         return False
     return _has_many(find, b"{") or _has_many(find, b"[")
 
