@@ -225,7 +225,7 @@ def lines(path: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("fixed", [True, False])
-def test_ordinary_vectors_come_in_whole_chunks(fixed: bool, tmp_path: Path) -> None:
+def test_ordinary_vectors_come_in_whole_chunks(*, fixed: bool, tmp_path: Path) -> None:
     """What is counted against bombs never cuts ordinary rows into crumbs: they come as many at a time as are read."""
     count, width = 1500, 1536
     numbers = pa.array(np.ones(count * width, np.float32))
