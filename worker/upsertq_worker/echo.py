@@ -29,7 +29,9 @@ _TEXT_MAX: Final = 4_096
 TEXTS_MAX: Final = 10_000
 """Different texts that are compared at most."""
 WORK_MAX: Final = 50_000
-"""Words compared at most, and texts looked at; beyond, all of the message counts as an echo."""
+"""Words compared, texts looked at and steps of search at most; beyond, all of the message counts as an echo."""
+_STEP: Final = 8
+"""Characters in which words are searched for as one step: escapes without an end have none."""
 _NAMED: Final = frozenset({"namespace", "id", "ids", "field", "key", "value", "got", "for", "name", "named"})
 """After these a single word is a name, where we sent it as one."""
 _LONG: Final = 4
@@ -79,9 +81,9 @@ def without_echo(text: str, texts: Iterable[str]) -> str:
 
 def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
     """Where in the message this text, or its start or end, stands: as spans of characters."""
-    first = next((one[1].lower() for one in _WORD.finditer(text[:_TEXT_MAX]) if one[1]), "")
-    if first not in message.at and _last_word(text) not in message.at:
+    if _first_word(message, text) not in message.at and _last_word(message, text) not in message.at:
         return
+    message.work += min(len(text), 2 * _TEXT_MAX) // _STEP
     words = _words(text[:_TEXT_MAX])
     message.work += len(words)
     whole = len(text) <= _TEXT_MAX
@@ -92,8 +94,18 @@ def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
         yield from _ends(message, words if whole else _words(text[-_TEXT_MAX:]))
 
 
-def _last_word(text: str) -> str:
+def _first_word(message: _Message, text: str) -> str:
+    for one in _WORD.finditer(text[:_TEXT_MAX]):
+        if one[1]:
+            message.work += one.end() // _STEP
+            return one[1].lower()
+    message.work += min(len(text), _TEXT_MAX) // _STEP
+    return ""
+
+
+def _last_word(message: _Message, text: str) -> str:
     for edge in _EDGES:
+        message.work += min(len(text), edge) // _STEP
         words = _words(text[-edge:])
         if len(words) > 1 or (words and len(text) <= edge):
             return words[-1]
