@@ -28,7 +28,7 @@ _TEXT_MAX: Final = 4_096
 """Characters of a text of ours that are compared, from its start and its end: a message has no more."""
 TEXTS_MAX: Final = 10_000
 """Different texts that are compared at most."""
-WORK_MAX: Final = 50_000
+WORK_MAX: Final = 40_000
 """Words compared, texts looked at and steps of search at most; beyond, all of the message counts as an echo."""
 _STEP: Final = 8
 """Characters in which words are searched for as one step: escapes without an end have none."""
