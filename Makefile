@@ -20,7 +20,7 @@ demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index
 	@$(DEMO_VENV)/bin/upsertq demo
 
 test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
-	$(BIN)/pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 $(PYTEST_ARGS)
 
 check: $(VENV)/.ready ## lint, format and type checks
 	$(BIN)/ruff check .
@@ -31,7 +31,7 @@ soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
 
 fuzz: $(VENV)/.ready ## give every parser 30 times the hostile inputs of `make test`, from a seed of the day
-	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz
+	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz tests/end_to_end/test_junk_commands.py
 
 chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
 	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import fakeredis
+import hypothesis
 import pytest
 import redis
 import redis.asyncio
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 OURS: Final = ("UPSERTQ_", "PINECONE_")
 FOREIGN: Final = ("REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RQ_REDIS_URL")
 FAKE: Final = "fakeredis"
+
+
+hypothesis.settings.register_profile("upsertq", deadline=None)
+hypothesis.settings.load_profile("upsertq")
+# the machine that runs this may be busy: how long one example takes says nothing
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,9 @@ class Fleet:
 
     def clean(self, kind: ServerKind) -> RealServer:
         """Return the session's server of `kind`, running and empty, whatever an earlier test did to it."""
-        server = self._running.setdefault(kind.id, RealServer(kind, self._directory / kind.id))
+        # with an append-only file, so that commands have nothing to warn of
+        made = RealServer(kind, self._directory / kind.id, appendonly="everysec")
+        server = self._running.setdefault(kind.id, made)
         server.start()
         server.flush()
         return server

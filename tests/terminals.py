@@ -7,13 +7,26 @@ import pty
 import signal
 import subprocess
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from processes import COMMAND, environment
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def a_device() -> Iterator[Path]:
+    """A device of this test alone, a terminal: whatever a program does wrong to its name, the system's are not hurt."""
+    leader, follower = pty.openpty()
+    try:
+        yield Path(os.ttyname(follower))
+    finally:
+        os.close(leader)
+        os.close(follower)
 
 
 def on_a_terminal(

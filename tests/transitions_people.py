@@ -15,7 +15,8 @@ import numpy as np
 from transitions_model import Fate, Outcome, Version
 from transitions_raw import contents, entry_at, metadata_of, sparse_of
 from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
-from upsertq.intake import Circumstances, Intake
+from upsertq.circumstances import Circumstances
+from upsertq.intake import Intake
 from upsertq.keys import shard_of
 from upsertq.letter import Reason, Verdict, encode_letter
 from upsertq.record import make_records

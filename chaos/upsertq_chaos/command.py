@@ -18,8 +18,9 @@ from upsertq.cli.reach import ANSWER_SECONDS, print_json
 from upsertq.embedded_guardian import Home, is_held
 from upsertq.errors import NotFound, UsageError
 from upsertq.exchange import Patience
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
+from upsertq.private_dir import make_private
 from upsertq.queue import find_queue, remove_queue
 from upsertq_chaos.cast import DIMENSION, POISON_FAULT, Cast, Role, usual_faults
 from upsertq_chaos.chaos_options import chaos_command, say
@@ -201,9 +202,13 @@ def _directory(keep: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="upsertq-chaos-", ignore_cleanup_errors=True) as directory:
             yield Path(directory)
         return
-    if keep.exists() and any(keep.iterdir()):
+    try:
+        make_private(keep.absolute())
+        used = any(keep.iterdir())
+    except OSError as error:
+        raise UsageError(f"--keep {keep} cannot be used: {error.strerror or error}; name a new directory") from None
+    if used:
         raise UsageError(f"--keep {keep} is not empty: name a new directory")
-    keep.mkdir(parents=True, exist_ok=True)
     yield keep
 
 

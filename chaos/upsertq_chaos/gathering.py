@@ -12,7 +12,7 @@ from typing import Final
 from upsertq import dead, queue
 from upsertq.books import Books, read
 from upsertq.exchange import Patience
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.server import Server
 from upsertq_chaos.cast import Cast, namespace_of

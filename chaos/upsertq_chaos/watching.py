@@ -9,7 +9,7 @@ from typing import Final
 
 from upsertq.errors import WorldError
 from upsertq.exchange import Ask, Conversation, Failed, Hash, pairs
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.queue import find_queue
 from upsertq.server import Server

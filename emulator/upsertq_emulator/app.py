@@ -1,17 +1,16 @@
-"""The emulator's HTTP edge: keeps the server, reads requests, checks the key, writes answers; it judges nothing."""
+"""The emulator's HTTP edge: keeps the server, reads what the gate lets in, writes answers; it judges nothing."""
 
 import asyncio
-import hmac
 from collections.abc import Mapping
 from itertools import count
 from typing import Any, Self
 
 from aiohttp import web
 
-from upsertq_emulator import texts
 from upsertq_emulator.admin import PREFIX, answer_admin, journal_lines
 from upsertq_emulator.answer import Answer
 from upsertq_emulator.counters import Counters
+from upsertq_emulator.gate import LARGEST_BODY, Gate
 from upsertq_emulator.journal import Journal
 from upsertq_emulator.plane import Plane
 from upsertq_emulator.routes import Call, is_loopback
@@ -19,8 +18,9 @@ from upsertq_emulator.service import Service
 from upsertq_emulator.sockets import Connection
 from upsertq_emulator.spec import FaultSpec
 
-_LARGEST_BODY = 64 * 1024 * 1024
 _READ_BUFFER = 4 * 1024 * 1024
+# for the rest of a body that is refused unread: a client that still sends shall read the answer
+_LINGER_SECONDS = 1.0
 # aiohttp takes 0 for `no limit`, and waits this long for connections that are only kept alive
 _SHUTDOWN_SECONDS = 0.05
 
@@ -29,7 +29,7 @@ class Emulator:
     """A Pinecone data plane listening on a socket of the running event loop.
 
     Args:
-        host: the address to listen on.
+        host: the address to listen on; beyond loopback a key is needed.
         port: 0 takes any free one; `url` and `port` tell which.
         api_key: required in the header `Api-Key` of every request; None requires none.
         dimension: of every dense vector; None lets the first upsert fix it. Ignored when `plane` is given.
@@ -39,6 +39,7 @@ class Emulator:
 
     Raises:
         FaultSpecError: `faults` cannot be used.
+        ValueError: other machines could reach it, and there is no key.
     """
 
     def __init__(
@@ -52,13 +53,16 @@ class Emulator:
         journal: bool = False,
         plane: Plane | None = None,
     ) -> None:
+        local = is_loopback(host)
+        if not local and not api_key:
+            raise ValueError(f"host {host} is reachable from other machines: give an api_key, or use 127.0.0.1")
         if plane is None:
             plane = Plane(dimension=dimension, journal=Journal() if journal else None)
         self._service = Service(plane)
         self._service.set_faults(faults)
         self.host = host
         self.port = port
-        self._api_key = None if api_key is None else api_key.encode()
+        self._gate = Gate(local, None if api_key is None else api_key.encode())
         self._numbers = count(1)
         self._handling: set[asyncio.Task[Any]] = set()
         self._http: web.Server | None = None
@@ -106,7 +110,13 @@ class Emulator:
         Raises:
             OSError: the address is in use or not available.
         """
-        self._http = web.Server(self._handle, request_factory=_request, access_log=None, read_bufsize=_READ_BUFFER)
+        self._http = web.Server(
+            self._handle,
+            request_factory=_request,
+            access_log=None,
+            read_bufsize=_READ_BUFFER,
+            lingering_time=_LINGER_SECONDS,
+        )
         self._listener = await asyncio.get_running_loop().create_server(self._http, self.host, self.port)
         self.host, self.port = self._listener.sockets[0].getsockname()[:2]
 
@@ -127,16 +137,27 @@ class Emulator:
         if task is not None:
             self._handling.add(task)
             task.add_done_callback(self._handling.discard)
+        refusal = self._gate.refusal(
+            request.method, request.headers, has_body=request.body_exists, length=request.content_length
+        )
         try:
-            body = await request.read()
+            body = b"" if refusal is not None else await request.read()
         except web.HTTPRequestEntityTooLarge:
             return self._response(Answer(413, b"", "text/plain"))
         call = Call(request.method, request.path, request.query, body)
-        refusal = self._unauthorized(request)
-        if call.path.startswith(PREFIX):
-            return self._response(refusal) if refusal is not None else await self._administer(request, call)
+        if refusal is None and call.path.startswith(PREFIX):
+            return await self._administer(request, call)
+        if refusal is not None and call.path.startswith(PREFIX):
+            return self._refuse(refusal)
         connection = Connection(request.transport)
-        return self._response(await self._service.serve(call, connection, refusal=refusal))
+        answer = await self._service.serve(call, connection, refusal=refusal)
+        return self._response(answer) if refusal is None else self._refuse(answer)
+
+    def _refuse(self, refusal: Answer) -> web.Response:
+        """The answer, after which the connection closes: the body that may follow is not waited for."""
+        response = self._response(refusal)
+        response.force_close()
+        return response
 
     async def _administer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         if not is_loopback(request.remote or ""):
@@ -151,16 +172,6 @@ class Emulator:
         await stream.write_eof()
         return stream
 
-    def _unauthorized(self, request: web.BaseRequest) -> Answer | None:
-        if self._api_key is None:
-            return None
-        given = request.headers.get("Api-Key")
-        if given is None:
-            return Answer(401, texts.UNAUTHORIZED)
-        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self._api_key):
-            return Answer(401, texts.INVALID_KEY, "text/plain")
-        return None
-
     def _response(self, answer: Answer) -> web.Response:
         headers = {
             **answer.headers,
@@ -173,4 +184,4 @@ class Emulator:
 def _request(*arguments: Any) -> web.BaseRequest:
     message, payload, protocol, writer, task = arguments
     loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_LARGEST_BODY)
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=LARGEST_BODY)

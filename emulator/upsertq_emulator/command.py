@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from upsertq.printable import printable
 from upsertq_emulator.app import Emulator
 from upsertq_emulator.journal import Journal
 from upsertq_emulator.limits import Metric, VectorType
@@ -116,7 +117,7 @@ def _api_key(*, required: bool, variable: str | None) -> str | None:
 
 
 def _fail(code: int, message: str) -> NoReturn:
-    click.echo(f"upsertq emulate: {message}", err=True)
+    click.echo(printable(f"upsertq emulate: {message}"), err=True)
     sys.exit(code)
 
 

@@ -1,7 +1,7 @@
 """Owns the producer that asyncio code uses; what it does is decided in `upsertq.intake`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -28,8 +28,9 @@ class AsyncProducer:
         limits: Limits = DEFAULT_LIMITS,
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        allow_eviction: bool = False,
     ) -> None:
-        self._intake = intake_of(queue, shards, limits, max_dead, timeout)
+        self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
         self._server = url if isinstance(url, AsyncServer) else AsyncServer.at(url)
         self._lock = asyncio.Lock()
 
@@ -49,12 +50,12 @@ class AsyncProducer:
 
     async def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
         run: str = "",
     ) -> int:
         """As `Producer.put_many`."""
@@ -78,12 +79,19 @@ class AsyncProducer:
 
     async def wait(self, run: str = "", *, timeout: float | None = None) -> Books:  # noqa: ASYNC109 - as in `Producer`
         """As `Producer.wait`."""
-        await self.flush()
+        async with self._lock:
+            await self._server.hold(self._intake.flush())
+            if run:
+                await self._server.hold(self._intake.seal(run))
         return await self._server.hold(self._intake.wait(run, timeout))
 
     def run(self, name: str) -> "AsyncRun":
         """As `Producer.run`; use it in an `async with` block."""
         return AsyncRun(self, name)
+
+    async def _begin(self, run: str) -> None:
+        async with self._lock:
+            await self._server.hold(self._intake.begin(run))
 
     @property
     def buffered(self) -> int:
@@ -92,22 +100,36 @@ class AsyncProducer:
 
     async def close(self) -> None:
         """As `Producer.close`."""
+        await self._close(seal=True)
+
+    async def _close(self, *, seal: bool) -> None:
         async with self._lock:
             if self._intake.buffered:
                 await self._server.hold(self._intake.flush())
+            if seal:
+                await self._server.hold(self._intake.seal())
             await self._server.close()
+
+    async def _seal(self, run: str) -> None:
+        async with self._lock:
+            await self._server.hold(self._intake.flush())
+            await self._server.hold(self._intake.seal(run))
 
     async def __aenter__(self) -> Self:
         """As `Producer.__enter__`."""
         async with self._lock:
-            await self._server.hold(self._intake.open())
+            try:
+                await self._server.hold(self._intake.open())
+            except BaseException:
+                await self._server.close()  # nothing else would, for the block is not entered
+                raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """As `Producer.__exit__`."""
-        await self.close()
+        await self._close(seal=kind is None)
 
 
 class AsyncRun:
@@ -133,12 +155,12 @@ class AsyncRun:
 
     async def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
     ) -> int:
         """As `Producer.put_many`, in this run."""
         return await self._producer.put_many(
@@ -162,11 +184,15 @@ class AsyncRun:
         return await self._producer.wait(self.name, timeout=timeout)
 
     async def __aenter__(self) -> Self:
-        """Begin."""
+        """As `Run.__enter__`."""
+        await self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Flush."""
-        await self._producer.flush()
+        """As `Run.__exit__`."""
+        if kind is None:
+            await self._producer._seal(self.name)  # noqa: SLF001 - of one make
+        else:
+            await self._producer.flush()

@@ -5,20 +5,22 @@ It reads alone and never repairs. Traffic may go on meanwhile: a count is believ
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from upsertq import books
-from upsertq.books import COUNTERS, REASON, Books
-from upsertq.exchange import Conversation, Patience, Script, ask_all, persistently, run_scripts
+from upsertq.books import COUNTERS, REASON, Books, check_incarnation
+from upsertq.exchange import Conversation, Patience, Script, ask_all, ask_script, persistently
+from upsertq.figures import counter
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
-from upsertq.queue import QueueShape
+from upsertq.queue import OTHER, QueueShape
 
 RECOUNT: Final = Script.load("upsertq", "recount")
 PAGE_ENTRIES: Final = 200
+PAGE_LANES: Final = 100
 TRIES: Final = 3
 REASONS: Final = tuple(f"{REASON}{reason}" for reason in Reason)
+ATOMIC_LANES: Final = 5_000
 ATOMIC_ENTRIES: Final = 20_000
 ATOMIC_BYTES: Final = 512_000_000
 """The largest shard that is recounted in one call, during which the server does nothing else: about a second."""
@@ -29,7 +31,7 @@ class Drift:
     """A counter that disagrees: `expected` by the primary keys (or the identity), `found` in the books.
 
     `counter` is `pending`, `bytes`, `dead`, `reason:…` (of the dead), or `enqueued` where the identity fails; `run` is
-    empty for the shard's own.
+    empty for the shard's own. Where no counter stands, of whatever name, `found` is 0 and `told` is what does.
     """
 
     shard: int
@@ -37,6 +39,7 @@ class Drift:
     counter: str
     expected: int
     found: int
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,9 @@ class Report:
         return not self.drifts
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as one JSON document."""
-        return {**asdict(self), "ok": self.ok}
+        """The report as one JSON document; `told` is left out where there is nothing to tell."""
+        drifts = [{k: v for k, v in asdict(drift).items() if k != "told" or v} for drift in self.drifts]
+        return {**asdict(self), "drifts": drifts, "ok": self.ok}
 
 
 @dataclass(slots=True)
@@ -70,7 +74,6 @@ class _Count:
     entries: int = 0
     records: int = 0
     bytes: int = 0
-    last: str = ""
     runs: dict[str, tuple[int, int]] = field(default_factory=dict)
     letters: int = 0
     last_letter: str = ""
@@ -78,15 +81,22 @@ class _Count:
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Dead letters by run and counter of their reason."""
     length: int = 0
+    """Entries in the streams of the latest call."""
     dead: int = 0
+    lanes: int = 0
+    clock: str = ""
     books: Books = field(default_factory=Books)
     run_books: dict[str, Books] = field(default_factory=dict)
     kept_reasons: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """What the books of each run (`""`: of the shard) say for each of `REASONS`."""
+    damaged: dict[tuple[str, str], str] = field(default_factory=dict)
+    """What stands in the books of each run in the place of a counter, by run and counter; it counts as 0."""
 
-    def add(self, reply: Sequence[Any], asked: Sequence[str]) -> None:
-        read, last, records, size, by_run, letters, last_letter, deaths, reasons, *now = reply
-        self.length, self.dead, shard, *runs = now
+    def add(self, reply: Sequence[Any], asked: Sequence[str]) -> tuple[int, str]:
+        """Add a call's reply; returns how many streams it read to their end, and its last id in the next one."""
+        read, finished, last, records, size, by_run, letters, last_letter, deaths, reasons, *now = reply
+        length, self.dead, self.lanes, clock, shard, *runs = now
+        self.length, self.clock = length, clock.decode("ascii", "replace")
         self.letters, self.last_letter = self.letters + letters, last_letter.decode("ascii") or self.last_letter
         for name, more in zip(deaths[::2], deaths[1::2], strict=True):
             run = name.decode("ascii", "backslashreplace")
@@ -94,28 +104,39 @@ class _Count:
         for name, reason, more in zip(reasons[::3], reasons[1::3], reasons[2::3], strict=True):
             self.reasons[name.decode("ascii", "backslashreplace"), REASON + reason.decode("ascii", "replace")] += more
         self.entries, self.records, self.bytes = self.entries + read, self.records + records, self.bytes + size
-        self.last = last.decode("ascii") or self.last
         for name, more_records, more_bytes in zip(by_run[::3], by_run[1::3], by_run[2::3], strict=True):
             run = name.decode("ascii", "backslashreplace")
             before = self.runs.get(run, (0, 0))
             self.runs[run] = (before[0] + more_records, before[1] + more_bytes)
-        n = len(COUNTERS)
-        self.books = books.of_reply(shard[:n])
-        for run, kept in zip(("", *asked), (shard, *runs), strict=True):
-            self.kept_reasons[run] = tuple(int(count or 0) for count in kept[n:])
-            if run:
-                self.run_books[run] = books.of_reply(kept[:n])
+        self.books, self.kept_reasons[""] = self._kept("", shard)
+        for run, kept in zip(asked, runs, strict=True):
+            self.run_books[run], self.kept_reasons[run] = self._kept(run, kept)
+        return finished, last.decode("ascii")
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What changes whenever anything in the shard moves."""
+        return self.books, self.dead, self.lanes, self.clock
+
+    def _kept(self, run: str, reply: Sequence[Any]) -> tuple[Books, tuple[int, ...]]:
+        counts = []
+        for name, value in zip((*COUNTERS, *REASONS), reply, strict=True):
+            number = counter(value)
+            if number is None:
+                self.damaged[run, name] = (value or b"nothing").decode("ascii", "backslashreplace")
+            counts.append(number or 0)
+        return Books(*counts[: len(COUNTERS)]), tuple(counts[len(COUNTERS) :])
 
 
 def audit(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversation[Report]:
-    """Recount every shard of the queue."""
+    """Recount every shard of the queue; `QueueLost` where one is not of this creation of the queue (any more)."""
     (known,) = yield from persistently(ask_all([["HKEYS", keys.runs]]), patience, "read the runs")
     runs = {name.decode("ascii", "backslashreplace") for name in known}
     drifts: list[Drift] = []
     inconclusive: list[int] = []
     sums = _Count()
     for shard in range(shape.shards):
-        count = yield from _shard(keys, shard, runs, patience)
+        count = yield from _sure(_Shard(keys, shard, shape.incarnation, patience), runs)
         if count is None:
             inconclusive.append(shard)
             continue
@@ -136,88 +157,114 @@ def audit(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversatio
 
 
 def drifts_of(shard: int, count: _Count) -> list[Drift]:
-    """Every counter of the shard and of its runs that disagrees with the count."""
-    drifts = list(_compared(shard, "", count.books, (count.records, count.bytes)))
-    if count.books.dead != count.dead:
-        drifts.append(Drift(shard, "", "dead", count.dead, count.books.dead))
+    """Every counter of the shard and of its runs that disagrees with the count, or is no counter."""
+    drifts = list(_compared(shard, "", count, count.books, (count.records, count.bytes, count.dead)))
     for run in sorted(count.run_books):
-        drifts += _compared(shard, run, count.run_books[run], count.runs.get(run, (0, 0)))
-        if count.run_books[run].dead != count.deaths.get(run, 0):
-            drifts.append(Drift(shard, run, "dead", count.deaths.get(run, 0), count.run_books[run].dead))
+        counted = (*count.runs.get(run, (0, 0)), count.deaths.get(run, 0))
+        drifts += _compared(shard, run, count, count.run_books[run], counted)
     for run in sorted(count.kept_reasons):
         for reason, found in zip(REASONS, count.kept_reasons[run], strict=True):
             of = (run,) if run else {name for name, _ in count.reasons}
             expected = sum(count.reasons[name, reason] for name in of)
-            if expected != found:
-                drifts.append(Drift(shard, run, reason, expected, found))
+            told = count.damaged.get((run, reason))
+            if found != expected or told is not None:
+                drifts.append(Drift(shard, run, reason, expected, found, told or ""))
     return drifts
 
 
-def _compared(shard: int, run: str, kept: Books, counted: tuple[int, int]) -> Iterator[Drift]:
-    for counter, expected, found in (
-        ("pending", counted[0], kept.pending),
-        ("bytes", counted[1], kept.bytes),
-        ("enqueued", kept.enqueued - kept.drift, kept.enqueued),
-    ):
-        if expected != found:
-            yield Drift(shard, run, counter, expected, found)
+def _compared(shard: int, run: str, count: _Count, kept: Books, counted: tuple[int, int, int]) -> Iterator[Drift]:
+    expected = dict(zip(("pending", "bytes", "dead"), counted, strict=True))
+    damaged = {name: told for (of, name), told in count.damaged.items() if of == run and name in COUNTERS}
+    for name, number in expected.items():
+        found = kept.as_dict()[name]
+        if found != number or name in damaged:
+            yield Drift(shard, run, name, number, found, damaged.get(name, ""))
+    # the identity tells what the last of these ought to be
+    whole = replace(kept, **{name: expected[name] for name in damaged if name in expected})
+    unknown = [name for name in damaged if name not in expected]
+    for name in unknown:
+        right = whole.enqueued - whole.drift if name == "enqueued" else whole.drift
+        yield Drift(shard, run, name, right, 0, damaged[name])
+    if not unknown and whole.drift:
+        yield Drift(shard, run, "enqueued", whole.enqueued - whole.drift, whole.enqueued)
 
 
-def _shard(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -> Conversation[_Count | None]:
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One shard that is recounted."""
+
+    keys: QueueKeys
+    shard: int
+    incarnation: str
+    patience: Patience
+
+    def lanes(self) -> Conversation[list[str]]:
+        """The namespaces that have a stream now, as they are written in keys."""
+        ask = ask_all([["SMEMBERS", self.keys.shard(self.shard).lanes]])
+        (found,) = yield from persistently(ask, self.patience, f"read the lanes of shard {self.shard}")
+        return sorted(name.decode("utf-8", "surrogateescape") for name in found)
+
+    def call(
+        self, count: _Count, lanes: Sequence[str], runs: Iterable[str], most: int, start: str = "-"
+    ) -> Conversation[tuple[int, str]]:
+        """Add to `count` at most `most` entries of these lanes, from `start` in the first of them, and letters."""
+        own, asked = self.keys.shard(self.shard), list(runs)
+        names = [own.books, own.lanes, own.dead, *map(own.stream, lanes), *map(own.run, asked)]
+        letters = f"({count.last_letter}" if count.last_letter else "-"
+        places: list[str | bytes | int] = [self.incarnation, len(lanes), start, most, letters, most]
+        arguments = [*places, *COUNTERS, *REASONS]
+        ask = ask_script(RECOUNT, [(names, arguments)])
+        (reply,) = yield from persistently(ask, self.patience, f"recount shard {self.shard}")
+        if reply[0] == OTHER:
+            check_incarnation(self.keys, self.shard, self.incarnation, reply[1])
+        return count.add(reply, asked)
+
+
+def _sure(shard: _Shard, runs: set[str]) -> Conversation[_Count | None]:
     """A count of the shard that is sure; `None` when there was none. Runs found in entries are added to `runs`."""
     suspected: list[Drift] = []
     for _ in range(TRIES):
-        count = yield from _by_pages(keys, shard, runs, patience)
-        drifts = [] if count is None else drifts_of(shard, count)
+        count = yield from _by_pages(shard, runs)
+        drifts = [] if count is None else drifts_of(shard.shard, count)
         # a letter that was replayed and died again within a pass leaves the books as they were: such a drift goes away
         if count is not None and (not drifts or drifts == suspected):
             return count
         suspected = drifts
     for _ in range(TRIES):
-        count = yield from _at_once(keys, shard, runs, patience)
-        if count is None or {*count.runs, *count.deaths} <= set(count.run_books):
+        count, whole = yield from _at_once(shard, runs)
+        if count is None or (whole and {*count.runs, *count.deaths} <= set(count.run_books)):
             return count
     return None
 
 
-def _by_pages(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -> Conversation[_Count | None]:
+def _by_pages(shard: _Shard, runs: set[str]) -> Conversation[_Count | None]:
     """Count page by page, then read the books of all runs; `None` when anything moved between first and last call."""
-    count, seen = _Count(), set[tuple[Books, int, int]]()
+    count, lanes, start, seen = _Count(), (yield from shard.lanes()), "-", set[tuple[object, ...]]()
+    streams = len(lanes)
     while True:
-        before, letters = count.entries, count.letters
-        yield from _call(count, keys, shard, (), PAGE_ENTRIES, patience)
-        seen.add((count.books, count.dead, count.length))
+        letters = count.letters
+        finished, last = yield from shard.call(count, lanes[:PAGE_LANES], (), PAGE_ENTRIES, start)
+        lanes, start = lanes[finished:], f"({last}" if last else "-"
+        seen.add(count.state)
         if len(seen) > 1:
             return None
-        if max(count.entries - before, count.letters - letters) < PAGE_ENTRIES:
+        if not lanes and count.letters - letters < PAGE_ENTRIES:
             break
     runs.update(count.runs, count.deaths)
-    yield from _call(count, keys, shard, sorted(runs), 0, patience)
-    seen.add((count.books, count.dead, count.length))
-    return count if len(seen) == 1 else None
+    yield from shard.call(count, (), sorted(runs), 0)
+    seen.add(count.state)
+    return count if len(seen) == 1 and count.lanes == streams else None
 
 
-def _at_once(keys: QueueKeys, shard: int, runs: set[str], patience: Patience) -> Conversation[_Count | None]:
-    """Count the whole shard in one call; `None` when it is too long for that."""
+def _at_once(shard: _Shard, runs: set[str]) -> Conversation[tuple[_Count | None, bool]]:
+    """Count the whole shard in one call, and whether that was all of it; `None` when it is too long for that."""
+    look, lanes = _Count(), (yield from shard.lanes())
+    if len(lanes) > ATOMIC_LANES:
+        return None, False
+    yield from shard.call(look, lanes, (), 0)
+    if max(look.length, look.dead) > ATOMIC_ENTRIES or look.books.bytes > ATOMIC_BYTES:
+        return None, False
     count = _Count()
-    yield from _call(count, keys, shard, (), 0, patience)
-    if max(count.length, count.dead) > ATOMIC_ENTRIES or count.books.bytes > ATOMIC_BYTES:
-        return None
-    yield from _call(count, keys, shard, sorted(runs), 2 * ATOMIC_ENTRIES, patience)
+    yield from shard.call(count, lanes, sorted(runs), 2 * ATOMIC_ENTRIES)
     runs.update(count.runs, count.deaths)
-    return count
-
-
-def _call(  # noqa: PLR0917 - one call of the script
-    count: _Count, keys: QueueKeys, shard: int, runs: Iterable[str], most: int, patience: Patience
-) -> Conversation[None]:
-    own, asked = keys.shard(shard), list(runs)
-    names = [own.stream, own.books, own.dead, *map(own.run, asked)]
-    start = f"({count.last}" if count.last else "-"
-    start_letters = f"({count.last_letter}" if count.last_letter else "-"
-
-    def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(RECOUNT, [(names, [start, most, start_letters, most, *COUNTERS, *REASONS])]))
-
-    (reply,) = yield from persistently(ask, patience, f"recount shard {shard}")
-    count.add(reply, asked)
+    return count, count.lanes == len(lanes) and count.entries == count.length

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
-from upsertq.errors import QueueLost
+from upsertq.errors import QueueDamaged, QueueLost
 from upsertq.exchange import Conversation, Patience, ask_all, persistently
+from upsertq.figures import counter
 from upsertq.keys import QueueKeys
 
 
@@ -50,18 +51,33 @@ REASON: Final = "reason:"
 """What the counters of dead letters by reason begin with; those of a shard, or of a run in it, add up to its `dead`."""
 
 
-def of_reply(reply: Sequence[bytes | None]) -> Books:
-    """The books out of an HMGET of `COUNTERS`; a missing counter is 0."""
-    return Books(*(int(value or 0) for value in reply))
+def of_reply(reply: Sequence[bytes | None], key: str = "the books") -> Books:
+    """The books out of an HMGET of `COUNTERS` of the hash `key`; a missing counter is 0.
+
+    Raises:
+        QueueDamaged: one of them is no counter: what it counts is not known, and 0 would be taken for done.
+    """
+    counts = [counter(value) for value in reply]
+    if None in counts:
+        raise damaged(key, COUNTERS[counts.index(None)])
+    return Books(*(count or 0 for count in counts))
+
+
+def damaged(key: str, name: str) -> QueueDamaged:
+    """The error to raise for a counter that is none."""
+    return QueueDamaged(
+        f"the queue is damaged: {key} holds as '{name}' what is no counter; `upsertq audit` tells what it ought to be, "
+        f"`HSET` puts it there"
+    )
 
 
 def reasons_of(parts: Iterable[Mapping[str, bytes]]) -> dict[str, int]:
-    """Dead letters by reason out of the books of all shards, the most frequent first."""
+    """Dead letters by reason out of the books of all shards, the most frequent first, without what is none."""
     found: Counter[str] = Counter()
     for part in parts:
         for name, count in part.items():
             if name.startswith(REASON):
-                found[name.removeprefix(REASON)] += int(count)
+                found[name.removeprefix(REASON)] += counter(count) or 0
     return {reason: found[reason] for reason in sorted(found, key=lambda name: (-found[name], name)) if found[reason]}
 
 
@@ -86,9 +102,8 @@ def read_shards(
     if incarnation is not None:
         commands += [["HGET", keys.shard(k).books, "incarnation"] for k in range(shards)]
     replies = yield from persistently(ask_all(commands), patience, "read the books")
-    for shard, found in enumerate(replies[shards:]):
-        check_incarnation(keys, shard, incarnation or "", found or b"")
-    return [of_reply(reply) for reply in replies[:shards]]
+    check_incarnations(keys, {shard: found or b"" for shard, found in enumerate(replies[shards:])}, incarnation or "")
+    return [of_reply(reply, name) for reply, name in zip(replies[:shards], hashes, strict=True)]
 
 
 def read(
@@ -100,11 +115,24 @@ def read(
 
 
 def check_incarnation(keys: QueueKeys, shard: int, expected: str, found: bytes, pending: int | None = None) -> None:
-    """Raise `QueueLost` where a shard's books hold another incarnation than the queue's, or none.
+    """As `check_incarnations`, of one shard."""
+    check_incarnations(keys, {shard: found}, expected, pending)
 
-    `pending` is how many confirmed records of the caller were pending at most.
+
+def check_incarnations(keys: QueueKeys, found: Mapping[int, bytes], expected: str, pending: int | None = None) -> None:
+    """Raise `QueueLost` where the books of shards hold another incarnation than the queue's, or none.
+
+    `found` is what they hold, by shard; `pending` is how many confirmed records of the caller were pending at most.
     """
-    if found != expected.encode():
-        state = "is gone" if not found else "belongs to another creation of the queue"
+    gone = [shard for shard, held in found.items() if not held]
+    others = [shard for shard, held in found.items() if held and held != expected.encode()]
+    told = [_shards(gone, "gone")] if gone else []
+    told += [_shards(others, "of another creation of the queue")] if others else []
+    if told:
         anew = f"to begin anew remove every key '{keys.patterns[0]}' and '{keys.patterns[1]}', or choose another name"
-        raise QueueLost(keys.queue, f"shard {shard} {state} ({anew})", pending)
+        raise QueueLost(keys.queue, f"{'; '.join(told)} ({anew})", pending)
+
+
+def _shards(numbers: Sequence[int], what: str) -> str:
+    several = len(numbers) > 1
+    return f"shard{'s' * several} {', '.join(map(str, numbers))} {'are' if several else 'is'} {what}"

@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
 
 from upsertq.books import Books
-from upsertq.intake import Circumstances, Intake
+from upsertq.circumstances import Circumstances
+from upsertq.intake import Intake
 from upsertq.keys import checked_name
 from upsertq.queue import Limits
 from upsertq.receipt import Receipt
@@ -21,10 +22,20 @@ DEFAULT_TIMEOUT = 60.0
 DEFAULT_LIMITS = Limits()
 
 
-def intake_of(queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float) -> Intake:
+def intake_of(
+    queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float, *, allow_eviction: bool
+) -> Intake:
     """The intake of a producer on the real clocks; arguments as `Producer`'s."""
     world = Circumstances(time.monotonic, time.time)
-    return Intake(queue, shards=shards, limits=limits, max_dead=max_dead, timeout=timeout, world=world)
+    return Intake(
+        queue,
+        shards=shards,
+        limits=limits,
+        max_dead=max_dead,
+        timeout=timeout,
+        world=world,
+        allow_eviction=allow_eviction,
+    )
 
 
 class Producer:
@@ -42,6 +53,8 @@ class Producer:
             no limit. Nothing taken is dropped by that either: call again once they are replayed or discarded.
         timeout: seconds that a call waits for room in the backlog or for an absent server before it raises
             `QueueFull` or `ServerUnavailable`; 0 raises at once. Nothing taken is dropped by that: call again.
+        allow_eviction: use also a server whose `maxmemory-policy` is `allkeys-…`, which removes records when its
+            memory is full; `ServerUnfit` is raised for it otherwise.
     """
 
     def __init__(
@@ -53,8 +66,9 @@ class Producer:
         limits: Limits = DEFAULT_LIMITS,
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
+        allow_eviction: bool = False,
     ) -> None:
-        self._intake = intake_of(queue, shards, limits, max_dead, timeout)
+        self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
         self._server = url if isinstance(url, Server) else Server.at(url)
         self._lock = threading.RLock()
 
@@ -89,19 +103,23 @@ class Producer:
 
     def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
         run: str = "",
     ) -> int:
         """Validate n records and take all of them, or none; returns n.
 
+        Columns are paired by position, never by label; each may be a list, an iterator, or a column of NumPy, pandas,
+        polars or Arrow.
+
         Args:
-            ids: n ids.
-            matrix: n x d numbers (NumPy float32 is fastest; lists work), `None` for sparse-only records.
+            ids: n ids; integers become their digits.
+            matrix: n x d numbers (NumPy float32 is fastest; lists and data frames work), `None` for sparse-only
+                records.
             sparse_values: n sparse values or nulls.
             metadata: n metadata or nulls.
             namespace: one for all, or n.
@@ -128,22 +146,34 @@ class Producer:
             return self._server.hold(self._intake.flush())
 
     def books(self, run: str = "") -> Books:
-        """The books of the queue, or of one run."""
+        """The books of the queue, or of one run; `NotFound` where there is no queue (any more)."""
         with self._lock:
             return self._server.hold(self._intake.books(run))
 
     def receipt(self, run: str = "") -> Receipt:
-        """What became of the queue, or of one run, so far: its books, why records are dead, requests, times."""
+        """What became of the queue, or of one run, so far: its books, why records are dead, requests, times.
+
+        Raises:
+            NotFound: there is no queue (any more).
+        """
         with self._lock:
             return self._server.hold(self._intake.receipt(run))
 
     def wait(self, run: str = "", *, timeout: float | None = None) -> Books:
         """Flush, then wait until nothing of `run` (of the whole queue unless given) is pending; returns the books.
 
+        A run to which this producer added is sealed first: what is put into it later opens it again.
+
         Raises:
             WaitTimeout: records were still pending after `timeout` seconds.
+            RunOpen: all of the run is settled, but another producer, which has not sealed it, stands still.
+            QueueLost: the server lost the queue, or a part of it.
+            NotFound: there is no such queue or run.
         """
-        self.flush()
+        with self._lock:
+            self._server.hold(self._intake.flush())
+            if run:
+                self._server.hold(self._intake.seal(run))
         # outside the lock: others may put while this one waits
         return self._server.hold(self._intake.wait(run, timeout))
 
@@ -151,29 +181,50 @@ class Producer:
         """A run: a label for what is put through it, with its own books. Use it in a `with` block."""
         return Run(self, name)
 
+    def _begin(self, run: str) -> None:
+        with self._lock:
+            self._server.hold(self._intake.begin(run))
+
     @property
     def buffered(self) -> int:
         """Records taken and not yet confirmed by the server."""
         return self._intake.buffered
 
     def close(self) -> None:
-        """Flush and disconnect. When the flush fails the connection is kept, so that it can be tried again."""
+        """Flush, seal the runs that records were put into, and disconnect.
+
+        When one of these fails the connection is kept, so that it can be tried again.
+        """
+        self._close(seal=True)
+
+    def _close(self, *, seal: bool) -> None:
         with self._lock:
             if self._intake.buffered:
                 self._server.hold(self._intake.flush())
+            if seal:
+                self._server.hold(self._intake.seal())
             self._server.close()
+
+    def _seal(self, run: str) -> None:
+        with self._lock:
+            self._server.hold(self._intake.flush())
+            self._server.hold(self._intake.seal(run))
 
     def __enter__(self) -> Self:
         """Open the queue, so that a wrong address or shape shows before the first record."""
         with self._lock:
-            self._server.hold(self._intake.open())
+            try:
+                self._server.hold(self._intake.open())
+            except BaseException:
+                self._server.close()  # nothing else would, for the block is not entered
+                raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Flush and disconnect; after an exception in the block the flush still happens."""
-        self.close()
+        """As `close`; after an exception in the block the flush still happens, and its runs stay open."""
+        self._close(seal=kind is None)
 
 
 class Run:
@@ -199,12 +250,12 @@ class Run:
 
     def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None = None,
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None = None,
         *,
-        sparse_values: Sequence[SparseValues | None] | None = None,
-        metadata: Sequence[Metadata | None] | None = None,
-        namespace: str | Sequence[str] = "",
+        sparse_values: Iterable[SparseValues | None] | None = None,
+        metadata: Iterable[Metadata | None] | None = None,
+        namespace: str | Iterable[str] = "",
     ) -> int:
         """As `Producer.put_many`, in this run."""
         return self._producer.put_many(
@@ -228,11 +279,15 @@ class Run:
         return self._producer.wait(self.name, timeout=timeout)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Make the run known, so that it can be waited for also if nothing comes to it."""
+        self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Flush."""
-        self._producer.flush()
+        """Flush, and seal the run; after an exception in the block the flush still happens, and the run stays open."""
+        if kind is None:
+            self._producer._seal(self.name)  # noqa: SLF001 - of one make
+        else:
+            self._producer.flush()

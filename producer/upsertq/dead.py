@@ -15,6 +15,7 @@ from upsertq.errors import NotFound, shown
 from upsertq.exchange import Conversation, Patience, ask_all, persistently
 from upsertq.keys import QueueKeys
 from upsertq.letter import Head, Letter, Reason, decode_letter, place
+from upsertq.wire import UnknownEntry
 
 PAGE_LETTERS: Final = 50
 """Whole letters read at once: a vector may take 80 kB, its metadata another 40."""
@@ -118,9 +119,18 @@ def find_picks(keys: QueueKeys, shards: int, dead_ids: Sequence[str], patience: 
 
 
 def find_letters(
-    keys: QueueKeys, shards: int, dead_ids: Sequence[str], patience: Patience, *, missing_ok: bool = False
+    keys: QueueKeys,
+    shards: int,
+    dead_ids: Sequence[str],
+    patience: Patience,
+    *,
+    missing_ok: bool = False,
+    damaged: list[UnknownEntry] | None = None,
 ) -> Conversation[list[Letter]]:
-    """The letters by these ids, each once; `NotFound` names those that are not there, unless that is `missing_ok`."""
+    """The letters by these ids, each once; `NotFound` names those that are not there, unless that is `missing_ok`.
+
+    What is wrong with letters that cannot be read is put into `damaged`; where there is none, the first is raised.
+    """
     wanted = list(dict.fromkeys(dead_ids))
     where = [_where(dead_id, shards) for dead_id in wanted]
     found: list[Letter] = []
@@ -131,10 +141,15 @@ def find_letters(
         ask = ask_all([["XRANGE", keys.shard(shard).dead, at, at] for shard, at in some])
         replies = yield from persistently(ask, patience, "read the dead letters")
         for (shard, at), reply in zip(some, replies, strict=True):
-            if reply:
-                found.append(decode_letter(shard, at, _fields(reply[0][1])))
-            else:
+            if not reply:
                 missing.append(f"{shard}:{at}")
+                continue
+            try:
+                found.append(decode_letter(shard, at, _fields(reply[0][1])))
+            except UnknownEntry as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
     if missing and not missing_ok:
         names = ", ".join(shown(name) for name in missing[:5]) + (", …" if len(missing) > 5 else "")  # noqa: PLR2004
         raise NotFound(

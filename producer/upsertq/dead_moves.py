@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq.books import check_incarnation
+from upsertq.circumstances import Circumstances
 from upsertq.dead import Pick
 from upsertq.dead_choice import HEADS
 from upsertq.errors import WaitTimeout
@@ -28,16 +29,16 @@ from upsertq.exchange import (
     run_scripts,
     worst,
 )
-from upsertq.intake import MAX_POLL, PATIENCE_SECONDS, Circumstances
 from upsertq.keys import QueueKeys, ShardKeys, queue_option
 from upsertq.letter import Reason, decode_head
 from upsertq.queue import OTHER, QueueShape
-from upsertq.wire import UnknownEntry
+from upsertq.waiting import MAX_POLL, PATIENCE_SECONDS
+from upsertq.wire import UnknownEntry, is_sequence
 
 REPLAY: Final = Script.load("upsertq", "replay")
 DISCARD: Final = Script.load("upsertq", "discard")
-DAMAGED: Final = 2
-"""What the replay script returns for a letter that no worker could read."""
+STAYS: Final = 2
+"""What `replay.lua` says of a letter that is damaged."""
 CALL_LETTERS: Final = 100
 """Letters of one shard that one script call moves, while the server does nothing else."""
 CALL_SHARDS: Final = 16
@@ -46,10 +47,7 @@ CALL_SHARDS: Final = 16
 
 @dataclass(slots=True)
 class Tally:
-    """What became of a plan so far: letters moved (replayed or discarded), how many were gone, how many were damaged.
-
-    A damaged letter cannot be replayed and stays where it is.
-    """
+    """What became of a plan so far: letters moved (replayed or discarded), and how many were gone, or stay damaged."""
 
     moved: list[Pick] = field(default_factory=list)
     gone: int = 0
@@ -65,7 +63,7 @@ def _ignore(_: Tally) -> None:
     """Watch nothing."""
 
 
-def replay(  # noqa: PLR0917 - the queue, the plan, the world
+def replay(
     keys: QueueKeys,
     shape: QueueShape,
     picks: Sequence[Pick],
@@ -86,7 +84,7 @@ def replay(  # noqa: PLR0917 - the queue, the plan, the world
     yield from _Move(REPLAY, _replay_call, "replay dead letters", keys, shape, tally).all(picks, patience, watch)
 
 
-def discard(  # noqa: PLR0917 - as `replay`
+def discard(
     keys: QueueKeys,
     shape: QueueShape,
     picks: Sequence[Pick],
@@ -144,7 +142,7 @@ class _Move:
 
     def _count(self, call: Sequence[Pick], reply: Sequence[int], *, sure: bool) -> None:
         for pick, moved in zip(call, reply, strict=True):
-            if moved == DAMAGED:
+            if moved == STAYS:
                 self.tally.damaged += 1
             elif moved or not sure:
                 self.tally.moved.append(pick)
@@ -227,10 +225,12 @@ def _look(
         ask = ask_all([["HMGET", keys.shard(shard).dead_ids, *(pick.mark for pick in some)]])
         (marks,) = yield from persistently(ask, patience, "read the marks of replayed records")
         for pick, mark in zip(some, marks, strict=True):
-            tokens = [token.split(",", 3) for token in (mark or b"").decode("ascii").split()]
+            tokens = [token.split(",", 3) for token in (mark or b"").decode("ascii", "replace").split()]
             if ["R", pick.seq] in tokens:
                 pending.append(pick)
-            buried += [(pick, token[2]) for token in tokens if token[:2] == ["D", pick.seq]]
+            # a mark that cannot be read says nothing
+            died = (token[2] for token in tokens if token[:2] == ["D", pick.seq] and len(token) > 2)  # noqa: PLR2004
+            buried += [(pick, stream_id) for stream_id in died if is_sequence(stream_id)]
     return pending, buried
 
 

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 
 from upsertq import embedded_guardian
-from upsertq.embedded_guardian import Home, ask, hold, is_held
+from upsertq.embedded_guardian import Home, ask, hold, is_held, write_fresh
 from upsertq.errors import ServerUnavailable
+from upsertq.private_dir import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def embedded_server(
         if appendfsync == "always":
             ask(socket, "CONFIG SET appendfsync always")
             settings = home.config.read_text().replace("appendfsync everysec", "appendfsync always")
-            home.config.write_text(settings)  # so that a restart keeps it
+            write_fresh(home.config, settings)  # so that a restart keeps it
         yield f"unix://{quote(str(socket))}"
     finally:
         try:
@@ -90,13 +91,13 @@ def _enter(state_dir: Path | None) -> tuple[Home, int]:
     """Make the directory, private to its owner, and return it with the lock that marks this process as a user."""
     root = Path(os.path.abspath(state_dir or _default_state_dir())) / "redis"  # noqa: PTH100 - links stay as named
     try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        root.chmod(0o700)  # refused to all but the owner (and root)
-        home = Home(root)
+        for directory in (root.parent, root, (home := Home(root)).data):
+            make_private(directory)
         return home, hold(home.lock("users"), shared=True)
     except OSError as error:
         raise ServerUnavailable(
-            f"cannot use {root} for the embedded server: {error.strerror}; give --redis-url or another directory"
+            f"cannot use {root} for the embedded server: {error.strerror or error}; give --redis-url or another "
+            "directory (UPSERTQ_STATE_DIR)"
         ) from error
 
 

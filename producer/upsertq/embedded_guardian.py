@@ -114,7 +114,7 @@ class Home:
 
 def hold(path: Path, *, shared: bool = False) -> int:
     """Wait for the lock `path` and return its descriptor; closing it, or the end of the process, releases the lock."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     except BaseException:
@@ -125,7 +125,7 @@ def hold(path: Path, *, shared: bool = False) -> int:
 
 def try_hold(path: Path) -> int | None:
     """Take the lock `path` if it is free, without waiting; None if it is taken."""
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -140,6 +140,19 @@ def is_held(path: Path) -> bool:
     if lock is not None:
         os.close(lock)
     return lock is None
+
+
+def write_fresh(path: Path, text: str) -> None:
+    """Put a new file, readable by its owner alone, in the place of `path`: a link there is replaced, never followed."""
+    opened, name = tempfile.mkstemp(".new", f"{path.name}.", path.parent)
+    with os.fdopen(opened, "w", encoding="utf-8") as fresh:
+        fresh.write(text)
+    os.replace(name, path)  # noqa: PTH105 - as it is named
+
+
+def open_log(home: Home) -> int:
+    """Open the log to append to; a link in its place is refused."""
+    return os.open(home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
 
 
 def ask(address: Path | None, command: str) -> bytes:
@@ -255,16 +268,15 @@ class Guardian:
     def _configure(self) -> None:
         self._home.data.mkdir(mode=0o700, exist_ok=True)
         if self._socket is not None:
-            self._home.config.write_text(
-                CONFIG.format(socket=_quoted(self._socket), data=_quoted(self._home.data), fsync=self._fsync)
-            )
+            settings = CONFIG.format(socket=_quoted(self._socket), data=_quoted(self._home.data), fsync=self._fsync)
+            write_fresh(self._home.config, settings)
 
     def _start(self, lock: int) -> None:
         now = time.monotonic()
         self._starts = [at for at in self._starts if at > now - RESTART_WINDOW] + [now]
         if len(self._starts) > RESTARTS:
             raise StartError(f"{self._label} ended {RESTARTS} times in {RESTART_WINDOW:g} s; see {self._home.log}")
-        with self._home.log.open("ab") as log, self._home.config.open("rb") as config:
+        with os.fdopen(open_log(self._home), "ab") as log, self._home.config.open("rb") as config:
             begin = log.tell()
             try:
                 self._child = subprocess.Popen(  # noqa: S603 - the binary that the user's command chose
@@ -281,7 +293,7 @@ class Guardian:
         self._pid = self._child.pid
         self._record()
         self._wait_until_ready(self._child, begin)
-        self._home.writer.write_text(self._label)
+        write_fresh(self._home.writer, self._label)
 
     def _wait_until_ready(self, child: subprocess.Popen[bytes], log_begin: int) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -307,18 +319,15 @@ class Guardian:
         return f"{text}; the whole log is {self._home.log}"
 
     def _record(self) -> None:
-        fresh = self._home.address.with_suffix(".new")
-        fresh.write_text(
-            json.dumps({"socket": str(self._socket), "server_pid": self._pid, "guardian_pid": os.getpid()})
-        )
-        fresh.replace(self._home.address)
+        known = {"socket": str(self._socket), "server_pid": self._pid, "guardian_pid": os.getpid()}
+        write_fresh(self._home.address, json.dumps(known))
 
 
 def _detach(home: Home) -> None:
     with contextlib.suppress(FileNotFoundError):
         if home.log.stat().st_size > LARGEST_LOG:
             home.log.replace(home.log.with_suffix(".log.1"))
-    log = os.open(home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log = open_log(home)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)

@@ -9,17 +9,26 @@ UpsertqError
     ├── TooManyDead            the queue has as many dead letters as the producer allows
     ├── ServerUnavailable      the Redis or Valkey server cannot be reached, or stays away
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
+    │   └── QueueDamaged       a key of the queue holds what upsertq never wrote
     ├── QueueLost              the server lost the queue, or a part of it, with the records in it
+    ├── ServerUnfit            what answers cannot keep a queue: it evicts keys, or is no Redis server on its own
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
+    ├── RunOpen                what is waited for is a run that was never completed
     ├── WaitTimeout            the time to wait is over and the work is not
     └── LanePaused             what is waited for is stuck on a pause, by the service or by hand
 """
 
+from upsertq.printable import printable
+
 
 class UpsertqError(Exception):
-    """The root: catching it catches everything that upsertq raises on purpose."""
+    """The root: catching it catches everything that upsertq raises on purpose. Its text is one printable line."""
+
+    def __str__(self) -> str:
+        """The message, in which a file, a server or a service may have had its say."""
+        return printable(super().__str__())
 
 
 class UsageError(UpsertqError):
@@ -106,8 +115,16 @@ class QueueLost(WorldError):  # noqa: N818
         super().__init__(f"the server lost queue '{queue}': {what}{lost}; load again what was not acknowledged")
 
 
+class QueueDamaged(ServerRefused):
+    """A key of the queue holds what upsertq never wrote: nothing was done; the message names it, and the cure."""
+
+
+class ServerUnfit(WorldError):  # noqa: N818
+    """What answers cannot keep a queue: it evicts keys, is a node of a cluster or a Sentinel, or is no Redis at all."""
+
+
 class NotFound(WorldError):  # noqa: N818
-    """There is no such queue, run or load on this server."""
+    """There is no such queue, run or load on this server, or not any more."""
 
 
 class SourceError(WorldError):
@@ -126,6 +143,10 @@ class LoadStopped(WorldError):  # noqa: N818
         super().__init__(message)
 
 
+class RunOpen(WorldError):  # noqa: N818
+    """All of a run is settled, but it was not sealed, and nothing is added: its load ended early, or stands still."""
+
+
 class WaitTimeout(WorldError):  # noqa: N818
     """The work did not end within the time that the caller wanted to wait."""
 
@@ -136,7 +157,15 @@ class LanePaused(WorldError):  # noqa: N818
 
 def shown(value: object, limit: int = 80) -> str:
     """`value` as one short printable line for a message, cut at `limit` characters."""
-    text = value if isinstance(value, str) else repr(value)
-    text = text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    text = value if isinstance(value, str) else _repr(value)
+    text = printable(text.encode("ascii", "backslashreplace").decode())
     quoted = f"'{text}'" if isinstance(value, str) else text
     return quoted if len(quoted) <= limit else f"{quoted[: limit - 1]}… ({len(text)} characters)"
+
+
+def _repr(value: object) -> str:
+    """The value's `repr`; what is nested too deeply, or too large a number, or faulty itself, has none."""
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a stranger's class may raise anything, and the message must come all the same
+        return f"<{type(value).__name__} that cannot be shown>"

@@ -3,57 +3,33 @@
 Everything that talks to the server is a conversation; `upsertq.client` and `upsertq.async_client` hold it.
 """
 
-import random
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
-from upsertq import books, queue, receipt, runs
+from upsertq import books, fitness, queue, receipt, runs
 from upsertq.books import Books
-from upsertq.errors import InvalidRecord, ServerUnavailable, UsageError, WaitTimeout
-from upsertq.exchange import Conversation, Patience, Pause
-from upsertq.keys import QueueKeys, checked_name, queue_option
+from upsertq.circumstances import Circumstances
+from upsertq.errors import InvalidRecord, UsageError
+from upsertq.exchange import Conversation, Patience
+from upsertq.keys import QueueKeys, checked_name
 from upsertq.pack import Packer
-from upsertq.pauses import QUEUE, read_pauses
 from upsertq.queue import Enqueuer, Limits, QueueShape
 from upsertq.receipt import Receipt
 from upsertq.record import Metadata, SparseValues, Values, make_record, make_records
-from upsertq.stall import Stall, told
+from upsertq.waiting import Wait, wait_until_settled
 from upsertq.wire import Record
 
-SEND_RECORDS = 1_000
+SEND_RECORDS = 2_000
 SEND_BYTES = 4_000_000
 """An enqueue begins when this much is packed: large enough to fill every shard's call, small beside any budget."""
 LEDGER_MS = 24 * 3600 * 1000
 OPEN_BYTES = 64_000_000
 OPEN_RECORDS = 100_000
 """What may wait in entries that are not full: where records spread over very many namespaces few entries ever are."""
-MAX_POLL = 1.0
-PATIENCE_SECONDS = 30.0
-"""How long a wait bears with an absent server."""
-
-
-@dataclass(frozen=True)
-class Circumstances:
-    """What the world gives a producer: clocks and randomness. Tests give their own."""
-
-    clock: Callable[[], float]
-    """Seconds from any origin, never going back."""
-    wall: Callable[[], float]
-    """Seconds since 1970."""
-    rng: random.Random = field(default_factory=random.Random)
-
-    def now_ms(self) -> int:
-        """Milliseconds since 1970."""
-        return int(self.wall() * 1000)
-
-    def patience(self, seconds: float) -> Patience:
-        """A patience of so many seconds from now."""
-        return Patience(seconds, self.clock, self.rng)
 
 
 class Intake:
@@ -67,6 +43,7 @@ class Intake:
         token: the ledger to continue, by records with the ordinals that they had; a fresh one unless given.
         ledger_ms: how long, in milliseconds, the ledger outlives the last enqueue.
         max_dead: dead letters in the queue at which nothing more is enqueued; `None` for no limit.
+        allow_eviction: enqueue also on a server that evicts keys when its memory is full.
 
     Raises:
         UsageError: `max_dead` is below 1, at which nothing could ever be enqueued.
@@ -83,6 +60,7 @@ class Intake:
         token: str | None = None,
         ledger_ms: int = LEDGER_MS,
         max_dead: int | None = None,
+        allow_eviction: bool = False,
     ) -> None:
         if max_dead is not None and max_dead < 1:
             raise UsageError(f"a limit of {max_dead} dead letters allows no record: choose 1 or more, or none")
@@ -95,6 +73,7 @@ class Intake:
         self._token = token or uuid.uuid4().hex
         self._ledger_ms = ledger_ms
         self._max_dead = max_dead
+        self._allow_eviction = allow_eviction
         self._shape: QueueShape | None = None
         self._packer = Packer(1)
         self._enqueuer: Enqueuer | None = None
@@ -112,8 +91,10 @@ class Intake:
         return self._packer.records
 
     def open(self) -> Conversation[QueueShape]:
-        """Create or find the queue; a second time only returns it."""
+        """Create or find the queue, on a server that is fit for it; a second time only returns it."""
         if self._shape is None:
+            opening = f"open the queue '{self.keys.queue}'"
+            yield from fitness.check(self._patience(), opening, allow_eviction=self._allow_eviction)
             self._shape = yield from queue.open_queue(
                 self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
             )
@@ -123,7 +104,7 @@ class Intake:
             )
         return self._shape
 
-    def put(  # noqa: PLR0917 - only the clients call it
+    def put(
         self,
         record_id: str,
         values: Values | None,
@@ -144,13 +125,13 @@ class Intake:
         )
         yield from self.take([record], run, several=False)
 
-    def put_many(  # noqa: PLR0917 - only the clients call it
+    def put_many(
         self,
-        ids: Sequence[str],
-        matrix: npt.NDArray[Any] | Sequence[Values] | None,
-        sparse_values: Sequence[SparseValues | None] | None,
-        metadata: Sequence[Metadata | None] | None,
-        namespace: str | Sequence[str],
+        ids: Iterable[str | int],
+        matrix: npt.NDArray[Any] | Iterable[Values] | None,
+        sparse_values: Iterable[SparseValues | None] | None,
+        metadata: Iterable[Metadata | None] | None,
+        namespace: str | Iterable[str],
         run: str,
     ) -> Conversation[int]:
         """Validate all, then take all; see `Producer.put_many`."""
@@ -177,18 +158,23 @@ class Intake:
 
         `ordinals` place them in a ledger that outlives us; `several` says that errors shall number the records.
         """
-        shape = yield from self.open()
+        yield from self.open()
         yield from self._fix_dimension(records, several)
-        if run and run not in self._runs:
-            now = self._world.now_ms()
-            yield from runs.register_run(self.keys, shape, checked_name("run", run), now, self._patience())
-            self._runs.add(run)
+        yield from self.begin(run)
         yield from self.make_room()
         at = self._world.now_ms()
         numbers = range(self._ordinal, self._ordinal + len(records)) if ordinals is None else ordinals
         for record, ordinal in zip(records, numbers, strict=True):
             self._packer.add(record, run=run, ordinal=ordinal, at=at)
             self._ordinal = ordinal + 1
+
+    def begin(self, run: str) -> Conversation[None]:
+        """Make `run` known to the queue, unless it is empty; once, so that a server that lost its data is noticed."""
+        shape = yield from self.open()
+        if run and run not in self._runs:
+            now = self._world.now_ms()
+            yield from runs.register_run(self.keys, shape, checked_name("run", run), now, self._patience())
+            self._runs.add(run)
 
     def fix_dimension(self, dimension: int) -> Conversation[int]:
         """Fix the queue's dimension if nothing fixed it yet; returns the one that holds."""
@@ -208,27 +194,39 @@ class Intake:
 
     def flush(self) -> Conversation[int]:
         """Enqueue everything taken so far; returns the number of records confirmed since the last flush."""
-        yield from self.open()
+        if self._shape is None:
+            return 0  # nothing was taken: a queue that is not there is not made by the way
         self._packer.close_all(self._world.now_ms())
         yield from self._send()
         confirmed, self.confirmed = self.confirmed, 0
         return confirmed
 
     def books(self, run: str) -> Conversation[Books]:
-        """The books of the queue, or of `run`."""
-        shape = yield from self.open()
-        return (yield from books.read(self.keys, shape.shards, run, self._patience()))
+        """The books of the queue, or of `run`; `NotFound` where there is no queue."""
+        shape = yield from self._find()
+        return (yield from books.read(self.keys, shape.shards, run, self._patience(), shape.incarnation))
 
     def receipt(self, run: str) -> Conversation[Receipt]:
-        """The receipt of the queue, or of `run`."""
-        shape = yield from self.open()
-        return (yield from receipt.read(self.keys, shape.shards, run, self._patience()))
+        """The receipt of the queue, or of `run`; `NotFound` where there is no queue."""
+        shape = yield from self._find()
+        return (yield from receipt.read(self.keys, shape, run, self._patience()))
 
     def wait(self, run: str, timeout: float | None) -> Conversation[Books]:
         """Wait until nothing of `run` (of the queue where it is empty) is pending; returns its books."""
-        shape = yield from self.open()
-        found = yield from wait_until_settled(self.keys, shape.shards, run, timeout, self._world)
-        return found
+        shape = yield from self._find()
+        return (yield from wait_until_settled(Wait(self.keys, shape, run, timeout), self._world))
+
+    def seal(self, run: str = "") -> Conversation[None]:
+        """Seal the run, all where it is empty, if records were put into it here; it opens again with the next one."""
+        for name in [run] if run else sorted(self._runs):
+            if name in self._runs:
+                assert self._shape is not None  # noqa: S101 - `begin` opened it
+                yield from runs.seal_run(self.keys, self._shape, name, self._world.now_ms(), self._patience())
+                self._runs.discard(name)
+
+    def _find(self) -> Conversation[QueueShape]:
+        """The queue, which must be there."""
+        return self._shape or (yield from queue.find_queue(self.keys, self._patience()))
 
     def _send(self) -> Conversation[None]:
         assert self._enqueuer is not None  # noqa: S101 - `open` came first
@@ -259,54 +257,3 @@ def _hold_to(dimension: int, records: Sequence[Record], several: bool, what: str
         if record.values and record.dim != dimension:
             reason = f"has {record.dim} dimensions, but {what} records of {dimension}"
             raise InvalidRecord(record.id, "values", reason, index=index if several else None)
-
-
-def wait_until_settled(  # noqa: PLR0917 - the queue, the limit, the world
-    keys: QueueKeys,
-    shards: int,
-    run: str,
-    timeout: float | None,
-    world: Circumstances,
-    watch: Callable[[Books], None] = lambda _: None,
-    pause_timeout: float | None = None,
-) -> Conversation[Books]:
-    """Poll the books until nothing is pending, telling `watch`; returns them.
-
-    Raises:
-        WaitTimeout: `timeout` seconds are over (`None`: never).
-        LanePaused: the wait is stuck on a pause for `pause_timeout` seconds (`None`: never).
-    """
-    until = None if timeout is None else world.clock() + timeout
-    stall = None if pause_timeout is None else Stall(keys, pause_timeout, world.wall())
-    step = 0.05
-    while True:
-        left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
-        found = yield from books.read(keys, shards, run, world.patience(min(left, PATIENCE_SECONDS)))
-        watch(found)
-        if found.pending == 0:
-            return found
-        if stall is not None:
-            yield from stall.check(found, _waited(keys, run, found), world.wall(), world.patience(PATIENCE_SECONDS))
-        if until is not None and world.clock() >= until:
-            why = yield from _why_pending(keys, world.patience(0))
-            raise WaitTimeout(f"{_waited(keys, run, found)} after {timeout:g} s: {why}")
-        left = MAX_POLL if until is None else max(0.0, until - world.clock())
-        yield Pause(min(step, left))
-        step = min(step * 1.5, MAX_POLL)
-
-
-def _why_pending(keys: QueueKeys, patience: Patience) -> Conversation[str]:
-    """What keeps records pending: a pause of the queue; of namespaces it is not known whether they are theirs."""
-    try:
-        paused = yield from read_pauses(keys, patience)
-    except ServerUnavailable:
-        paused = {}
-    if QUEUE in paused:
-        return told(keys, QUEUE, paused[QUEUE])
-    also = "".join(f"; {told(keys, *lane)}" for lane in islice(paused.items(), 1))
-    return f"is a worker running? `upsertq status{queue_option(keys.queue)}` shows it{also}"
-
-
-def _waited(keys: QueueKeys, run: str, found: Books) -> str:
-    what = f"run '{run}'" if run else f"queue '{keys.queue}'"
-    return f"{what} still has {found.pending:,} records pending"

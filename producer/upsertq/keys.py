@@ -15,9 +15,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 MAX_SHARDS = 1024
 
 
+def is_name(name: str) -> bool:
+    """Whether this can name a queue or a run."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checked_name(kind: str, name: str) -> str:
     """`name` if it can name a queue or a run, else `UsageError`; braces would break the hash tag, spaces the shell."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{kind} name {shown(name)} is not allowed: use 1 to 100 letters, digits, '_', '.' or '-', "
             "starting with a letter or digit"

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-import orjson
-
-from upsertq.wire import FORMAT, OP_UPSERT, Entry, UnknownEntry, decode, encode
+from upsertq.figures import LAST_MS, whole
+from upsertq.wire import MAX_DIMENSION, Entry, UnknownEntry, decode, encode, is_sequence, legible
 
 Argument = str | bytes | int
 
@@ -121,34 +120,37 @@ def encode_letter(entry: Entry, verdict: Verdict) -> list[Argument]:
 
 def decode_letter(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Letter:
     """The letter of a stream entry's fields; `UnknownEntry` when it is of another version or damaged."""
-    entry = decode(fields)
-    if len(entry.ids) != 1:
-        raise _damaged(shard, stream_id, f"holds {len(entry.ids)} records")
+    try:
+        entry = decode(fields)
+    except UnknownEntry as error:
+        what = str(error).removeprefix("a queue entry ").removesuffix("; it stays in the queue")
+        raise _damaged(shard, stream_id, what) from None
+    if len(entry.ids) != 1 or not entry.seq:
+        raise _damaged(shard, stream_id, f"holds {len(entry.ids)} records, or does not tell its place in order")
     return Letter(shard, stream_id, entry, _verdict_of(shard, stream_id, fields))
 
 
 def decode_head(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Head:
     """The head of a stream entry's fields, which may lack the payload; `UnknownEntry` as `decode_letter`."""
-    if fields.get(b"v") != b"%d" % FORMAT or fields.get(b"op") != OP_UPSERT.encode():
-        raise _damaged(shard, stream_id, "is of a version or operation that this program does not know")
-    try:
-        (record_id,) = orjson.loads(fields[b"ids"])
-        seq = fields[b"seq"].decode("ascii")
-        place(seq)
-        return Head(
-            shard=shard,
-            stream_id=stream_id,
-            namespace=fields[b"ns"].decode("ascii"),
-            id=record_id,
-            run=fields.get(b"run", b"").decode("ascii"),
-            seq=seq,
-            dim=int(fields[b"dim"]),
-            at=int(fields.get(b"at", b"0")),
-            depth=int(fields.get(b"depth", b"0")),
-            verdict=_verdict_of(shard, stream_id, fields),
-        )
-    except (KeyError, ValueError, TypeError) as error:
-        raise _damaged(shard, stream_id, f"is damaged ({error!r})") from error
+    # the payload is left out by `heads.lua`: what it says of itself is as if there were none
+    without = {name: value for name, value in fields.items() if name not in {b"values", b"sparse", b"meta", b"dim"}}
+    letter = decode_letter(shard, stream_id, {**without, b"dim": b"0"})
+    dim = whole(fields.get(b"dim"), 0, MAX_DIMENSION)
+    if dim is None:
+        raise _damaged(shard, stream_id, "does not tell its dimension")
+    entry = letter.entry
+    return Head(
+        shard=shard,
+        stream_id=stream_id,
+        namespace=entry.namespace,
+        id=letter.id,
+        run=entry.run,
+        seq=entry.seq,
+        dim=dim,
+        at=entry.at,
+        depth=entry.depth,
+        verdict=letter.verdict,
+    )
 
 
 def place(seq: str) -> tuple[int, ...]:
@@ -159,25 +161,30 @@ def place(seq: str) -> tuple[int, ...]:
 def _verdict_of(shard: int, stream_id: str, fields: Mapping[bytes, bytes]) -> Verdict:
     text = {name.decode(): fields.get(name, b"").decode("utf-8", "replace") for name in _TEXT_FIELDS}
     try:
-        return Verdict(
-            reason=Reason(text["reason"]),
-            status=int(text["status"] or 0),
-            code=text["code"],
-            message=text["message"],
-            details=text["details"],
-            request_id=text["request_id"],
-            path=text["path"],
-            attempts=int(text["attempts"] or 0),
-            first_ms=int(text["first"] or 0),
-            last_ms=int(text["last"] or 0),
-            worker=text["worker"],
-        )
-    except ValueError as error:
-        raise _damaged(shard, stream_id, f"has a verdict that cannot be read ({error})") from error
+        reason = Reason(text["reason"])
+    except ValueError:
+        raise _damaged(shard, stream_id, f"has the reason {legible(text['reason'])}, which is none") from None
+    return Verdict(
+        reason=reason,
+        # what is told of the failure beside is for people: a number that is none is left out
+        status=whole(text["status"], most=_MOST_STATUS) or 0,
+        code=text["code"],
+        message=text["message"],
+        details=text["details"],
+        request_id=text["request_id"],
+        path=text["path"],
+        attempts=whole(text["attempts"]) or 0,
+        first_ms=whole(text["first"], most=LAST_MS) or 0,
+        last_ms=whole(text["last"], most=LAST_MS) or 0,
+        worker=text["worker"],
+    )
 
 
 def _damaged(shard: int, stream_id: str, what: str) -> UnknownEntry:
     return UnknownEntry(f"dead letter {shard}:{stream_id} {what}; it stays where it is")
+
+
+_MOST_STATUS = 999
 
 
 _TEXT_FIELDS = tuple(name.encode() for name in (*_VERDICT_FIELDS, "first", "last", "worker"))
@@ -190,8 +197,9 @@ def mark_field(entry: Entry) -> str:
 
 def is_superseded(mark: bytes | None, seq: str) -> bool:
     """Whether a mark says that a version newer than `seq` was acknowledged."""
-    acked = [token[2:] for token in (mark or b"").decode("ascii").split() if token.startswith("A,")]
-    return any(place_of(one) > place_of(seq) for one in acked)
+    acked = [token[2:] for token in (mark or b"").decode("ascii", "replace").split() if token.startswith("A,")]
+    # a mark that cannot be read says nothing here: the script that settles refuses to go over it
+    return any(place_of(one) > place_of(seq) for one in acked if is_sequence(one))
 
 
 def place_of(seq: str) -> tuple[int, int, int]:

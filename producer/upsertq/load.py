@@ -12,21 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from upsertq import resume
+from upsertq import fitness, resume
+from upsertq.circumstances import Circumstances
 from upsertq.errors import LoadStopped, SourceError, UpsertqError, UsageError
 from upsertq.exchange import Conversation, Patience, Pause
-from upsertq.intake import Circumstances, Intake
+from upsertq.intake import Intake
 from upsertq.keys import QueueKeys, checked_name
 from upsertq.loading import BadRecord, Loading
-from upsertq.queue import Limits, open_queue
-from upsertq.rejects import Rejects, check_writable
+from upsertq.printable import printable
+from upsertq.queue import Limits, QueueShape, open_queue
+from upsertq.rejects import MAX_BYTES, Rejects
 from upsertq.resume import NOTHING, Attempt
 from upsertq.server import Server
 from upsertq.sources import Chunk, Source
 
 T = TypeVar("T")
 FIRST_CONTACT: Final = 10.0
-"""Seconds that a load waits for the server before it begins, so that a wrong address shows soon."""
+"""Seconds that a load waits before it begins for a server that does not answer, so that a wrong address shows soon."""
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -45,10 +47,12 @@ class Plan:
         fingerprint: by which the load is known again; `None` where it cannot be resumed.
         resume: go on with the interrupted load of the same fingerprint.
         rejects: where bad records go; `None` stops at the first.
+        max_rejects: bytes that the file of rejects may hold.
         shards: what the queue must have; `None` for whatever it has.
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which the load is refused; `None` for no limit.
         timeout: seconds to wait for room or for an absent server.
+        allow_eviction: load also into a server that evicts keys when its memory is full.
     """
 
     sources: Sequence[Source]
@@ -57,19 +61,23 @@ class Plan:
     fingerprint: str | None = None
     resume: bool = False
     rejects: Path | None = None
+    max_rejects: int = MAX_BYTES
     shards: int | None = None
     limits: Limits = _DEFAULT_LIMITS
     timeout: float = 60.0
     max_dead: int | None = None
+    allow_eviction: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What became of a load: records enqueued now, set aside, and found enqueued before.
 
-    `resumed` says that it went on with an earlier one, `finished` that nothing of that was left to do.
+    `shape` is the queue into which it went, `resumed` says that it went on with an earlier one, `finished` that nothing
+    of that was left to do.
     """
 
+    shape: QueueShape
     run: str
     loaded: int
     rejected: int
@@ -121,25 +129,32 @@ class _Session:
             watched.close()
 
     def load(self) -> Loaded:
+        with _rejects(self.plan) as rejects:
+            return self._load(rejects)
+
+    def _load(self, rejects: Rejects | None) -> Loaded:
         plan, world = self.plan, self.world
         begun = world.clock()
         keys = QueueKeys(checked_name("queue", plan.queue))
-        if plan.rejects is not None:
-            check_writable(plan.rejects)
+        opening, allowed = f"open the queue '{plan.queue}'", plan.allow_eviction
+        self.hold(fitness.check(self._patience(FIRST_CONTACT), opening, allow_eviction=allowed))
         shape = self.hold(open_queue(keys, plan.shards, world.now_ms(), self._patience(FIRST_CONTACT)))
         attempt, resumed = self.hold(_begin(keys, plan, world))
         self.watch.begins(attempt.run, resumed=resumed)
         if attempt.done:
-            return Loaded(attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
+            return Loaded(shape, attempt.run, 0, 0, 0, world.clock() - begun, resumed=True, finished=True)
         read = resume.read_ledger(keys, shape.shards, attempt.token, self._patience())
         ledger = self.hold(read) if resumed else NOTHING
-        with _rejects(plan.rejects) as rejects:
-            loading = Loading(self._intake(attempt), attempt.run, ledger=ledger, rejects=rejects)
-            self._load_all(loading, attempt)
+        intake = self._intake(attempt)
+        loading = Loading(intake, attempt.run, ledger=ledger, rejects=rejects)
+        self._load_all(loading, attempt)
+        self.hold(intake.begin(attempt.run))  # a run without a record is there all the same
+        self.hold(intake.seal(attempt.run))
         if plan.fingerprint is not None:
             self.hold(resume.remember(keys, plan.fingerprint, replace(attempt, done=True), self._patience()))
         seconds = world.clock() - begun
-        return Loaded(attempt.run, loading.confirmed, loading.rejected, loading.skipped, seconds, resumed=resumed)
+        counts = loading.confirmed, loading.rejected, loading.skipped
+        return Loaded(shape, attempt.run, *counts, seconds, resumed=resumed)
 
     def _load_all(self, loading: Loading, attempt: Attempt) -> None:
         try:
@@ -149,13 +164,16 @@ class _Session:
                     self.hold(loading.take(source, chunk))
                     self.watch.advances(chunk.done, loading)
             self.hold(loading.finish())
+            loading.keep_rejects()
         except Interrupted:
             self._rescue(loading)
-            raise Interrupted(_how_to_go_on("interrupted", loading, attempt, self.plan)) from None
+            what = f"interrupted{_stopped(loading)}"
+            raise Interrupted(_how_to_go_on(what, loading, attempt, self.plan)) from None
         except UpsertqError as error:
             if isinstance(error, SourceError) and not isinstance(error, BadRecord):
                 self._rescue(loading)
-            message = _how_to_go_on(str(error), loading, attempt, self.plan, bad=isinstance(error, BadRecord))
+            what = f"{str(error).rstrip('.')}{_stopped(loading)}"
+            message = _how_to_go_on(what, loading, attempt, self.plan, bad=isinstance(error, BadRecord))
             raise LoadStopped(message, loading.skipped + loading.confirmed) from error
 
     def _chunks(self, source: Source) -> Iterator[Chunk]:
@@ -184,10 +202,11 @@ class _Session:
             token=attempt.token,
             ledger_ms=resume.LEDGER_MS,
             max_dead=self.plan.max_dead,
+            allow_eviction=self.plan.allow_eviction,
         )
 
-    def _patience(self, most: float = float("inf")) -> Patience:
-        return self.world.patience(min(self.plan.timeout, most))
+    def _patience(self, silent: float = float("inf")) -> Patience:
+        return self.world.patience(self.plan.timeout, silent=silent)
 
 
 def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumstances | None = None) -> Loaded:
@@ -224,7 +243,7 @@ def _begin(keys: QueueKeys, plan: Plan, world: Circumstances) -> Conversation[tu
         attempt = replace(earlier, since=now)
     else:
         run = plan.run or (earlier.run if earlier else new_run(world.wall(), world.rng))
-        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(source.name for source in plan.sources))
+        attempt = Attempt(uuid.uuid4().hex, run, now, tuple(printable(source.name) for source in plan.sources))
     if plan.fingerprint is not None:
         yield from resume.remember(keys, plan.fingerprint, attempt, world.patience(plan.timeout))
     return attempt, resumed
@@ -246,12 +265,21 @@ def _watched(conversation: Conversation[T], watch: Watch) -> Conversation[T]:
 
 
 @contextmanager
-def _rejects(path: Path | None) -> Iterator[Rejects | None]:
-    if path is None:
+def _rejects(plan: Plan) -> Iterator[Rejects | None]:
+    if plan.rejects is None:
         yield None
         return
-    with Rejects(path) as rejects:
+    with Rejects(plan.rejects, plan.max_rejects) as rejects:
         yield rejects
+
+
+def _stopped(loading: Loading) -> str:
+    """Keep the rejects of a load that ends early; what hinders that, as the end of a sentence."""
+    try:
+        loading.stop_rejects()
+    except SourceError as error:
+        return f"; {error}"
+    return ""
 
 
 def _how_to_go_on(what: str, loading: Loading, attempt: Attempt, plan: Plan, *, bad: bool = False) -> str:

@@ -80,6 +80,16 @@ class Loading:
         """Enqueue everything taken; afterwards all of it survives this process."""
         self._flushed += yield from self._intake.flush()
 
+    def keep_rejects(self) -> None:
+        """Put the file of rejects in its place; afterwards nothing more is taken. `SourceError` where that fails."""
+        if self._rejects is not None:
+            self._rejects.keep()
+
+    def stop_rejects(self) -> None:
+        """The same of a load that ended early: a file of none takes no place."""
+        if self._rejects is not None:
+            self._rejects.stop()
+
     def _enqueue(self, good: Sequence[Record], ordinals: Sequence[int]) -> Conversation[None]:
         # rejects are on their way to the disk before any later record is confirmed
         if self._rejects is not None:

@@ -13,6 +13,7 @@ import orjson
 
 from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
 from upsertq.keys import QueueKeys, queue_option
+from upsertq.printable import printable
 
 QUEUE: Final = "queue"
 """The scope of the whole queue."""
@@ -62,7 +63,7 @@ def by_hand(message: str, since: float, by: str) -> Paused:
 
 def one_line(text: str) -> str:
     """`text` as one printable line: whoever can write to the server shall not write to the reader's terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
+    return printable(" ".join(text.split()))
 
 
 def read_pauses(keys: QueueKeys, patience: Patience) -> Conversation[dict[str, Paused]]:
@@ -114,16 +115,15 @@ def of_reply(reply: Mapping[bytes, bytes] | Sequence[bytes]) -> dict[str, Paused
 
 def _read(noted: bytes) -> Paused | None:
     try:
-        document: dict[str, Any] = orjson.loads(noted)
-        return Paused(
-            str(document["reason"]),
-            str(document["message"]),
-            min(max(float(document["since"]), 0.0), _LAST_YEAR),
-            str(document["by"]),
-            bool(document.get("by_hand", False)),
-        )
-    except (ValueError, KeyError, TypeError):
+        document: Any = orjson.loads(noted)
+        reason, message, since, by = (document[name] for name in ("reason", "message", "since", "by"))
+        by_hand = document.get("by_hand", False)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
+    # exact types: what is nested a thousand deep has no text
+    if not all(isinstance(text, str) for text in (reason, message, by)) or type(since) not in {int, float}:
+        return None
+    return Paused(reason, message, min(max(float(since), 0.0), _LAST_YEAR), by, by_hand is True)
 
 
 def note(paused: Paused) -> bytes:
@@ -141,14 +141,14 @@ def spoken(scope: str) -> str:
     namespace = namespace_of(scope)
     if namespace is None:
         return "the queue" if scope == QUEUE else one_line(scope)
-    return f"namespace '{one_line(namespace)}'" if namespace else "the default namespace"
+    return f"namespace '{printable(namespace)}'" if namespace else "the default namespace"
 
 
 def resuming(keys: QueueKeys, scope: str) -> str:
     """The command that ends a pause of this scope."""
     namespace = namespace_of(scope) or ""
-    name = namespace if namespace.isprintable() else one_line(namespace)
-    return f"upsertq resume{queue_option(keys.queue)}{'' if scope == QUEUE else f' --namespace {shlex.quote(name)}'}"
+    name = shlex.quote(printable(namespace))
+    return f"upsertq resume{queue_option(keys.queue)}{'' if scope == QUEUE else f' --namespace {name}'}"
 
 
 def describe(scope: str, paused: Paused) -> str:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, Final
 
 from upsertq import books
-from upsertq.errors import NotFound, QueueFull, QueueLost, QueueMismatch, ServerRefused, TooManyDead, UsageError
+from upsertq.errors import NotFound, QueueFull, QueueLost, QueueMismatch, TooManyDead, UsageError
 from upsertq.exchange import (
     Argument,
     Conversation,
@@ -18,17 +18,18 @@ from upsertq.exchange import (
     Patience,
     Pause,
     Script,
-    Trouble,
     ask_all,
     ask_script,
     giving_up,
     persistently,
+    refused,
     run_scripts,
     worst,
 )
+from upsertq.figures import whole
 from upsertq.keys import MAX_SHARDS, QueueKeys
 from upsertq.pack import Packer, Parcel
-from upsertq.wire import FORMAT, encode
+from upsertq.wire import FORMAT, MAX_DIMENSION, encode, legible
 
 DEFAULT_SHARDS: Final = 16
 CALL_BYTES: Final = 2_000_000
@@ -42,6 +43,8 @@ BACKLOG_FULL: Final = "the backlog is at its limit"
 META: Final = ("format", "incarnation", "shards", "dimension", "state")
 OTHER: Final = -1
 """What a script returns first where it was called with another incarnation than the keys': it did nothing."""
+LOST: Final = "the server lost its data (flushed, evicted, restarted without persistence): load again what was pending"
+"""What else it may be where something is not there that was."""
 
 CREATE = Script.load("upsertq", "create")
 FOUND = Script.load("upsertq", "found")
@@ -93,7 +96,7 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
         raise UsageError(f"a queue cannot have {wanted} shards: choose 1 to {MAX_SHARDS}")
     ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
-    shape = _shape(keys.queue, reply)
+    shape = _shape(keys, reply)
     if shards is not None and shape.shards != shards:
         raise QueueMismatch(
             f"queue '{keys.queue}' has {shape.shards} shards, not {shards}: the number is fixed at creation; "
@@ -114,23 +117,50 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
         raise NotFound(
             f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
         )
-    shape = _shape(keys.queue, reply)
+    shape = _shape(keys, reply)
     yield from _check_shards(keys, shape, patience, complete=reply[4] == b"creating")
     return shape
 
 
-def _shape(queue: str, reply: Sequence[Any]) -> QueueShape:
-    version, incarnation, shards, dimension, state = (part or b"" for part in reply[: len(META)])
-    sound = shards.isdigit() and (dimension or b"0").isdigit() and incarnation and state in {b"creating", b"ready"}
-    if version == b"%d" % FORMAT and sound:
-        return QueueShape(queue, int(shards), int(dimension) if dimension else None, incarnation.decode("ascii"))
-    found = version.decode("ascii", "backslashreplace") or "none"
+def _shape(keys: QueueKeys, reply: object) -> QueueShape:
+    version, incarnation, shards, dimension, state = _texts(reply)
+    if version != b"%d" % FORMAT:
+        raise QueueMismatch(_other_format(keys, version))
+    count = whole(shards, 1, MAX_SHARDS)
+    if count is None:
+        raise _damaged(keys, "shards", f"a number from 1 to {MAX_SHARDS}: that with which the queue was created")
+    width = whole(dimension, 1, MAX_DIMENSION) if dimension else None
+    if dimension and width is None:
+        raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
+    if not (incarnation.isalnum() and incarnation.isascii()):
+        raise _damaged(keys, "incarnation", "what the books of every shard have as 'incarnation'")
+    if state not in {b"creating", b"ready"}:
+        raise _damaged(keys, "state", "'ready'")
+    return QueueShape(keys.queue, count, width, incarnation.decode("ascii"))
+
+
+def _other_format(keys: QueueKeys, version: bytes) -> str:
+    known = whole(version, 1)
     cure = "choose another queue name: these keys were not made by upsertq"
-    if version.isdigit() and int(version) > FORMAT:
-        cure = "upgrade upsertq"
-    elif version.isdigit() and 0 < int(version) < FORMAT:
-        cure = "drain it with the version of upsertq that made it, or choose another queue name"
-    raise QueueMismatch(f"queue '{queue}' has format version {found}, this program knows {FORMAT}: {cure}")
+    if known is not None:
+        older = "drain it with the version of upsertq that made it, or choose another queue name"
+        cure = "upgrade upsertq" if known > FORMAT else older
+    found = legible((version or b"none").decode("ascii", "backslashreplace")).strip("'")
+    return f"queue '{keys.queue}' has format version {found}, this program knows {FORMAT}: {cure}"
+
+
+def _damaged(keys: QueueKeys, field: str, right: str) -> QueueMismatch:
+    return QueueMismatch(
+        f"queue '{keys.queue}' is damaged: {keys.meta} holds as '{field}' what cannot be; put there (HSET) {right}; or "
+        "choose another queue name"
+    )
+
+
+def _texts(reply: object) -> tuple[bytes, ...]:
+    """The fields of `META`, each empty where it is not there; what no server of ours says is no format."""
+    if not isinstance(reply, list) or len(reply) < len(META):
+        return (b"",) * len(META)
+    return tuple(one if isinstance(one, bytes) else b"" for one in reply[: len(META)])
 
 
 def _check_shards(keys: QueueKeys, shape: QueueShape, patience: Patience, *, complete: bool) -> Conversation[None]:
@@ -138,13 +168,16 @@ def _check_shards(keys: QueueKeys, shape: QueueShape, patience: Patience, *, com
     arguments = [shape.incarnation, "1" if complete else ""]
     ask = ask_script(FOUND, [([keys.shard(shard).books], arguments) for shard in range(shape.shards)])
     replies = yield from persistently(ask, patience, f"look at the shards of queue '{keys.queue}'")
-    for shard, (found,) in enumerate(replies):
-        books.check_incarnation(keys, shard, shape.incarnation, found)
+    books.check_incarnations(keys, {shard: found for shard, (found,) in enumerate(replies)}, shape.incarnation)
     if complete:
         ask = ask_script(CREATE, [([keys.meta], [shape.incarnation, FORMAT, shape.shards, 0, "ready"])])
         (reply,) = yield from persistently(ask, patience, f"create the queue '{keys.queue}'")
         if reply[1] != shape.incarnation.encode():
-            raise QueueLost(keys.queue, f"the key '{keys.meta}' is gone while the queue was created")
+            raise _meta_lost(keys)
+
+
+def _meta_lost(keys: QueueKeys) -> QueueLost:
+    return QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue")
 
 
 def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience: Patience) -> Conversation[int]:
@@ -156,8 +189,33 @@ def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience
     ask = ask_script(DIMENSION, [([keys.meta], [shape.incarnation, dimension])])
     (reply,) = yield from persistently(ask, patience, "fix the queue's dimension")
     if reply[0] == OTHER:
-        raise QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue")
-    return int(reply[0])
+        raise _meta_lost(keys)
+    width = whole(b"%d" % reply[0] if isinstance(reply[0], int) else reply[0], 1, MAX_DIMENSION)
+    if width is None:
+        raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
+    return width
+
+
+def presence(keys: QueueKeys, run: str) -> list[list[str]]:
+    """The commands by whose replies `missing` tells whether the queue, and `run` where it is not empty, are there."""
+    return [["HMGET", keys.meta, "incarnation", "created"], *([["HGET", keys.runs, run]] if run else [])]
+
+
+def missing(keys: QueueKeys, shape: QueueShape, run: str, replies: Sequence[Any]) -> QueueLost | NotFound | None:
+    """The error for a queue or run that is not there any more; `None` while both are."""
+    if replies[0][0] != shape.incarnation.encode():
+        return _meta_lost(keys)
+    if run and replies[1] is None:
+        return NotFound(f"queue '{keys.queue}' has no run '{run}' (any more): check the name, or {LOST}")
+    return None
+
+
+def check_present(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Conversation[None]:
+    """Raise `QueueLost` where the queue, `NotFound` where `run` (unless it is empty), is not there any more."""
+    replies = yield from persistently(ask_all(presence(keys, run)), patience, f"read the queue '{keys.queue}'")
+    error = missing(keys, shape, run, replies)
+    if error is not None:
+        raise error
 
 
 def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
@@ -216,8 +274,8 @@ class Enqueuer:
             replies = yield from run_scripts(ENQUEUE, [self._call(parcels) for parcels in sent])
             progress, full = self._confirm(packer, sent, replies)
             failure = worst(replies)
-            if failure is not None and failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-                raise ServerRefused(f"cannot enqueue: the server refuses: {failure.message}")
+            if failure is not None and not failure.passes:
+                raise refused(failure, "enqueue")
             if progress:
                 waiting = patience()
             if failure is None and not full:
@@ -225,7 +283,10 @@ class Enqueuer:
             pause = waiting.pause()
             if pause is None:
                 raise self._giving_up(failure, waiting, packer)
-            yield Pause(pause.seconds, BACKLOG_FULL if failure is None else failure.message)
+            if failure is None:
+                yield Pause(pause.seconds, BACKLOG_FULL)
+            else:
+                yield Pause(pause.seconds, f"cannot enqueue: {failure.message}", until_ready=True)
 
     def _confirm(self, packer: Packer, sent: Sequence[Sequence[Parcel]], replies: Sequence[Any]) -> tuple[int, bool]:
         """Tell the packer what is enqueued: returns how many records, and whether a shard left some out."""
@@ -242,8 +303,7 @@ class Enqueuer:
             self.pending[shard] = int(reply[1])
             progress += records
             full = full or int(reply[0]) < len(parcels)
-        for shard, found in lost.items():
-            books.check_incarnation(self.keys, shard, self.shape.incarnation, found, self.at_risk)
+        books.check_incarnations(self.keys, lost, self.shape.incarnation, self.at_risk)
         return progress, full
 
     def _check_dead(self, patience: Patience) -> Conversation[None]:

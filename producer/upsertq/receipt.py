@@ -1,7 +1,8 @@
 """Owns the receipt of a run or of a queue: its books, why records are dead, what posting took, and when it was.
 
-It reads alone. What posting took comes with settlements that were carried out, so it is what is known for certain: a
-worker that died took the figures of its last requests with it.
+It reads alone, and leaves out figures and times that are none; a damaged counter it refuses. What posting took comes
+with settlements that were carried out, so it is what is known for certain: a worker that died took the figures of its
+last requests with it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,9 @@ from typing import Any, Final
 from upsertq import books
 from upsertq.books import COUNTERS, Books
 from upsertq.exchange import Conversation, Patience, ask_all, named, persistently
+from upsertq.figures import LAST_MS, counter, whole
 from upsertq.keys import QueueKeys
+from upsertq.queue import QueueShape, missing, presence
 from upsertq.runs import decode_run
 
 DEFAULT_NAMESPACE: Final = "__default__"
@@ -73,23 +76,35 @@ class Receipt:
         }
 
 
-def read(keys: QueueKeys, shards: int, run: str, patience: Patience) -> Conversation[Receipt]:
-    """The receipt of `run`, or of the whole queue where it is empty, as of now."""
-    commands = [["HGET", keys.runs, run] if run else ["HGET", keys.meta, "created"]]
-    commands += [["HGETALL", keys.shard(k).run(run) if run else keys.shard(k).books] for k in range(shards)]
-    first, *replies = yield from persistently(ask_all(commands), patience, "read the receipt")
-    parts = [named(reply) for reply in replies]
+def read(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Conversation[Receipt]:
+    """The receipt of `run`, or of the whole queue where it is empty, as of now.
+
+    Raises:
+        QueueLost: the queue is not there any more.
+        NotFound: the queue does not know the run (any more).
+    """
+    there = presence(keys, run)
+    hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shape.shards)]
+    commands = [*there, *(["HGETALL", name] for name in hashes)]
+    replies = yield from persistently(ask_all(commands), patience, "read the receipt")
+    error = missing(keys, shape, run, replies)
+    if error is not None:
+        raise error
+    first = replies[1] if run else replies[0][1]
+    parts = [named(reply) for reply in replies[len(there) :]]
     return Receipt(
         queue=keys.queue,
         run=run,
-        books=books.total(books.of_reply([part.get(name) for name in COUNTERS]) for part in parts),
+        books=books.total(
+            books.of_reply([part.get(name) for name in COUNTERS], key) for part, key in zip(parts, hashes, strict=True)
+        ),
         reasons=books.reasons_of(parts),
         requests=_sum(parts, "requests"),
         retries=_sum(parts, "retries"),
         posted_bytes=_sum(parts, "posted"),
         lsn=_lsn_of(parts),
-        first_enqueued_at=_time(_begun(first) if run else int(first or 0)),
-        last_settled_at=_time(max(int(part.get("settled_at", 0)) for part in parts)),
+        first_enqueued_at=_time((_begun(first) if run else whole(first, most=LAST_MS)) or 0),
+        last_settled_at=_time(max(whole(part.get("settled_at"), most=LAST_MS) or 0 for part in parts)),
     )
 
 
@@ -98,12 +113,15 @@ def spoken(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _begun(noted: bytes | None) -> int:
-    return 0 if noted is None else decode_run(noted).begun
+def _begun(noted: bytes) -> int | None:
+    try:
+        return decode_run(noted).begun
+    except ValueError:  # a time that cannot be read is no reason to hide the books
+        return None
 
 
 def _sum(parts: list[dict[str, bytes]], name: str) -> int:
-    return sum(int(part.get(name, 0)) for part in parts)
+    return sum(counter(part.get(name)) or 0 for part in parts)
 
 
 def _lsn_of(parts: list[dict[str, bytes]]) -> dict[str, int]:
@@ -113,7 +131,8 @@ def _lsn_of(parts: list[dict[str, bytes]]) -> dict[str, int]:
         for name, value in part.items():
             if name.startswith(LSN):
                 namespace = name.removeprefix(LSN) or DEFAULT_NAMESPACE
-                found[namespace] = max(int(value), found.get(namespace, 0))
+                # an LSN is the index's: any 64-bit number
+                found[namespace] = max(whole(value, most=2**63 - 1) or 0, found.get(namespace, 0))
     return dict(sorted(found.items()))
 
 

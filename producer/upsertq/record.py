@@ -5,6 +5,9 @@ It turns what a caller has (lists, arrays, dicts) into the valid `Record` that t
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from decimal import Decimal
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -12,11 +15,11 @@ import numpy.typing as npt
 import orjson
 
 from upsertq.errors import InvalidRecord, shown
-from upsertq.wire import Record, default_namespace
+from upsertq.given import Unusable, as_array, as_column, as_rows, is_foreign_array, unmasked
+from upsertq.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record, default_namespace
 
-MAX_NAME = 512
-MAX_DIMENSION = 20_000
-MAX_SPARSE = 2_048
+MAX_ID_BITS = 1_700
+"""Bits of an integer that is an id: 512 digits. Python refuses to write much longer ones."""
 MAX_METADATA_BYTES = 40_960
 MAX_INTEGER = 2**53
 """Numbers travel as JSON and are kept as float64 by the service: beyond this an integer would silently change."""
@@ -47,7 +50,7 @@ def make_record(
     """A valid record, or `InvalidRecord` naming the record, the field and the reason.
 
     Args:
-        id: 1 to 512 ASCII characters, no NUL.
+        id: 1 to 512 ASCII characters, no NUL; an integer is its digits.
         values: 1 to 20,000 numbers, finite as float32, not all zero; `None` for a sparse-only record.
         sparse_values: indices (uint32, none twice) and as many values; zeros are dropped; 1 to 2,048 remain.
         metadata: flat; strings, finite numbers, booleans, lists of strings; nulls are dropped.
@@ -63,45 +66,70 @@ def make_record(
 
 
 def make_records(
-    ids: Sequence[str],
-    matrix: npt.NDArray[Any] | Sequence[Values] | None,
+    ids: Iterable[str | int],
+    matrix: npt.NDArray[Any] | Iterable[Values] | None,
     *,
-    sparse_values: Sequence[SparseValues | None] | None = None,
-    metadata: Sequence[Metadata | None] | None = None,
-    namespaces: str | Sequence[str] = "",
+    sparse_values: Iterable[SparseValues | None] | None = None,
+    metadata: Iterable[Metadata | None] | None = None,
+    namespaces: str | Iterable[str] = "",
     dimension: int | None = None,
 ) -> Iterator[Record | InvalidRecord]:
     """Yield for each of the n ids its valid record, or the `InvalidRecord` that says what is wrong with it.
 
+    Columns may be lists, iterators, or columns of any library (NumPy, pandas, polars, Arrow); they are paired by
+    position, never by label.
+
     Args:
         ids: n ids.
-        matrix: an n x d array of numbers, n sequences of numbers, or `None` when all records are sparse-only.
+        matrix: n x d numbers (an array, a data frame, a tensor), n sequences of numbers, or `None` when all records
+            are sparse-only.
         sparse_values: n sparse values or nulls.
         metadata: n metadata or nulls.
         namespaces: one namespace for all, or n.
         dimension: the queue's dimension once known.
 
     Raises:
-        InvalidRecord: at once, when the lengths do not agree, so that no record could be told from another.
+        InvalidRecord: at once, when a column is none or the lengths do not agree, so that no record could be told
+            from another.
     """
-    count = len(ids)
-    for field, column in (("values", matrix), ("sparse_values", sparse_values), ("metadata", metadata)):
-        if column is not None and len(column) != count:
-            raise InvalidRecord(None, field, f"has {len(column)} items for {count} ids; give one for each id")
-    if not isinstance(namespaces, str) and len(namespaces) != count:
-        raise InvalidRecord(None, "namespace", f"has {len(namespaces)} items for {count} ids; give one for each id")
-    rows = _rows(matrix, count, dimension)
-    for index in range(count):
-        space = namespaces if isinstance(namespaces, str) else namespaces[index]
-        row = next(rows)
+    names = _column("id", ids, None)
+    count = len(names)
+    rows = _rows(_column("values", matrix, count, as_rows), count, dimension)
+    sparse = _column("sparse_values", sparse_values, count)
+    fields = _column("metadata", metadata, count)
+    spaces = repeat(namespaces, count) if isinstance(namespaces, str) else _column("namespace", namespaces, count)
+    columns = zip(names, rows, sparse or repeat(None, count), fields or repeat(None, count), spaces, strict=True)
+    for index, (name, row, pairs, described, space) in enumerate(columns):
         try:
-            record_id, space = _checked_id(ids[index]), _checked_namespace(space)
+            record_id, place = _checked_id(name), _checked_namespace(space)
             if isinstance(row, _Fault):
                 raise row
-            sparse = sparse_values[index] if sparse_values is not None else None
-            yield _assemble(record_id, row, sparse, metadata[index] if metadata is not None else None, space)
+            yield _assemble(record_id, row, pairs, described, place)
         except _Fault as fault:
-            yield InvalidRecord(ids[index], fault.field, fault.reason, index=index)
+            yield InvalidRecord(name, fault.field, fault.reason, index=index)
+
+
+def id_text(value: object) -> object:
+    """An integer as its digits, also one that a decimal holds; anything else unchanged."""
+    if isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value).bit_length() < MAX_ID_BITS:
+        return str(int(value))
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < MAX_NAME and value == int(value):
+        return str(int(value))
+    return value
+
+
+def _column(field: str, given: Any, count: int | None, convert: Any = as_column) -> Any:
+    """`given` by position, `None` where there is none; it has `count` items, where that is known."""
+    if given is None and field not in {"id", "namespace"}:
+        return None
+    try:
+        found = convert(given, count)
+    except Unusable as unusable:
+        raise InvalidRecord(None, field, str(unusable)) from None
+    if count is not None and len(found) != count:
+        many = len(found) if hasattr(given, "__len__") else "fewer" if len(found) < count else "more"
+        raise InvalidRecord(None, field, f"has {many} items for {count} ids; give one for each id")
+    return found
 
 
 def _assemble(
@@ -171,7 +199,8 @@ def _dense(values: Values, dimension: int | None) -> bytes:
 
 
 def _numbers(field: str, values: object) -> npt.NDArray[Any]:
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+    values = _native(field, values)
+    if isinstance(values, str | bytes | bytearray | Mapping | AbstractSet) or not isinstance(values, Iterable):
         raise _Fault(field, f"is {shown(values)}; give a list of numbers or a NumPy array")
     if isinstance(values, np.ndarray) and values.dtype.kind != "O":
         if values.ndim == 0:
@@ -197,12 +226,25 @@ def _numbers(field: str, values: object) -> npt.NDArray[Any]:
     return array
 
 
+def _native(field: str, values: object) -> object:
+    """The values as NumPy's, where another library or a mask holds them."""
+    try:
+        if isinstance(values, np.ma.MaskedArray):
+            return unmasked(values)
+        return as_array(values) if is_foreign_array(values) else values
+    except Unusable as unusable:
+        raise _Fault(field, str(unusable)) from None
+
+
 def _is_number(item: object) -> bool:
     return isinstance(item, int | float | np.floating | np.integer) and not isinstance(item, bool)
 
 
-def _checked_id(value: object) -> str:
+def _checked_id(given: object) -> str:
+    value = given if isinstance(given, str) else id_text(given)
     if not isinstance(value, str):
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise _Fault("id", f"is an integer of {value.bit_length()} bits; at most {MAX_NAME} digits are allowed")
         raise _Fault("id", f"is {shown(value)}, a {type(value).__name__}; give a string")
     if not value:
         raise _Fault("id", f"is empty; give 1 to {MAX_NAME} ASCII characters")
@@ -291,7 +333,8 @@ def _metadata_name(name: object) -> str:
 
 
 def _metadata_value(name: object, value: object) -> object:
-    if isinstance(value, np.generic | np.ndarray):
+    # a date of NumPy would become an integer
+    if isinstance(value, np.generic | np.ndarray) and value.dtype.kind not in "mM":
         value = value.tolist()
     if isinstance(value, bool):
         return value
@@ -299,6 +342,7 @@ def _metadata_value(name: object, value: object) -> object:
         return _plain(value)
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
+            value = value if value.bit_length() < MAX_ID_BITS else "huge"
             raise _Fault("metadata", f"{shown(name)} is {value}, beyond 2^53, and would change; give it as a string")
         return int(value)
     if isinstance(value, float):

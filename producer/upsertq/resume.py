@@ -11,8 +11,11 @@ from typing import Any, Final
 
 import orjson
 
+from upsertq.errors import QueueDamaged
 from upsertq.exchange import Conversation, Patience, ask_all, pairs, persistently
-from upsertq.keys import QueueKeys, shard_of
+from upsertq.figures import whole
+from upsertq.keys import QueueKeys, is_name, shard_of
+from upsertq.record import id_text
 from upsertq.wire import default_namespace
 
 LEDGER_MS: Final = 7 * 24 * 3600 * 1000
@@ -58,7 +61,8 @@ class Ledger:
             for record_id, space, ordinal in zip(ids, spaces, range(first, first + count), strict=True)
         ]
 
-    def _holds(self, record_id: Any, space: Any, ordinal: int) -> bool:
+    def _holds(self, given: Any, space: Any, ordinal: int) -> bool:
+        record_id = given if isinstance(given, str) else id_text(given)
         if not (isinstance(record_id, str) and isinstance(space, str) and record_id.isascii() and space.isascii()):
             return False
         namespace = default_namespace(space)
@@ -72,7 +76,13 @@ def find_attempt(keys: QueueKeys, fingerprint: str, patience: Patience) -> Conve
     """The load with this fingerprint, `None` where the queue knows none."""
     ask = ask_all([["HGET", keys.loads, fingerprint]])
     (reply,) = yield from persistently(ask, patience, "look for the interrupted load")
-    return None if reply is None else _attempt(reply)
+    attempt = None if reply is None else _attempt(reply)
+    if reply is not None and attempt is None:
+        raise QueueDamaged(
+            f"the note of this load in {keys.loads} is damaged, so what was taken of it is not known: leave --resume "
+            "out, and all of it is loaded again"
+        )
+    return attempt
 
 
 def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Patience) -> Conversation[None]:
@@ -82,7 +92,8 @@ def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Pati
     if int(replies[1]) <= REMEMBERED:
         return
     (known,) = yield from persistently(ask_all([["HGETALL", keys.loads]]), patience, "read the noted loads")
-    old: list[bytes] = [field for field, told in pairs(known).items() if _attempt(told).expired(attempt.since)]
+    noted = {field: _attempt(told) for field, told in pairs(known).items()}
+    old: list[bytes] = [field for field, one in noted.items() if one is not None and one.expired(attempt.since)]
     if old:
         yield from persistently(ask_all([["HDEL", keys.loads, *old]]), patience, "forget expired loads")
 
@@ -94,11 +105,24 @@ def read_ledger(keys: QueueKeys, shards: int, token: str, patience: Patience) ->
     renew: list[list[str | int]] = [["PEXPIRE", name, LEDGER_MS] for name in names]
     yield from persistently(ask_all(renew), patience, "renew the load's ledger")
     replies = yield from persistently(ask_all([["HGETALL", name] for name in names]), patience, "read the ledger")
-    return Ledger(
-        shards, [{space.decode("ascii"): int(last) for space, last in pairs(reply).items()} for reply in replies]
-    )
+    return Ledger(shards, [_taken(pairs(reply)) for reply in replies])
 
 
-def _attempt(told: bytes) -> Attempt:
-    fields = orjson.loads(told)
-    return Attempt(fields["token"], fields["run"], fields["since"], tuple(fields["files"]), fields["done"])
+def _taken(reply: Mapping[bytes, bytes]) -> dict[str, int]:
+    """The last ordinals; what is none counts as nothing taken: better twice than never."""
+    told = {space.decode("ascii", "replace"): whole(last) for space, last in reply.items()}
+    return {space: last for space, last in told.items() if last is not None}
+
+
+def _attempt(told: bytes) -> Attempt | None:
+    try:
+        fields: Any = orjson.loads(told)
+        token, run, since, files, done = (fields[name] for name in ("token", "run", "since", "files", "done"))
+    except (ValueError, KeyError, TypeError):
+        return None
+    sound = all(isinstance(text, str) and is_name(text) for text in (token, run))
+    if not sound or type(since) is not int or not isinstance(files, list):
+        return None
+    if not all(isinstance(file, str) for file in files):
+        return None
+    return Attempt(token, run, since, tuple(files), done is True)

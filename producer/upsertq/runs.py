@@ -1,15 +1,18 @@
 """Owns what a queue knows of its runs: when each began, and whether it is sealed, so that nothing more is to come.
 
-A run is done when it is sealed and nothing of it is pending. Everything here is a conversation.
+A run is done when it is sealed and nothing of it is pending. What is added after it was sealed opens it again.
+Everything here is a conversation.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import orjson
 
+from upsertq import books
 from upsertq.errors import NotFound, QueueLost, ServerRefused
 from upsertq.exchange import Conversation, Patience, Script, ask_all, ask_script, persistently
+from upsertq.figures import LAST_MS, MOST, whole
 from upsertq.keys import QueueKeys, queue_option
 from upsertq.queue import OTHER, QueueShape
 
@@ -18,10 +21,17 @@ RUN: Final = Script.load("upsertq", "run")
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """When the run was first used and when it was sealed, in milliseconds; `None` while it is open."""
+    """What is noted of a run.
+
+    Attributes:
+        begun: when it was first used, in milliseconds by its producer's clock.
+        sealed: when it was sealed, in milliseconds by the server's clock; `None` while it is open.
+        records: how many it had at least when it was last sealed.
+    """
 
     begun: int
     sealed: int | None
+    records: int = 0
 
 
 def decode_run(noted: bytes) -> RunState:
@@ -29,10 +39,14 @@ def decode_run(noted: bytes) -> RunState:
     document: Any = orjson.loads(noted)
     if not isinstance(document, dict):
         raise ValueError("a run is noted as a JSON object")  # noqa: TRY004 - one error for every kind of damage
-    begun, sealed = document.get("begun"), document.get("sealed")
-    if type(begun) is not int or (sealed is not None and type(sealed) is not int):
-        raise ValueError("the times of a run are whole numbers")
-    return RunState(begun, sealed)
+    begun, sealed, records = document.get("begun"), document.get("sealed"), document.get("records", 0)
+    if not (_is_whole(begun, LAST_MS) and (sealed is None or _is_whole(sealed, LAST_MS)) and _is_whole(records, MOST)):
+        raise ValueError("its times are milliseconds since 1970, and its records a number")
+    return RunState(begun, sealed, records)
+
+
+def _is_whole(value: object, most: int) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value <= most
 
 
 def register_run(
@@ -43,12 +57,20 @@ def register_run(
     Raises:
         QueueLost: the server lost the queue's meta data.
     """
-    return (yield from _note(keys, shape, run, [now_ms, "open"], patience))
+    return (yield from _note(keys, shape, run, [now_ms, "open", 0], patience))
 
 
 def seal_run(keys: QueueKeys, shape: QueueShape, run: str, now_ms: int, patience: Patience) -> Conversation[RunState]:
-    """Say that nothing more comes of the run; a second time changes nothing. Raises as `register_run`."""
-    return (yield from _note(keys, shape, run, [now_ms, "seal"], patience))
+    """Say that nothing more comes of the run, and note how many records it has. Raises as `register_run`."""
+    found = yield from books.read(keys, shape.shards, run, patience, shape.incarnation)
+    return (yield from _note(keys, shape, run, [now_ms, "seal", found.enqueued], patience))
+
+
+def last_added(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Conversation[int]:
+    """When a record was last added to the run, in milliseconds by the server's clock; 0 for never."""
+    ask = ask_all([["HGET", keys.shard(shard).run(run), "added_at"] for shard in range(shape.shards)])
+    replies = yield from persistently(ask, patience, f"look at the run '{run}'")
+    return max(whole(reply, most=LAST_MS) or 0 for reply in replies)
 
 
 def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[RunState]:

@@ -3,18 +3,22 @@
 It reads alone, and bears with whatever a worker of another version has written about itself.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import orjson
 
-from upsertq import books, pauses
+from upsertq import books, fitness, pauses
 from upsertq.books import COUNTERS, Books
-from upsertq.exchange import Conversation, Patience, Script, ask_all, named, persistently, run_scripts
+from upsertq.exchange import Conversation, Patience, Script, ask_all, ask_script, named, persistently
+from upsertq.figures import whole
+from upsertq.fitness import ServerFacts
 from upsertq.keys import QueueKeys
 from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
+from upsertq.runs import RunState, decode_run
 
 GLANCE: Final = Script.load("upsertq", "glance")
 BEATS_MISSED: Final = 3
@@ -22,6 +26,13 @@ BEATS_MISSED: Final = 3
 DEFAULT_BEAT: Final = 5.0
 FORGOTTEN: Final = 3600.0
 """Seconds after its last beat when a worker is not shown any more, and workers take its beat away."""
+CAREFUL_DEATHS: Final = 2
+"""Holders in a row that ended without release, from which on a shard is drained one entry at a time."""
+MOST_STREAMS: Final = 200_000
+"""Streams that one look looks at; of more, a part that chance chose."""
+CALL_STREAMS: Final = 200
+ROUND_CALLS: Final = 50
+LARGEST_LANES: Final = 10
 _UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -60,11 +71,31 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class RunStanding:
-    """A run: `since` is when a producer first used it, in seconds since 1970."""
+    """A run: `since` is when a producer first used it, in seconds since 1970; `sealed` that nothing more is to come."""
 
     run: str
     since: float
     books: Books
+    sealed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is pending in the streams of all lanes.
+
+    Attributes:
+        entries: of all lanes.
+        oldest: when the oldest of them was enqueued, in seconds; `None` where there is none.
+        lanes: namespaces that have any.
+        largest: those with the most, with their entries.
+        sampled: whether there were so many streams that only a part of them was looked at.
+    """
+
+    entries: int
+    oldest: float | None
+    lanes: int
+    largest: tuple[tuple[str, int], ...]
+    sampled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +103,7 @@ class Standing:
     """How a queue stands; times are the server's, in seconds.
 
     `books` are those of `run` where it is not empty, and so are `reasons`: the dead letters by the reason they died of.
+    `careful` has the shards that are drained one entry at a time, with how many holders in a row ended without release.
     """
 
     shape: QueueShape
@@ -79,13 +111,24 @@ class Standing:
     at: float
     books: Books
     reasons: Mapping[str, int]
-    entries: int
-    oldest_age: float | None
+    backlog: Backlog
+    careful: Mapping[int, int]
     leases: tuple[Lease, ...]
     workers: tuple[Worker, ...]
     paused: Mapping[str, Paused]
     runs: tuple[RunStanding, ...]
     runs_known: int
+    server: ServerFacts
+
+    @property
+    def entries(self) -> int:
+        """Entries that are pending."""
+        return self.backlog.entries
+
+    @property
+    def oldest_age(self) -> float | None:
+        """Seconds since the oldest pending entry was enqueued, `None` where none is pending."""
+        return None if self.backlog.oldest is None else max(0.0, round(self.at - self.backlog.oldest, 3))
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON document of `status --json`, but for the rates."""
@@ -101,11 +144,17 @@ class Standing:
             "dimension": self.shape.dimension,
             "entries": self.entries,
             "oldest_age": self.oldest_age,
+            "lanes": self.backlog.lanes,
+            "largest_lanes": [{"namespace": name, "entries": count} for name, count in self.backlog.largest],
+            "careful": {str(shard): deaths for shard, deaths in self.careful.items()},
             "leases": [asdict(lease) for lease in self.leases],
             "workers": [asdict(worker) for worker in self.workers],
             "paused": [pauses.as_dict(scope, paused) for scope, paused in self.paused.items()],
-            "runs": [{"run": run.run, "since": run.since, **run.books.as_dict()} for run in self.runs],
+            "runs": [
+                {"run": run.run, "since": run.since, "sealed": run.sealed, **run.books.as_dict()} for run in self.runs
+            ],
             "runs_known": self.runs_known,
+            "server": self.server.as_dict(),
         }
 
 
@@ -140,30 +189,37 @@ def look(
 ) -> Conversation[Standing]:
     """How the queue stands now; of its runs only the `most_runs` newest."""
     shards = [keys.shard(k) for k in range(shape.shards)]
-    commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.lanes], ["HGETALL", keys.runs]]
-    commands += [["HGETALL", shard.run(run) if run else shard.books] for shard in shards]
+    commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.paused], ["HGETALL", keys.runs]]
+    hashes = [shard.run(run) if run else shard.books for shard in shards]
+    commands += [["HGETALL", name] for name in hashes] + [["HGET", shard.books, "deaths"] for shard in shards]
     commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
     replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
-    told, beats, lanes, runs = replies[:4]
+    told, beats, paused, noted = replies[:4]
     of_shards = replies[4:]
     now = time_of(told)
     n = shape.shards
     counters = [named(reply) for reply in of_shards[:n]]
-    entries, oldest = yield from _backlog(keys, n, patience)
-    shown_runs = yield from _runs(keys, n, named(runs), most_runs, patience)
+    facts = yield from fitness.ask_facts(patience, "read the server's settings")
+    backlog = yield from _backlog(keys, n, patience)
+    shown_runs = yield from _runs(keys, n, named(noted), most_runs, patience)
+    deaths = {shard: whole(found) or 0 for shard, found in enumerate(of_shards[n : 2 * n])}
     return Standing(
         shape=shape,
         run=run,
         at=now,
-        books=books.total(books.of_reply([of_shard.get(name) for name in COUNTERS]) for of_shard in counters),
+        books=books.total(
+            books.of_reply([of_shard.get(name) for name in COUNTERS], key)
+            for of_shard, key in zip(counters, hashes, strict=True)
+        ),
         reasons=books.reasons_of(counters),
-        entries=entries,
-        oldest_age=None if oldest is None else max(0.0, round(now - oldest, 3)),
-        leases=leases_of(of_shards[n : 2 * n], of_shards[2 * n :]),
+        backlog=backlog,
+        careful={shard: count for shard, count in deaths.items() if count >= CAREFUL_DEATHS},
+        leases=leases_of(of_shards[2 * n : 3 * n], of_shards[3 * n :]),
         workers=workers_of(named(beats), now),
-        paused=pauses.of_reply(lanes),
+        paused=pauses.of_reply(paused),
         runs=shown_runs,
-        runs_known=len(named(runs)),
+        runs_known=len(named(noted)),
+        server=facts,
     )
 
 
@@ -174,9 +230,7 @@ def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple
         if holder is None:
             continue
         epoch, _, name = holder.decode("utf-8", "backslashreplace").partition(":")
-        leases.append(
-            Lease(shard, name, int(epoch) if epoch.isdigit() else None, expiry / 1000 if expiry > 0 else None)
-        )
+        leases.append(Lease(shard, name, whole(epoch, most=2**63 - 1), expiry / 1000 if expiry > 0 else None))
     return tuple(leases)
 
 
@@ -223,40 +277,82 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
             gone=gone,
             at=at,
             host=str(said.get("host", "")),
-            pid=int(said.get("pid", 0)),
+            pid=_count(said.get("pid", 0)),
             started_at=float(said.get("started_at", 0)),
-            shards=tuple(int(shard) for shard in said.get("shards", ())),
-            in_flight=int(said.get("in_flight", 0)),
-            posted=int(said.get("posted", 0)),
-            requests=int(said.get("requests", 0)),
+            shards=tuple(_count(shard) for shard in said.get("shards", ())),
+            in_flight=_count(said.get("in_flight", 0)),
+            posted=_count(said.get("posted", 0)),
+            requests=_count(said.get("requests", 0)),
             standby=bool(said.get("standby", False)),
             alarms={} if gone else {str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
         )
-    except _UNREADABLE:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return Worker(name=name, age=0.0, gone=True)
 
 
-def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[tuple[int, float | None]]:
-    """The entries of all shards, and when the oldest of them was enqueued, in seconds."""
+def _count(said: Any) -> int:
+    number = int(said)
+    if abs(number) >= 2**63:
+        raise ValueError("no number that JSON takes")
+    return number
 
-    def ask() -> Conversation[list[Any]]:
-        return (yield from run_scripts(GLANCE, [([keys.shard(k).stream], []) for k in range(shards)]))
 
-    replies = yield from persistently(ask, patience, "read the backlog")
-    ages = [int(oldest.split(b"-")[0]) / 1000 for _, oldest in replies if oldest]
-    return sum(length for length, _ in replies), min(ages, default=None)
+def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[Backlog]:
+    reading = f"read the lanes of queue '{keys.queue}'"
+    sizes = yield from persistently(ask_all([["SCARD", keys.shard(k).lanes] for k in range(shards)]), patience, reading)
+    most = max(1, MOST_STREAMS // shards)
+    ask = ask_all([["SRANDMEMBER", keys.shard(k).lanes, most] for k in range(shards)])
+    lanes = yield from persistently(ask, patience, reading)
+    named_lanes = [[name.decode("utf-8", "surrogateescape") for name in of_shard] for of_shard in lanes]
+    calls = [
+        (shard, of_shard[at : at + CALL_STREAMS])
+        for shard, of_shard in enumerate(named_lanes)
+        for at in range(0, len(of_shard), CALL_STREAMS)
+    ]
+    entries, oldest = Counter[str](), list[int]()
+    for at in range(0, len(calls), ROUND_CALLS):
+        some = calls[at : at + ROUND_CALLS]
+        ask = ask_script(GLANCE, [([keys.shard(k).stream(name) for name in names], []) for k, names in some])
+        for (_, names), (first, *lengths) in zip(
+            some, (yield from persistently(ask, patience, "read the backlog")), strict=True
+        ):
+            oldest += [int(first.split(b"-")[0])] if first else []
+            for name, length in zip(names, lengths, strict=True):
+                entries[name] += length
+    return Backlog(
+        entries=entries.total(),
+        oldest=min(oldest, default=0) / 1000 if oldest else None,
+        lanes=len(+entries),
+        largest=tuple((name, count) for name, count in entries.most_common(LARGEST_LANES) if count),
+        sampled=any(size > most for size in sizes),
+    )
 
 
 def _runs(
     keys: QueueKeys, shards: int, known: Mapping[str, bytes], most: int, patience: Patience
 ) -> Conversation[tuple[RunStanding, ...]]:
-    newest = sorted(known, key=lambda run: (-int(known[run]), run))[:most]
+    states = {run: _state(noted) for run, noted in known.items()}
+    newest = sorted(states, key=lambda run: (-states[run].begun, run))[:most]
     if not newest:
         return ()
-    commands = [["HMGET", keys.shard(k).run(run), *COUNTERS] for run in newest for k in range(shards)]
-    replies = yield from persistently(ask_all(commands), patience, "read the runs")
-    found = [books.of_reply(reply) for reply in replies]
+    hashes = [keys.shard(k).run(run) for run in newest for k in range(shards)]
+    replies = yield from persistently(
+        ask_all([["HMGET", name, *COUNTERS] for name in hashes]), patience, "read the runs"
+    )
+    found = [books.of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True)]
     return tuple(
-        RunStanding(run, int(known[run]) / 1000, books.total(found[i * shards : (i + 1) * shards]))
+        RunStanding(
+            run,
+            states[run].begun / 1000,
+            books.total(found[i * shards : (i + 1) * shards]),
+            states[run].sealed is not None,
+        )
         for i, run in enumerate(newest)
     )
+
+
+def _state(noted: bytes) -> RunState:
+    try:
+        return decode_run(noted)
+    except ValueError:
+        return RunState(0, None)

@@ -1,15 +1,17 @@
 """Owns the format of a stream entry: how records become the fields of an entry and back; it does no I/O.
 
-An entry of a format or operation that this version does not know is never misread: decoding raises `UnknownEntry`.
+An entry of a format or operation that this version does not know is never misread: decoding raises `UnknownEntry`, as
+it does where a column is not what `encode` makes. So whatever was decoded can be sent, split and written again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
-from upsertq.errors import QueueMismatch
+from upsertq.errors import QueueMismatch, shown
+from upsertq.figures import LAST_MS, whole
 
 FORMAT = 2
 """Version of the entry format and of the key layout; a queue of another version is refused."""
@@ -19,6 +21,14 @@ ENTRY_RECORDS = 25
 ENTRY_BYTES = 1_000_000
 """Bytes after which an entry is closed early, so that wide vectors do not make huge values."""
 FLOAT32 = 4
+MAX_NAME = 512
+"""Characters of an id or a namespace."""
+MAX_DIMENSION = 20_000
+MAX_SPARSE = 2_048
+MAX_RECORDS = 1_000
+"""Records that any program may pack into an entry of this format: what one request may carry."""
+MAX_DEPTH = 1_000_000
+"""Replays of one record."""
 
 
 class Record(NamedTuple):
@@ -119,42 +129,136 @@ def encode(entry: Entry) -> list[str | bytes | int]:
 
 
 def decode(fields: Mapping[bytes, bytes]) -> Entry:
-    """The entry of a stream entry's fields; `UnknownEntry` when it is of another version, operation or shape."""
+    """The entry of a stream entry's fields.
+
+    Raises:
+        UnknownEntry: it is of another version or operation, or one of its columns is not what `encode` makes: then
+            nothing of it may be used, for what is left could be taken for another record's.
+    """
     version, operation = fields.get(b"v"), fields.get(b"op")
     if version != b"%d" % FORMAT or operation != OP_UPSERT.encode():
         raise UnknownEntry(
             f"a queue entry has format version {_text(version)} and operation {_text(operation)}; this program knows "
             f"version {FORMAT} and operation {OP_UPSERT}: upgrade the workers, the entry stays in the queue"
         )
-    try:
-        ids = orjson.loads(fields[b"ids"])
-        if not isinstance(ids, list) or not ids or not all(isinstance(item, str) for item in ids):
-            raise TypeError("ids are no list of strings")  # noqa: TRY301 - one place words every kind of damage
-        entry = Entry(
-            namespace=fields[b"ns"].decode("ascii"),
-            ids=tuple(ids),
-            dim=int(fields[b"dim"]),
-            values=fields.get(b"values", b""),
-            sparse=fields.get(b"sparse", b""),
-            metadata=fields.get(b"meta", b""),
-            run=fields.get(b"run", b"").decode("ascii"),
-            at=int(fields.get(b"at", b"0")),
-            seq=fields.get(b"seq", b"").decode("ascii"),
-            depth=int(fields.get(b"depth", b"0")),
-        )
-        count = int(fields[b"n"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise UnknownEntry(f"a queue entry is damaged ({error!r}); it stays in the queue") from error
-    if len(entry.ids) != count or len(entry.values) != count * entry.dim * FLOAT32:
-        raise UnknownEntry(
-            f"a queue entry is damaged: {count} records of {entry.dim} dimensions, but {len(entry.ids)} ids and "
-            f"{len(entry.values)} bytes of values; it stays in the queue"
-        )
+    count = _number(fields, b"n", 1, MAX_RECORDS)
+    dim = _number(fields, b"dim", 0, MAX_DIMENSION)
+    entry = Entry(
+        namespace=_name(fields, b"ns", missing=None),
+        ids=_ids(fields.get(b"ids", b""), count),
+        dim=dim,
+        values=fields.get(b"values", b""),
+        sparse=_column(fields, b"sparse", count, is_sparse),
+        metadata=_column(fields, b"meta", count, is_metadata),
+        run=_name(fields, b"run", missing=b""),
+        at=_number(fields, b"at", 0, LAST_MS, missing=0),
+        seq=_name(fields, b"seq", missing=b""),
+        depth=_number(fields, b"depth", 0, MAX_DEPTH, missing=0),
+    )
+    if len(entry.values) != count * dim * FLOAT32:
+        raise _damaged(f"{count} records of {dim} dimensions have {len(entry.values)} bytes of values")
+    if entry.seq and (count != 1 or not is_sequence(entry.seq)):
+        raise _damaged(f"seq {legible(entry.seq)} is not the place of one record")
     return entry
 
 
+def is_sequence(seq: str) -> bool:
+    """Whether this is the place of a version in order: `ms-number`, or of one record of an entry `ms-number-row`."""
+    parts = seq.split("-")
+    return len(parts) in {2, 3} and all(whole(part, most=2**64 - 1) is not None for part in parts)
+
+
+def is_metadata(item: Any) -> bool:
+    """Whether a record may carry this as its metadata: names and values, not nested deeply."""
+    return isinstance(item, dict) and all(type(value) in _PLAIN or is_shallow(value) for value in item.values())
+
+
+def is_sparse(item: Any) -> bool:
+    """Whether a record may carry these as its sparse values: as many indices as values."""
+    if not isinstance(item, dict) or item.keys() != {"indices", "values"}:
+        return False
+    indices, values = item["indices"], item["values"]
+    return (
+        isinstance(indices, list)
+        and isinstance(values, list)
+        and 0 < len(indices) == len(values)
+        and set(map(type, indices)) == {int}
+        and set(map(type, values)) <= {int, float}
+        and 0 <= min(indices) <= max(indices) < 2**32
+    )
+
+
+_PLAIN: Final = frozenset({str, int, float, bool})
+
+
+def is_shallow(value: Any, levels: int = 16) -> bool:
+    """Whether it nests no deeper than so many levels: the parser takes more than the writer."""
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return levels > 0 and all(type(item) in _PLAIN or is_shallow(item, levels - 1) for item in inner)
+
+
+def _column(fields: Mapping[bytes, bytes], name: bytes, count: int, sound: Callable[[Any], bool]) -> bytes:
+    """A JSON column of which each item is null or sound, `b""` where there is none."""
+    text = fields.get(name, b"")
+    if text:
+        items = _json(text, name)
+        if not isinstance(items, list) or len(items) != count:
+            raise _damaged(f"{name.decode()} is no array of {count} items")
+        for row, item in enumerate(items):
+            if item is not None and not sound(item):
+                raise _damaged(f"{name.decode()} of record {row} is not what a record may have")
+    return text
+
+
+def _ids(text: bytes, count: int) -> tuple[str, ...]:
+    ids = _json(text, b"ids")
+    if not isinstance(ids, list) or len(ids) != count or set(map(type, ids)) != {str}:
+        raise _damaged(f"ids are no array of {count} strings")
+    if not all(0 < len(item) <= MAX_NAME for item in ids) or not _is_plain("".join(ids)):
+        raise _damaged(f"an id is not 1 to {MAX_NAME} ASCII characters")
+    return tuple(ids)
+
+
+def _name(fields: Mapping[bytes, bytes], name: bytes, missing: bytes | None) -> str:
+    value = fields.get(name, missing)
+    text = None if value is None else value.decode("ascii", "replace")
+    if text is None or len(text) > MAX_NAME or not _is_plain(text):
+        raise _damaged(f"{name.decode()} is not up to {MAX_NAME} ASCII characters")
+    return text
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and "\0" not in text
+
+
+def _number(fields: Mapping[bytes, bytes], name: bytes, least: int, most: int, missing: int | None = None) -> int:
+    value = fields.get(name)
+    number = missing if value is None else whole(value, least, most)
+    if number is None:
+        raise _damaged(f"{name.decode()} is no number from {least:,} to {most:,}")
+    return number
+
+
+def _json(text: bytes, name: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise _damaged(f"{name.decode()} is no JSON ({error})") from None
+
+
+def _damaged(what: str) -> UnknownEntry:
+    return UnknownEntry(f"a queue entry is damaged: {what}; it stays in the queue")
+
+
+def legible(text: str) -> str:
+    """A stranger's text in quotes, cut, and without what a terminal would act on."""
+    return shown(repr(text)[1:-1], 40)
+
+
 def _text(value: bytes | None) -> str:
-    return "none" if value is None else repr(value.decode("ascii", "backslashreplace"))
+    return "none" if value is None else legible(value.decode("ascii", "backslashreplace"))
 
 
 def one_record(entry: Entry, row: int, seq: str) -> Entry:

@@ -13,7 +13,7 @@ import pytest
 from upsertq import Producer, QueueMismatch, Server, queue
 from upsertq import audit as module
 from upsertq.audit import Drift, audit
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def test_an_empty_queue_balances(backend: Backend) -> None:
         "bytes": 0,
         "dead": 0,
         "runs": 0,
-        "drifts": (),
+        "drifts": [],
         "inconclusive": (),
         "ok": True,
     }

@@ -14,7 +14,7 @@ from buried import refused
 from upsertq import Producer, Server, dead, dead_known
 from upsertq.dead_choice import Choice, Selector
 from upsertq.exchange import Ask
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
 

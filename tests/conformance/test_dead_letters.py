@@ -19,7 +19,7 @@ from upsertq.dead_choice import Selector
 from upsertq.dead_moves import Tally, discard, replay, wait_until_replayed
 from upsertq.errors import NotFound, ServerRefused, WaitTimeout
 from upsertq.exchange import Ask, Failed, Trouble
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
 from upsertq.queue import find_queue

@@ -17,7 +17,7 @@ from upsertq.books import COUNTERS, REASON
 from upsertq.dead import make_plan
 from upsertq.dead_choice import Selector
 from upsertq.dead_moves import Tally, discard, replay
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.letter import Reason
 from upsertq.queue import QueueShape
@@ -187,7 +187,7 @@ async def test_a_foreign_key_stops_before_anything_happened(desk: Desk, foreign:
     before: Any = desk.client.hgetall(keys.books)
     desk.client.delete(name)
     desk.client.set(name, "mine")
-    with pytest.raises(Exception, match="cannot settle"):
+    with pytest.raises(Exception, match="another program wrote it"):
         await desk.settle(acked(delivery))
     pending: Any = desk.client.xpending(keys.stream, "upsertq")
     assert (pending["pending"], desk.client.hgetall(keys.books)) == (1, before)

@@ -200,5 +200,5 @@ def test_what_is_said_cannot_write_on_the_terminal(url: str, client: redis.Redis
     """Control characters in a reason or a namespace's name are not passed on to whoever reads the status."""
     client.hset(KEYS.lanes, scope_of("n\x1b[2J"), note(Paused("quota", "a\x1b[2Jb\nc", 1.0, "w\x07")))
     page = call("status", *Q, url=url).stdout
-    assert "paused: namespace 'n?[2J': quota: a?[2Jb c (since 1970-01-01T00:00:01Z, by w?)" in page
+    assert r"paused: namespace 'n\u001b[2J': quota: a\u001b[2Jb c (since 1970-01-01T00:00:01Z, by w\u0007)" in page
     assert "\x1b" not in page

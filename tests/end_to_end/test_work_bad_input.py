@@ -90,9 +90,23 @@ def test_a_host_that_answers_html(url: str) -> None:
     [(401, "PINECONE_API_KEY"), (403, "may write"), (404, "--index-host and that the index exists")],
 )
 def test_a_host_that_refuses(status: int, words: str, url: str) -> None:
-    """A wrong key, a missing right, a deleted index: exit 5, saying what to check."""
+    """A wrong key, a missing right, a deleted index: exit 5, saying what to check, at the latest by the first batch."""
     with site(status, b"", "text/plain") as host:
-        assert words in drain(url, host, expect=5)
+        assert words in drain(url, host, "--pause-timeout", "1", expect=5)
+
+
+def test_a_proxy_that_cannot_be_used(url: str) -> None:
+    """Its kind, or its place: the variable is to blame, and its login is not shown."""
+    port = free_port()
+    for value, expect, words in (
+        ("socks5://svc:s3cret@127.0.0.1:1", 2, "SOCKS"),
+        (f"svc:s3cret@127.0.0.1:{port}", 1, f"127.0.0.1:{port}"),
+    ):
+        line = drain(url, "https://index.invalid", expect=expect, PINECONE_API_KEY="k", HTTPS_PROXY=value, no_proxy="")
+        assert "HTTPS_PROXY" in line
+        assert words in line
+        assert "s3cret" not in line
+        assert "--index-host" not in line
 
 
 def test_an_index_of_another_dimension(url: str) -> None:
@@ -146,9 +160,13 @@ def test_a_wrong_password(make_server: Callable[..., RealServer]) -> None:
 
 
 def test_run_ends_with_its_worker(redis_url: str, tmp_path: Path) -> None:
-    """`run` against an index that refuses ends with the worker's line and code; the records stay."""
+    """`run` against an index that refuses ends with the worker's line and code; the load can be resumed, all stays."""
     source = Dataset.make(COUNT, 8).parquet(tmp_path / "v.parquet")
     with site(401, b'"Unauthorized"', "application/json") as host:
-        line = complaint("run", source, "--queue", "q", "--index-host", host, url=redis_url, expect=5)
-    assert "PINECONE_API_KEY" in line
+        done = call("run", source, "--queue", "q", "--index-host", host, url=redis_url, expect=5)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("upsertq: ")]
+    assert "PINECONE_API_KEY" in lines[0], done.stderr
+    # where the worker ended before the load did, the load says how far it came
+    assert len(lines) == 1 or "--resume" in lines[1], done.stderr
+    call("load", source, "--queue", "q", "--resume", url=redis_url)
     assert books(redis_url, "q")["pending"] == COUNT

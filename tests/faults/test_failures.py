@@ -11,6 +11,7 @@ import pytest
 
 from processes import books, call, document, emulated, start
 from upsertq.keys import QueueKeys
+from upsertq.queue import DEFAULT_SHARDS
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def dead_letters(server: RealServer) -> dict[str, dict[str, str]]:
     """Every dead letter's fields by id, as they stand in Redis."""
     found = {}
     with server.client() as client:
-        for shard in range(8):
+        for shard in range(DEFAULT_SHARDS):
             entries: Any = client.xrange(KEYS.shard(shard).dead)
             for _, fields in entries:
                 (name,) = orjson.loads(fields[b"ids"])

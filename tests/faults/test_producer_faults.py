@@ -31,7 +31,7 @@ from upsertq import (
     queue,
 )
 from upsertq.audit import audit
-from upsertq.intake import Circumstances
+from upsertq.circumstances import Circumstances
 from upsertq.keys import QueueKeys
 from upsertq.server import AsyncServer
 from waiting import wait_until, wait_until_async

@@ -83,8 +83,8 @@ def test_a_standby_takes_over(how: str, redis_url: str, tmp_path: Path) -> None:
     data = Dataset.make(3_000, 8)
     call("load", data.parquet(tmp_path / "v.parquet"), "--queue", "q", url=redis_url)
     with emulated("--faults", "seed=1,latency=constant:0.1") as index:
-        work = ("work", "--queue", "q", "--index-host", index.url, "--batch-size", "10", "--concurrency", "2", *QUICK)
-        first = start(*work, url=redis_url, log=tmp_path / "first.log")
+        work = ("work", "--queue", "q", "--index-host", index.url, "--batch-size", "10", *QUICK)
+        first = start(*work, "--concurrency", "2", url=redis_url, log=tmp_path / "first.log")
         wait_until(lambda: index.counters["records"] > 0, 30, "the first worker to work")
         log = tmp_path / "second.log"
         second = start(*work, "--concurrency", "32", "--until-empty", url=redis_url, log=log)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.flow.backoff import RETRY_AFTER_MAX, RETRY_AFTER_SMEAR, Backoff
 from upsertq_worker.flow.aimd import Gate
+from upsertq_worker.flow.backoff import RETRY_AFTER_MAX, RETRY_AFTER_SMEAR, Backoff
 
 BACKOFF = Backoff(0.2, 5.0)
 LONGEST = RETRY_AFTER_MAX * (1 + RETRY_AFTER_SMEAR)

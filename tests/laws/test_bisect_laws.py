@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.delivery.bisect import MOST_CULPRITS, Part, Search, request_budget, take_apart
+from upsertq_worker.context import MOST_CULPRITS
+from upsertq_worker.delivery.bisect import Part, Search, request_budget, take_apart
 
 if TYPE_CHECKING:
     import random
@@ -53,7 +54,7 @@ def run(
             return search, landed
         search.open -= 1
         if len(group.records) == 1:
-            search.convicted.append(group.records[0])
+            search.found.append(group.records[0])
             continue
         siblings = {"refused": False}
         for part in take_apart(len(group.records), names(group.records)):
@@ -77,7 +78,7 @@ def test_all_culprits_are_found_within_the_budget(batch: tuple[int, frozenset[in
     search, landed = run(size, culprits, rng)
     assert not search.systemic
     assert search.over
-    assert sorted(search.convicted) == sorted(culprits)
+    assert sorted(search.found) == sorted(culprits)
     assert landed == set(range(size)) - culprits
     assert search.requests <= request_budget(size, len(culprits))
 
@@ -88,7 +89,7 @@ def test_the_promised_numbers(culprits: int, most: int, data: st.DataObject, rng
     """One culprit of 100 is found in 15 requests, three in 43: the numbers that the design promises."""
     bad = data.draw(st.sets(st.integers(0, 99), min_size=culprits, max_size=culprits))
     search, _ = run(100, bad, rng)
-    assert set(search.convicted) == bad
+    assert set(search.found) == bad
     assert search.requests <= most
     assert request_budget(100, culprits) == most
 
@@ -98,7 +99,7 @@ def test_named_culprits_cost_one_request_each(batch: tuple[int, frozenset[int]],
     """A service that names all culprits is asked once for each and once for the rest."""
     size, culprits = batch
     search, landed = run(size, culprits, rng, lambda group: [at for at, one in enumerate(group) if one in culprits])
-    assert sorted(search.convicted) == sorted(culprits)
+    assert sorted(search.found) == sorted(culprits)
     assert landed == set(range(size)) - culprits
     assert search.requests == 2 + len(culprits)
 
@@ -108,43 +109,43 @@ def test_a_service_that_names_one_at_a_time(batch: tuple[int, frozenset[int]], r
     """A service that names the first culprit alone costs two requests a culprit, and never more than halving."""
     size, culprits = batch
     search, landed = run(size, culprits, rng, lambda group: [at for at, one in enumerate(group) if one in culprits][:1])
-    assert sorted(search.convicted) == sorted(culprits)
+    assert sorted(search.found) == sorted(culprits)
     assert landed == set(range(size)) - culprits
     assert search.requests == 1 + 2 * len(culprits)
 
 
 @given(batch=batches(), rng=RNGS, data=st.data())
-def test_false_names_convict_nobody(batch: tuple[int, frozenset[int]], rng: random.Random, data: st.DataObject) -> None:
+def test_false_names_give_none_up(batch: tuple[int, frozenset[int]], rng: random.Random, data: st.DataObject) -> None:
     """Names that are wrong cost requests, never an innocent record: all culprits are found, or it is called off."""
     size, culprits = batch
     search, landed = run(
         size, culprits, rng, lambda group: data.draw(st.lists(st.integers(0, len(group) - 1), max_size=20))
     )
-    assert set(search.convicted) <= culprits
+    assert set(search.found) <= culprits
     assert not landed & culprits
     if not search.systemic:
-        assert set(search.convicted) == culprits
+        assert set(search.found) == culprits
         assert landed == set(range(size)) - culprits
     assert search.requests <= request_budget(size, MOST_CULPRITS) + MOST_CULPRITS + 3
 
 
 @given(size=st.integers(2, 300), rng=RNGS)
 def test_everything_bad_is_systemic(size: int, rng: random.Random) -> None:
-    """Nothing of a batch is accepted: beyond the most culprits it is nobody's fault, known within the budget."""
+    """Nothing of a batch is accepted: beyond the most culprits no record is at fault, known within the budget."""
     search, landed = run(size, range(size), rng)
     assert not landed
     assert search.systemic == (size > MOST_CULPRITS)
-    assert search.systemic or sorted(search.convicted) == list(range(size))
+    assert search.systemic or sorted(search.found) == list(range(size))
     assert search.requests <= request_budget(size, min(MOST_CULPRITS, size))
 
 
 @given(size=st.integers(MOST_CULPRITS + 2, 200), rng=RNGS, data=st.data())
 def test_too_many_culprits_are_systemic(size: int, rng: random.Random, data: st.DataObject) -> None:
-    """More culprits than a batch may have are called systemic within the budget of the most, convictions pending."""
+    """More culprits than a batch may have are systemic, within the budget of the most; none is given up."""
     bad = data.draw(st.sets(st.integers(0, size - 1), min_size=MOST_CULPRITS + 1))
     search, _ = run(size, bad, rng)
     assert search.systemic
-    assert len(search.convicted) <= MOST_CULPRITS
+    assert len(search.found) <= MOST_CULPRITS
     assert search.requests <= request_budget(size, MOST_CULPRITS)
 
 

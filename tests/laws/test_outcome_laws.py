@@ -8,8 +8,6 @@ import math
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from upsertq_worker.delivery.response import DETAILS_MAX, MESSAGE_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
-from upsertq_worker.flow.backoff import RETRY_AFTER_MAX
 from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,
@@ -20,6 +18,16 @@ from upsertq_worker.delivery.outcome import (
     describe,
     judge,
 )
+from upsertq_worker.delivery.response import (
+    DETAILS_MAX,
+    MESSAGE_MAX,
+    Answer,
+    Refusal,
+    Sent,
+    TransportFailure,
+    TransportKind,
+)
+from upsertq_worker.flow.backoff import RETRY_AFTER_MAX
 
 OUTCOMES = (Accepted, ShortAck, RecordRefused, TooLarge, Busy, LaneRefused)
 ASCII = st.characters(min_codepoint=1, max_codepoint=127)

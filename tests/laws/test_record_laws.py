@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.errors import InvalidRecord
-from upsertq.record import MAX_DIMENSION, MAX_METADATA_BYTES, MAX_NAME, MAX_SPARSE, make_record, make_records
-from upsertq.wire import Record
+from upsertq.record import MAX_METADATA_BYTES, make_record, make_records
+from upsertq.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record
 
 BIGGEST = float(np.finfo(np.float32).max)
 ONE = [1.0]
@@ -121,7 +122,14 @@ def test_nothing_but_a_record_or_a_refusal(
         ("", False),
         ("a\0b", False),
         ("é", False),
-        (7, False),
+        (7, True),
+        (np.int64(7), True),
+        (Decimal("7.00"), True),
+        (Decimal("7.5"), False),
+        (Decimal("1e600"), False),
+        (Decimal("NaN"), False),
+        (True, False),
+        (7.0, False),
         (None, False),
         ("\ud800", False),
         ("\x7f", True),
@@ -131,10 +139,10 @@ def test_nothing_but_a_record_or_a_refusal(
     ],
 )
 def test_id(record_id: Any, fine: bool) -> None:  # noqa: FBT001
-    """An id is 1 to 512 ASCII characters without NUL."""
+    """An id is 1 to 512 ASCII characters without NUL; an integer is its digits."""
     if fine:
         record = made(record_id, ONE)
-        assert record.id == str.__str__(record_id)
+        assert record.id == (str.__str__(record_id) if isinstance(record_id, str) else "7")
         assert type(record.id) is str
     else:
         refused("id", record_id, ONE)

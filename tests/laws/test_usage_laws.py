@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.wire import Entry
-from upsertq_worker.queue.usage import MOST_RUNS, Meter, Metered
 from upsertq_worker.ordering.model import Chain, Held, Settlement, Version
+from upsertq_worker.queue.usage import MOST_RUNS, Meter, Metered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -43,7 +43,7 @@ def entries(draw: st.DrawFn) -> Entry:
     return replace(
         entry,
         namespace=draw(st.just("") | names),
-        seq=draw(st.sampled_from(["", "1700000000000-3"])),
+        seq=draw(st.sampled_from(["", "1700000000000-3", "1700000000000-3-24"])) if len(records) == 1 else "",
         depth=draw(st.integers(0, 3)),
     )
 

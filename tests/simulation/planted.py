@@ -13,6 +13,7 @@ from planted_reading import PLANTED_READING
 from queue_link import QueueLink
 from upsertq.errors import ServerUnavailable
 from upsertq_worker.delivery import sender
+from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
 from upsertq_worker.delivery.sender import Sender
 from upsertq_worker.ordering.hold import Hold
@@ -47,17 +48,17 @@ def acknowledged_before_sent() -> AbstractContextManager[Any]:
 
 def no_hold_on_retry() -> AbstractContextManager[Any]:
     """While a batch waits for its retry, newer versions of its ids are sent."""
-    again = Sender._retry
+    again = Applier._retry
 
-    def forgetful(self: Sender, batch: Batch, *rest: Any) -> None:
-        again(self, batch, *rest)
+    def forgetful(self: Applier, batch: Batch, *rest: Any, **how: Any) -> None:
+        again(self, batch, *rest, **how)
         now = self._context.clock()
         for version in batch.versions(self._hold, now):
             if not version.held.dropped:
                 version.chain.flying = None
                 self._hold.ready.offer(version.chain, now)
 
-    return patch.object(Sender, "_retry", forgetful)
+    return patch.object(Applier, "_retry", forgetful)
 
 
 def no_quarantine() -> AbstractContextManager[Any]:

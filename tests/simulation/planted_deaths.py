@@ -37,7 +37,7 @@ def replay_without_guard() -> AbstractContextManager[Any]:
 
 def neighbours_given_up() -> AbstractContextManager[Any]:
     """All records of a refused batch are given up."""
-    return patch.object(policy, "_narrow", lambda _facts, reason, *_: policy.Convict(reason))
+    return patch.object(policy, "_narrow", lambda _facts, reason, *_: policy.GiveUp(reason))
 
 
 def mistakes_of_the_operator_given_up() -> AbstractContextManager[Any]:
@@ -55,13 +55,13 @@ def mistakes_of_the_operator_given_up() -> AbstractContextManager[Any]:
 @contextmanager
 def whole_backlog_given_up() -> Iterator[None]:
     """That everything is refused is not noticed."""
-    convict = Applier._convict
+    give_up = Applier._give_up
 
-    def unwary(self: Applier, *convicted: Any) -> None:
+    def unwary(self: Applier, *given: Any) -> None:
         self._barren.clear()
-        convict(self, *convicted)
+        give_up(self, *given)
 
-    with patch.object(Search, "refused", lambda *_, **__: None), patch.object(Applier, "_convict", unwary):
+    with patch.object(Search, "refused", lambda *_, **__: None), patch.object(Applier, "_give_up", unwary):
         yield
 
 

@@ -26,15 +26,48 @@ ROOTS: Final = {
 }
 
 PURE: Final = frozenset(
-    [f"upsertq.{name}" for name in ("errors", "record", "wire", "keys", "pack", "exchange", "books", "queue")]
+    [
+        f"upsertq.{name}"
+        for name in (
+            "errors",
+            "figures",
+            "given",
+            "printable",
+            "record",
+            "wire",
+            "keys",
+            "pack",
+            "exchange",
+            "books",
+            "queue",
+        )
+    ]
     + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [f"upsertq.{name}" for name in ("intake", "audit", "standing", "pauses", "stall", "letter", "receipt", "runs")]
+    + [
+        f"upsertq.{name}"
+        for name in (
+            "intake",
+            "waiting",
+            "audit",
+            "standing",
+            "health",
+            "pauses",
+            "stall",
+            "letter",
+            "receipt",
+            "runs",
+            "fitness",
+        )
+    ]
     + [
         f"upsertq_worker.{name}"
         for name in (
             "judge",
             "answer",
             "wording",
+            "echo",
+            "redact",
+            "landings",
             "backoff",
             "hold",
             "lines",
@@ -46,6 +79,7 @@ PURE: Final = frozenset(
             "consequence",
             "lanes",
             "outage",
+            "absence",
             "postage",
             "suspicion",
             "shedding",
@@ -178,6 +212,17 @@ def test_foreign_libraries_have_their_place(library: str) -> None:
     users = {place(module) for module in sources() if any(top(name) == library for name in imports(module))}
     strays = {user for user in users if not any(fnmatch(user, pattern) for pattern in FOREIGN[library])}
     assert not strays
+
+
+def test_nothing_is_said_past_the_guarded_streams() -> None:
+    """What people read leaves by the streams that a command guards; rich alone writes below them."""
+    strays = defaultdict(list)
+    for module, tree in sources().items():
+        for node in ast.walk(tree):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"sys\.(__std(out|err)__|std(out|err)\.(buffer|detach|fileno|raw))", name):
+                strays[module].append(name)
+    assert set(strays) == {"upsertq.cli.terminal"}
 
 
 def test_keys_are_spelled_in_one_module() -> None:

@@ -16,12 +16,12 @@ from upsertq.books import Books
 from upsertq.exchange import Ask, Failed, Trouble
 from upsertq.keys import QueueKeys
 from upsertq.wire import Entry, encode
-from upsertq_emulator.spec import parse_faults
 from upsertq_chaos.cast import SERVER_SECONDS, Cast, Role, is_poison, namespace_of, usual_faults
 from upsertq_chaos.checking import Applied, Evidence, Put, judge
 from upsertq_chaos.putting import next_batch, read_notes
 from upsertq_chaos.settled import Look, Looks, Settled
 from upsertq_chaos.watching import look_at, watched
+from upsertq_emulator.spec import parse_faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.books import Books
+from upsertq.fitness import ServerFacts
 from upsertq.health import Wrong, only_paused, problems
 from upsertq.pauses import Paused
 from upsertq.queue import QueueShape
@@ -30,6 +31,7 @@ FINE = Standing(
     paused={},
     runs=(),
     runs_known=0,
+    server=ServerFacts(),
 )
 PAUSE = {"queue": Paused("quota", "over", NOW - 9, "w")}
 

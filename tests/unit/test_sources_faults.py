@@ -32,11 +32,12 @@ def read(path: Path, content: str | bytes) -> list[tuple[int, Record | Fault]]:
         ('{"id": "x", "values": [1, 2]', "line", "is no JSON: "),
         ("[1, 2]", "line", "every line must be one JSON object"),
         ("7", "line", "every line must be one JSON object"),
-        ("[" * 5_000, "line", "is no JSON: "),
+        ("[" * 5_000, "line", "is nested deeper than 64 levels"),
         ('{"values": [1, 2]}', "id", "is missing: the record has 'values'"),
         ('{"id": null, "values": [1, 2]}', "id", "is missing"),
         ('{"id": "", "values": [1, 2]}', "id", "is empty"),
-        ('{"id": 5, "values": [1, 2]}', "id", "give a string"),
+        ('{"id": 1e5, "values": [1, 2]}', "id", "give a string"),
+        ('{"id": true, "values": [1, 2]}', "id", "give a string"),
         (json.dumps({"id": "x" * 513, "values": [1, 2]}), "id", "513 characters long"),
         (json.dumps({"id": "é", "values": [1, 2]}), "id", "non-ASCII character"),
         ('{"id": "x"}', "values", "is missing"),
@@ -56,7 +57,7 @@ def read(path: Path, content: str | bytes) -> list[tuple[int, Record | Fault]]:
         ('{"id": "x", "values": [1, 2], "metadata": "{"}', "metadata", "is no JSON object"),
         (json.dumps({"id": "x", "values": [1, 2], "metadata": {"t": "x" * 41_000}}), "metadata", "bytes as JSON"),
         ('{"id": "x", "values": [1, 2], "sparse_values": [1]}', "sparse_values", "give a flat JSON object"),
-        ('{"id": "x", "values": [1, 2], "namespace": 3}', "namespace", "give a string"),
+        ('{"id": "x", "values": [1, 2], "namespace": 3.5}', "namespace", "give a string"),
     ],
 )
 def test_each_bad_line_is_one_fault_between_good_ones(tmp_path: Path, line: str, field: str, reason: str) -> None:
@@ -129,3 +130,13 @@ def test_reading_ignores_what_a_reject_adds(tmp_path: Path) -> None:
     (record,) = (outcome for chunk in source.chunks() for outcome in outcomes(chunk, None))
     assert isinstance(record, Record)
     assert record.metadata == b'{"t":"v"}'
+
+
+def test_an_id_beyond_64_bits_leaves_the_other_numbers_what_they_were(tmp_path: Path) -> None:
+    """Its digits are taken from the text; what stands beside it can still be said in a file of rejects."""
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"id": -9223372036854775809, "values": [0.5], "metadata": {"n": 0.25}}\n')
+    (source,) = open_sources([str(path)], Columns())
+    (chunk,) = source.chunks()
+    told = json.loads(line_of(source, chunk, 0, Fault("values", "is wrong")))
+    assert (str(told["id"]), told["values"], told["metadata"]) == ("-9223372036854775809", [0.5], {"n": 0.25})

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
+import string
+import sys
 import time
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from upsertq_worker import logs
-from upsertq_worker.logs import Dated, Folding
+from upsertq_worker.events import Event, Events
+from upsertq_worker.logs import Dated, Folding, JsonLines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 
 class Log:
@@ -121,3 +125,70 @@ def test_lines_are_dated() -> None:
     moment = datetime.fromisoformat(line.split(" ")[0])
     assert moment.utcoffset() == timedelta(hours=5, minutes=30)
     assert moment.timestamp() == pytest.approx(record.created)
+
+
+class Lines:
+    """The log as JSON lines."""
+
+    def __init__(self) -> None:
+        self.out = io.StringIO()
+        self.handler = Folding(self.out)
+        self.handler.setFormatter(JsonLines())
+
+    def tell(self, event: Event, **fields: Any) -> dict[str, Any]:
+        """Tell an event; returns the object in the log."""
+        logger = logging.getLogger("upsertq.worker")
+        level, logger.level = logger.level, logging.DEBUG
+        logger.addHandler(self.handler)
+        try:
+            Events().tell(event, **fields)
+        finally:
+            logger.removeHandler(self.handler)
+            logger.setLevel(level)
+        (line,) = self.out.getvalue().splitlines()
+        assert line.isascii()
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+
+def test_an_event_is_a_json_object() -> None:
+    """Its name, its level and its fields stand in it, and the sentence that people read."""
+    told = Lines().tell(Event.PAUSED, lane="namespace a", message="HTTP 401")
+    moment = datetime.fromisoformat(told.pop("time"))
+    assert moment.tzinfo is not None
+    assert told == {
+        "level": "ERROR",
+        "event": "paused",
+        "fields": {"lane": "namespace a", "message": "HTTP 401"},
+        "message": "paused namespace a: HTTP 401; the backlog waits, a probe goes out now and then",
+    }
+
+
+def test_a_field_that_json_has_no_type_for_is_text() -> None:
+    """An error, a set: the line is written all the same, and whatever acts on a terminal is escaped."""
+    told = Lines().tell(Event.SERVER_AWAY, error=ValueError("no\n\u202eanswer"))
+    assert told["fields"] == {"error": "no\n\u202eanswer"}
+    assert Lines().tell(Event.SHARDS_GAINED, shards=frozenset({2, 1}))["fields"] == {"shards": [1, 2]}
+
+
+def test_what_is_no_event_is_an_object_as_well() -> None:
+    """A line of another library, with its traceback."""
+    try:
+        raise ValueError("why")  # noqa: TRY301 - it is what is logged
+    except ValueError:
+        record = logging.LogRecord("aiohttp", logging.ERROR, "", 1, "lost %s", ("it",), sys.exc_info())
+    told = json.loads(JsonLines().format(record))
+    assert (told["event"], told["fields"], told["message"]) == (None, {}, "lost it")
+    assert "ValueError: why" in told["traceback"]
+
+
+@pytest.mark.parametrize("event", list(Event))
+def test_every_event_has_a_sentence_for_its_fields(event: Event) -> None:
+    """The sentence names fields alone, so that the log, JSON and listeners tell the same."""
+    fields = [name for _, name, _, _ in string.Formatter().parse(event.value.text) if name]
+    assert all(name.isidentifier() for name in fields)
+    heard: list[tuple[Event, Mapping[str, Any]]] = []
+    events = Events()
+    events.listen(lambda event, fields: heard.append((event, fields)))
+    events.tell(event, **dict.fromkeys(fields, 1))
+    assert heard == [(event, dict.fromkeys(fields, 1))]

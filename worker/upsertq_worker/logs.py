@@ -1,5 +1,6 @@
 """Owns how the worker's log looks: one line an event, dated with its zone, and lines that repeat folded into one."""
 
+import json
 import logging
 import math
 import time
@@ -8,6 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TextIO
 
+from upsertq.printable import printable
+from upsertq_worker.events import EVENT, FIELDS
+
+TEXT: Final = "text"
+JSON: Final = "json"
 WINDOW: Final = 60.0
 """Seconds in which a line that repeats is shown once; what was left out is told with the first one after them."""
 MOST_LINES: Final = 1_000
@@ -22,9 +28,33 @@ class Dated(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
+    def format(self, record: logging.LogRecord) -> str:
+        """One printable line, whatever the fields hold; a traceback is part of it."""
+        return printable(super().format(record))
+
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - as logging has it
         """The time in the zone of this machine."""
-        return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+        return _time(record)
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: `time`, `level`, `event`, `fields` and `message`.
+
+    `event` and `fields` are those of the table in `upsertq_worker.events`; `event` is null for what is not in it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object, in ASCII; a field that JSON has no type for is its text."""
+        said: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "event": getattr(record, EVENT, None),
+            "fields": getattr(record, FIELDS, {}),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(said, default=_plain)
 
 
 @dataclass(slots=True)
@@ -97,6 +127,14 @@ class Folding(logging.StreamHandler[TextIO]):
         super().emit(told)
 
 
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+def _plain(value: object) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
 def _text(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()[:EXTENT]
@@ -104,9 +142,9 @@ def _text(record: logging.LogRecord) -> str:
         return f"{record.msg}"[:EXTENT]
 
 
-def log_to_stderr(level: str) -> None:
+def log_to_stderr(level: str, log_format: str = TEXT) -> None:
     """Send the log to stderr from `level` on, a name as logging has it; one that is none counts as INFO."""
     handler: Any = Folding()
-    handler.setFormatter(Dated())
+    handler.setFormatter(JsonLines() if log_format == JSON else Dated())
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     logging.basicConfig(level=number, handlers=[handler])

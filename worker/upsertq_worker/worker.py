@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from upsertq.errors import ServerUnavailable, WorldError
-from upsertq.pauses import spoken
+from upsertq.errors import QueueDamaged, ServerUnavailable, WorldError
+from upsertq.pauses import Paused, scope_of, spoken
 from upsertq_worker.context import Context, Settings, Signals, Tally, signalled
-from upsertq_worker.delivery.batcher import Batcher
+from upsertq_worker.delivery.batch import Batcher
 from upsertq_worker.delivery.sender import Index, Refused, Sender
-from upsertq_worker.events import Events
+from upsertq_worker.events import Event, Events
 from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
@@ -73,7 +73,7 @@ class Worker:
         self._pauses = pauses = Pauses()
         self._outage = OutageWatch()
         meter = Meter()
-        self._pausing = Pausing(context, signals, queue, pauses)
+        self._pausing = Pausing(context, signals, queue, pauses, self._alarms)
         self._careful = Careful(
             context, signals, queue, hold, leases, self._caught_up, self._admits, self._waits, self._lost
         )
@@ -91,14 +91,25 @@ class Worker:
             self._careful,
             meter,
             self.tally,
+            self._halt,
         )
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
-        self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled)
-        self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed)
+        self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
+        self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed, self._alarms)
 
     def stop(self) -> None:
         """Stop in good order: what is in flight may finish within the grace period."""
         self.signals.stop()
+
+    def probe_now(self) -> None:
+        """Probe what the service has paused without waiting: the cause may be gone."""
+        self._pauses.hurry(self.context.clock())
+        self.signals.sendable.set()
+
+    @property
+    def pauses(self) -> dict[str, Paused]:
+        """What is paused, by scope."""
+        return self._pauses.paused
 
     async def run(self) -> Tally:
         """Drain until stopped, empty or out of time; returns what was done.
@@ -125,10 +136,11 @@ class Worker:
             started = context.clock()
             finished = await self.sender.finish(context.settings.grace)
             await asyncio.gather(*working)
-            await self._careful.end()
+            # what ended the worker may fail these too: the first cause is the one to report
+            await self._guarded(self._careful.end)
             left = max(1.0, context.settings.grace - (context.clock() - started))
             if signals.failure is None:
-                await self._settler.flush(left)
+                await self._guarded(lambda: self._settler.flush(left))
             signals.done.set()
             signals.noteworthy.set()
             await keeping
@@ -195,6 +207,15 @@ class Worker:
         self._settler.forget(shards)
         self.sender.revoke(frozenset(shards))
 
+    def _halt(self, shard: int, namespace: str, fault: str) -> None:
+        """Nothing more is sent of this lane in this shard while it is held: an entry of it cannot be sent."""
+        lane = spoken(scope_of(namespace))
+        self._alarms[f"shard {shard}: {lane}"] = fault
+        self.context.events.tell(Event.LANE_HALTED, shard=shard, lane=lane, error=fault)
+        self._reader.halt(shard, namespace)
+        self.hold.drop_lane(shard, namespace)
+        self.signals.readable.set()
+
     def _caught_up(self, shard: int) -> bool:
         return self._reader.caught_up(shard)
 
@@ -246,11 +267,19 @@ class Worker:
             self.signals.fail(Refused(f"paused for {stuck:.0f} s: {why}; the records wait in the queue"))
 
     async def _stop_if_empty(self) -> None:
-        books = await self._queue.books()
-        if books.pending == 0:
-            self.signals.stop()
-        elif self._alarms and self.idle and len(self._leases.epochs) == self.context.shards and self._reader.exhausted:
-            where, alarm = next(iter(self._alarms.items()))
+        damaged: QueueDamaged | None = None
+        try:
+            books = await self._queue.books()
+        except QueueDamaged as error:
+            damaged = error  # what is pending is not known: the streams must tell
+        else:
+            if books.pending == 0:
+                self.signals.stop()
+                return
+        halted = {name: alarm for name, alarm in self._alarms.items() if name.startswith("shard ")}
+        ours = len(self._leases.epochs) + len(self._leases.faults) == self.context.shards
+        if (halted or damaged) and self.idle and ours and self._reader.exhausted:
+            where, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
             self.signals.fail(WorldError(f"{where} stopped: {alarm}"))
         elif self._pauses.paused:
             self._stop_if_stuck()

@@ -7,6 +7,8 @@ from upsertq.audit import audit as recount
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
+from upsertq.printable import printable
+from upsertq.wire import legible
 
 PATIENCE_SECONDS = 30.0
 
@@ -24,7 +26,7 @@ def audit(*, redis_url: str | None, queue_name: str, as_json: bool) -> int:
     if as_json:
         print_json(report.as_dict())
     else:
-        click.echo("\n".join(lines_of(report)))
+        click.echo("\n".join(map(printable, lines_of(report))))
     return ExitCode.DONE if report.ok else ExitCode.FAILED
 
 
@@ -49,4 +51,5 @@ def lines_of(report: Report) -> list[str]:
 
 def _line_of(drift: Drift) -> str:
     where = f"shard {drift.shard}" + (f", run {drift.run}" if drift.run else "")
-    return f"{where}: {drift.counter}: expected {drift.expected:,}, found {drift.found:,} in the books"
+    found = f"{legible(drift.told)}, which is no counter," if drift.told else f"{drift.found:,}"
+    return f"{where}: {drift.counter}: expected {drift.expected:,}, found {found} in the books"

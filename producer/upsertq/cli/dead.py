@@ -1,13 +1,12 @@
 """Owns `upsertq dead`: list, show, replay, discard and export the records that were given up."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -21,11 +20,15 @@ from upsertq.cli.strict import StrictGroup
 from upsertq.dead import Count, Plan, count, find_letters, find_picks, make_plan, walk
 from upsertq.dead_moves import discard as discard_letters
 from upsertq.dead_moves import replay as replay_letters
-from upsertq.errors import SourceError
 from upsertq.exchange import Patience
 from upsertq.letter import Head
+from upsertq.new_file import NewFile
+from upsertq.printable import printable
 
 Found = TypeVar("Found", Plan, Count)
+
+if TYPE_CHECKING:
+    from upsertq.wire import UnknownEntry
 
 PATIENCE_SECONDS: Final = 30.0
 UNLIMITED_WIDTH: Final = 1_000_000
@@ -69,12 +72,16 @@ def list_(*, redis_url: str | None, queue_name: str, as_json: bool, selection: S
 @options.common
 def show(*, dead_ids: tuple[str, ...], redis_url: str | None, queue_name: str, as_json: bool) -> int:
     """Show everything about the letters DEAD_ID, of the values only the first few; --json is one array."""
+    damaged: list[UnknownEntry] = []
     with existing_queue(redis_url, queue_name) as queue:
-        letters = queue.server.hold(find_letters(queue.keys, queue.shape.shards, dead_ids, _patience(queue)))
+        conversation = find_letters(queue.keys, queue.shape.shards, dead_ids, _patience(queue), damaged=damaged)
+        letters = queue.server.hold(conversation)
     if as_json:
         _print_array(map(document_of, letters))
     else:
         click.echo("\n\n".join(map(page_of, letters)))
+    if damaged:
+        raise damaged[0]
     return ExitCode.DONE
 
 
@@ -153,14 +160,18 @@ def export(*, file: Path, redis_url: str | None, queue_name: str, as_json: bool,
     if as_json and str(file) == "-":
         raise click.UsageError("--json and FILE - both want stdout: give a file, or leave out --json")
     by_reason: dict[str, int] = {}
+    damaged: list[UnknownEntry] = []
     with existing_queue(redis_url, queue_name) as queue, _chosen(queue, selection) as heads, _written(file) as write:
         while some := list(islice(heads, EXPORT_BATCH)):
             wanted = [head.dead_id for head in some]
-            conversation = find_letters(queue.keys, queue.shape.shards, wanted, _patience(queue), missing_ok=True)
+            conversation = find_letters(
+                queue.keys, queue.shape.shards, wanted, _patience(queue), missing_ok=True, damaged=damaged
+            )
             for letter in queue.server.hold(conversation):
                 write(export_line(letter))
                 reason = letter.verdict.reason.value
                 by_reason[reason] = by_reason.get(reason, 0) + 1
+    _warn(len(damaged))
     count = sum(by_reason.values())
     if as_json:
         print_json({"queue": queue_name, "exported": count, "by_reason": by_reason})
@@ -170,7 +181,7 @@ def export(*, file: Path, redis_url: str | None, queue_name: str, as_json: bool,
     return ExitCode.DONE
 
 
-def _act(  # noqa: PLR0917 - one call for two commands
+def _act(
     act: Act, url: str | None, name: str, dead_ids: tuple[str, ...], chosen: Selection, canary: Canary | None
 ) -> int:
     if dead_ids and not chosen.everything:
@@ -219,36 +230,29 @@ def _warned(found: Found) -> Found:
 def _warn(unreadable: int) -> None:
     if unreadable:
         click.echo(
-            f"upsertq: {unreadable:,} dead letters cannot be read by this version and were left as they are: upgrade "
-            "upsertq",
+            f"upsertq: {unreadable:,} dead letters cannot be read and were left as they are: they are damaged, or of a "
+            "newer version: upgrade upsertq",
             err=True,
         )
 
 
 def _print_array(items: Iterator[dict[str, object]]) -> None:
     """Print one JSON array, an item a line, each as soon as it is there."""
-    separator = b"[\n"
-    out = sys.stdout.buffer
+    separator = "[\n"
     for item in items:
-        out.write(separator + dumped(item))
-        separator = b",\n"
-    out.write(b"[]\n" if separator == b"[\n" else b"\n]\n")
-    out.flush()
+        sys.stdout.write(separator + printable(dumped(item).decode()))
+        separator = ",\n"
+    sys.stdout.write("[]\n" if separator == "[\n" else "\n]\n")
+    sys.stdout.flush()
 
 
 @contextmanager
 def _written(file: Path) -> Iterator[Callable[[bytes], object]]:
     """Yield what writes to the file; it takes its name when it is whole: no part is loaded for the whole."""
     if str(file) == "-":
-        yield sys.stdout.buffer.write
-        sys.stdout.buffer.flush()
+        yield lambda line: sys.stdout.write(f"{printable(line.decode()[:-1])}\n")
+        sys.stdout.flush()
         return
-    partial = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as content:
-            yield content.write
-        partial.replace(file)
-    except OSError as error:
-        raise SourceError(f"{file} cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with NewFile(file) as content:
+        yield content.write
+        content.keep()

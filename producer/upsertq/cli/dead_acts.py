@@ -16,12 +16,13 @@ from upsertq.dead_moves import Tally, wait_until_replayed
 from upsertq.errors import UpsertqError
 from upsertq.exchange import Conversation, Patience
 from upsertq.keys import QueueKeys
+from upsertq.queue import QueueShape
 
 PATIENCE_SECONDS: Final = 30.0
 
 
 Move: TypeAlias = Callable[
-    [QueueKeys, Sequence[Pick], Tally, Callable[[], Patience], Callable[[Tally], None]], Conversation[None]
+    [QueueKeys, QueueShape, Sequence[Pick], Tally, Callable[[], Patience], Callable[[Tally], None]], Conversation[None]
 ]
 """`dead_moves.replay` or `discard`."""
 
@@ -122,6 +123,7 @@ def _move(act: Act, queue: Reached, picks: Sequence[Pick], tally: Tally) -> None
         queue.server.hold(
             act.move(
                 queue.keys,
+                queue.shape,
                 picks,
                 tally,
                 lambda: queue.patience(PATIENCE_SECONDS),
@@ -146,6 +148,8 @@ def _document(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> dict
         "left": count.total - outcome.tally.done,
         "by_reason": count.by_reason,
     }
+    if outcome.tally.damaged:
+        document["damaged"] = outcome.tally.damaged
     if act.dry_run:
         document["dry_run"] = True
     if outcome.waited:
@@ -166,6 +170,8 @@ def _line(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> str:
     parts = [f"{act.done} {len(tally.moved):,} of {letters} of queue '{queue.keys.queue}' {by_reason}"]
     if tally.gone:
         parts.append(f"{tally.gone:,} were gone: superseded, discarded or replayed meanwhile")
+    if tally.damaged:
+        parts.append(f"{tally.damaged:,} are damaged and stay: no worker could read them")
     if outcome.again:
         parts.append(f"{outcome.again:,} of the first died again, {outcome.same:,} for the same reason")
     if left:

@@ -8,7 +8,9 @@ import numpy as np
 import orjson
 
 from upsertq.letter import Head, Letter, Verdict
+from upsertq.printable import printable
 from upsertq.sources.columns import DEAD
+from upsertq.wire import is_shallow
 
 FEW_VALUES: Final = 5
 _TITLES: Final = ("dead id", "id", "namespace", "run", "reason", "status", "tries", "last failed", "message")
@@ -56,9 +58,10 @@ def _whole_verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _parsed(details: str) -> Any:
     try:
-        return orjson.loads(details) if details else None
+        parsed = orjson.loads(details) if details else None
     except orjson.JSONDecodeError:
         return details
+    return parsed if is_shallow(parsed) else details  # the parser takes more levels than the writer
 
 
 def item_of(head: Head) -> dict[str, Any]:
@@ -182,8 +185,8 @@ def _cut(text: str, width: int) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without what would move the cursor of a terminal: the service and the data wrote it."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """The text as one line: the service and the data wrote it."""
+    return printable(text)
 
 
 def counted(by_reason: dict[str, int]) -> str:

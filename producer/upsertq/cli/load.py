@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import click
 
-from upsertq import queue, receipt
+from upsertq import receipt
 from upsertq.books import Books
+from upsertq.circumstances import Circumstances
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load_options import LoadOptions, load_options
@@ -15,14 +16,14 @@ from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import details, one_line
 from upsertq.cli.watching import Shown, watching
 from upsertq.errors import LanePaused, WaitTimeout
-from upsertq.intake import Circumstances, wait_until_settled
 from upsertq.keys import QueueKeys, queue_option
 from upsertq.load import Interrupted, Loaded, Plan
 from upsertq.load import load as load_plan
+from upsertq.printable import printable
 from upsertq.receipt import Receipt
 from upsertq.server import Server
+from upsertq.waiting import PATIENCE_SECONDS, Wait, wait_until_settled
 
-PATIENCE_SECONDS = 30.0
 SIGNALLED = 128
 """A command that a signal ended exits with this and the signal's number: 130 for SIGINT, 143 for SIGTERM."""
 
@@ -45,7 +46,9 @@ def load(
     wait_timeout: float | None,
     pause_timeout: float,
 ) -> int:
-    """Enqueue the records of SOURCE: JSONL (also .gz, .zst), Parquet, Arrow, CSV, NPY; - is JSONL on stdin.
+    """Enqueue the records of SOURCE: JSONL, JSON, CSV (also .gz, .zst), Parquet, Arrow, NPY; - is JSONL on stdin.
+
+    A folder stands for the files in it, and so does a quoted pattern such as 'data/*.parquet'.
 
     Pinecone's import layout (id, values, sparse_values, metadata) needs no options. Every source is checked before the
     first record is enqueued. The first bad record stops the load, unless --rejects takes them; an interrupted load goes
@@ -80,7 +83,8 @@ def load_and_report(
         try:
             loaded = load_plan(plan, server, watch)
         except Interrupted as interrupted:
-            click.echo(f"upsertq: {str(interrupted) or 'interrupted; nothing was enqueued'}", err=True)
+            told = str(interrupted) or "interrupted; nothing was enqueued"
+            click.echo(printable(f"upsertq: {told}"), err=True)
             return SIGNALLED + watch.signal
         try:
             if wait_too:
@@ -100,21 +104,21 @@ def load_and_report(
 
 def _receipt(plan: Plan, server: Server, loaded: Loaded) -> Receipt:
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
-    shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
-    return server.hold(receipt.read(keys, shape.shards, loaded.run, world.patience(PATIENCE_SECONDS)))
+    return server.hold(receipt.read(keys, loaded.shape, loaded.run, world.patience(PATIENCE_SECONDS)))
 
 
 def _wait(plan: Plan, server: Server, loaded: Loaded, limits: tuple[float | None, float], watch: Shown) -> None:
-    keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
-    shape = server.hold(queue.find_queue(keys, world.patience(PATIENCE_SECONDS)))
-    settled = wait_until_settled(
-        keys,
-        shape.shards,
+    world = Circumstances(time.monotonic, time.time)
+    wait = Wait(
+        QueueKeys(plan.queue),
+        loaded.shape,
         loaded.run,
-        limits[0],
-        world,
-        lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending"),
-        limits[1],
+        timeout=limits[0],
+        pause_timeout=limits[1],
+        enqueued=loaded.loaded,
+    )
+    settled = wait_until_settled(
+        wait, world, lambda found: watch.waits(f"{found.pending:,} of run {loaded.run} are pending")
     )
     server.hold(settled, sleep=watch.sleep)
 
@@ -125,7 +129,7 @@ def _report(plan: Plan, loaded: Loaded, found: Receipt, *, as_json: bool, wait_t
         own["load_seconds"] = loaded.seconds  # a receipt has seconds of its own
         print_json({"queue": plan.queue, **own, **(found if wait_too else found.books).as_dict()})
         return
-    click.echo(summary(plan, loaded, found.books, waited=waited))
+    click.echo(printable(summary(plan, loaded, found.books, waited=waited)))
     if waited:
         click.echo("\n".join(details(found)))
     sys.stdout.flush()

@@ -1,6 +1,5 @@
 """Owns the options that say what to load and how, for every command that loads, and makes the plan out of them."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -9,12 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from upsertq.cli.options import run
-from upsertq.errors import InvalidRecord, UsageError
+from upsertq.cli.options import allow_eviction, run
+from upsertq.errors import UsageError
+from upsertq.files import plan_of
 from upsertq.load import Plan
-from upsertq.queue import Limits
-from upsertq.record import make_record
-from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources
+from upsertq.queue import DEFAULT_SHARDS, Limits
+from upsertq.rejects import MAX_BYTES
+from upsertq.sources import Columns, Format
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,6 +41,16 @@ _OPTIONS = (
     ),
     click.option("--sparse-column", metavar="NAME", help="Column of sparse values.  [default: sparse_values]"),
     click.option("--namespace-column", metavar="NAME", help="Column of namespaces.  [default: namespace]"),
+    click.option(
+        "--namespace-from-folder",
+        is_flag=True,
+        help="The folder that a file lies in is the namespace of its records (folders named key=value aside).",
+    ),
+    click.option(
+        "--delimiter",
+        metavar="CHAR",
+        help="What separates the cells of CSV: one character, or 'tab'.  [default: told by the header]",
+    ),
     click.option("--ids", multiple=True, metavar="FILE", help="Ids of an NPY file (.npy, or text with one a line)."),
     click.option(
         "--format",
@@ -54,9 +64,21 @@ _OPTIONS = (
         metavar="FILE",
         help="Write bad records to this file, as JSON lines with reasons, and go on; it is written anew.",
     ),
+    click.option(
+        "--max-rejects",
+        type=click.IntRange(min=1),
+        default=MAX_BYTES,
+        show_default=True,
+        metavar="N",
+        help="Bytes that the file of --rejects may hold; with more the load stops (code 1).",
+    ),
     click.option("--resume", is_flag=True, help="Go on with the interrupted load of the same files."),
     click.option(
-        "--shards", type=click.IntRange(1, 1024), metavar="N", help="Shards of a new queue.  [default: 8]", default=None
+        "--shards",
+        type=click.IntRange(1, 1024),
+        default=None,
+        metavar="N",
+        help=f"Shards of a new queue.  [default: {DEFAULT_SHARDS}]",
     ),
     click.option(
         "--max-pending-records", type=click.IntRange(min=0), default=0, metavar="N", help="Backlog limit; 0 is none."
@@ -83,6 +105,7 @@ _OPTIONS = (
         metavar="S",
         help="Seconds to wait while the backlog is at its limit and nothing drains it, or the server is away.",
     ),
+    allow_eviction,
 )
 
 
@@ -98,15 +121,19 @@ class LoadOptions:
     metadata_columns: str | None
     sparse_column: str | None
     namespace_column: str | None
+    namespace_from_folder: bool
+    delimiter: str | None
     ids: tuple[str, ...]
     format_name: str | None
     rejects: Path | None
+    max_rejects: int
     resume: bool
     shards: int | None
     max_pending_records: int
     max_pending_bytes: int
     max_dead: int | None
     timeout: float
+    allow_eviction: bool
 
     def plan(self, queue: str) -> Plan:
         """The plan, once every source is found good.
@@ -115,21 +142,25 @@ class LoadOptions:
             SourceError: a source is not.
             UsageError: the options contradict each other.
         """
-        self._check()
-        columns = self._columns()
-        kind = Format(self.format_name) if self.format_name else None
-        opened = open_sources(self.sources, columns, format=kind, ids=self.ids)
-        return Plan(
-            sources=opened,
+        if self.namespace_from_folder and (self.namespace is not None or self.namespace_column is not None):
+            raise UsageError("--namespace-from-folder stands for --namespace and --namespace-column; give one of them")
+        return plan_of(
+            self.sources,
+            self._columns(),
             queue=queue,
             run=self.run_name,
-            fingerprint=self._fingerprint(queue, columns, kind),
-            resume=self.resume,
+            format=self.format_name,
+            ids=self.ids,
+            delimiter=self.delimiter,
+            namespace_from_folder=self.namespace_from_folder,
             rejects=self.rejects,
+            max_rejects=self.max_rejects,
+            resume=self.resume,
             shards=self.shards,
             limits=Limits(self.max_pending_records or None, self.max_pending_bytes or None),
             timeout=self.timeout,
             max_dead=self.max_dead,
+            allow_eviction=self.allow_eviction,
         )
 
     def _columns(self) -> Columns:
@@ -142,30 +173,6 @@ class LoadOptions:
             namespace_column=self.namespace_column,
             namespace=self.namespace,
         )
-
-    def _fingerprint(self, queue: str, columns: Columns, kind: Format | None) -> str | None:
-        if any(map(is_stream, self.sources)):
-            return None
-        beside = id_files(self.sources, kind, self.ids)
-        return fingerprint([*self.sources, *beside], queue, columns, [self.format_name])
-
-    def _check(self) -> None:
-        if self.resume and any(map(is_stream, self.sources)):
-            raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
-        for path in (*self.sources, *self.ids):
-            if self.rejects is not None and _same_file(path, self.rejects):
-                raise UsageError(f"--rejects {path} is what is loaded: it would be overwritten; name another file")
-        try:
-            make_record("any", [1.0], namespace=self.namespace or "")
-        except InvalidRecord as error:
-            raise UsageError(f"--namespace {error.reason}") from None
-
-
-def _same_file(path: str, other: Path) -> bool:
-    try:
-        return os.path.samefile(path, other)  # noqa: PTH121 - a path or '-'
-    except OSError:
-        return False
 
 
 def load_options(function: F) -> F:

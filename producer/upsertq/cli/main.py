@@ -1,6 +1,8 @@
 """Owns the `upsertq` command: finds the subcommands, and turns every error into one line and an exit code."""
 
+import os
 import sys
+import traceback
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -11,11 +13,13 @@ from upsertq.cli import commands
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.output import OutputFailed, complain
 from upsertq.cli.strict import StrictGroup
-from upsertq.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout
+from upsertq.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout, shown
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
 
 PLUGINS: Final = "upsertq.commands"
+TRACEBACK: Final = "UPSERTQ_TRACEBACK"
+"""Environment variable: where it is set, an unexpected error shows its traceback."""
 _EXTRA_OF: Final = {"upsertq_worker": "worker", "upsertq_emulator": "emulator"}
 
 
@@ -66,7 +70,8 @@ def _stand_in(point: EntryPoint, error: ModuleNotFoundError) -> click.Command:
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    # color: escape sequences are not for click to strip, `upsertq.cli.plain` shows them
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "color": True},
     epilog="Exit codes: 0 done · 1 failed · 2 usage · 3 done, but records were rejected or are dead · "
     "4 timed out waiting · 5 paused: by the service or by hand.",
 )
@@ -87,7 +92,7 @@ for _command in commands.ALL:
     upsertq.add_command(_command)
 
 
-def run_command_line(arguments: list[str] | None = None) -> int:
+def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - a way out for each kind of error
     """Run one command; every expected error becomes one line on stderr and a code of the contract."""
     try:
         code = upsertq.main(arguments, prog_name="upsertq", standalone_mode=False)
@@ -103,6 +108,8 @@ def run_command_line(arguments: list[str] | None = None) -> int:
         return complain(error)
     except UpsertqError as error:
         return _complain(str(error), _code_of(error))
+    except Exception as error:  # noqa: BLE001 - the last resort: a person gets one line, not a page of ours
+        return _admit(error)
     return int(code) if isinstance(code, int) else ExitCode.DONE
 
 
@@ -118,6 +125,18 @@ def _code_of(error: UpsertqError) -> ExitCode:
             return ExitCode.USAGE
         case _:
             return ExitCode.FAILED
+
+
+def _admit(error: Exception) -> int:
+    """Say in one line that this is a fault of ours; the page behind it is shown on demand."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    said = shown(str(error), 200) if str(error) else "no message"
+    return _complain(
+        f"this is a bug of upsertq: {type(error).__name__}: {said}; run it again with {TRACEBACK}=1 to see where, and "
+        "report that",
+        ExitCode.FAILED,
+    )
 
 
 def _complain(message: str, code: ExitCode) -> int:

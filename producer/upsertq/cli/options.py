@@ -84,6 +84,13 @@ pause_timeout = click.option(
 )
 
 
+allow_eviction = click.option(
+    "--allow-eviction",
+    is_flag=True,
+    help="Use also a server whose maxmemory-policy is allkeys-…: it removes records when its memory is full.",
+)
+
+
 def common(function: F) -> F:
     """The three options that every command of a queue has: server, queue and `--json`."""
 

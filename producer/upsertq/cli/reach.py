@@ -3,18 +3,20 @@
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import click
 import orjson
 
-from upsertq import queue, runs
+from upsertq import fitness, queue, runs
+from upsertq.circumstances import Circumstances
 from upsertq.cli.options import server_url
+from upsertq.errors import ServerUnavailable
 from upsertq.exchange import Patience
-from upsertq.intake import Circumstances
 from upsertq.keys import QueueKeys
+from upsertq.printable import printable
 from upsertq.queue import QueueShape
 from upsertq.server import Server
 
@@ -43,18 +45,24 @@ class Reached:
 
 @contextmanager
 def existing_queue(url: str | None, name: str) -> Iterator[Reached]:
-    """Reach the queue `name`; `NotFound` when there is none, so that a mistyped name creates nothing."""
+    """Reach the queue `name`; `NotFound` when there is none, so that a mistyped name creates nothing.
+
+    `NotFound` also at the end, when it is not there any more: what a command found in its place means nothing.
+    """
     world = Circumstances(time.monotonic, time.time, random.Random())
     with server_url(url) as address:
-        server = Server.at(address)
+        server = Server.at(address, told_after=ANSWER_SECONDS)
         try:
             keys = QueueKeys(name)
+            server.hold(fitness.check_kind(world.patience(ANSWER_SECONDS), f"read the queue '{name}'"))
             shape = server.hold(queue.find_queue(keys, world.patience(ANSWER_SECONDS)))
             yield Reached(server, keys, shape, world)
+            with suppress(ServerUnavailable):
+                server.hold(queue.check_present(keys, shape, "", world.patience(0)))
         finally:
             server.close()
 
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on one line, and flush it."""
-    click.echo(orjson.dumps(document).decode())
+    click.echo(printable(orjson.dumps(document).decode()))

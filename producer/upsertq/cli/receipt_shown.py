@@ -4,6 +4,7 @@ from typing import Final
 
 from upsertq.books import Books
 from upsertq.keys import queue_option
+from upsertq.printable import printable
 from upsertq.receipt import Receipt, spoken
 
 MOST_NAMESPACES: Final = 5
@@ -23,7 +24,7 @@ def details(receipt: Receipt) -> list[str]:
         ("time", _time(receipt)),
     ]
     shown = [(name, text) for name, text in rows if text]
-    return [f"{name:<8}  {text}" for name, text in shown]
+    return [printable(f"{name:<8}  {text}") for name, text in shown]
 
 
 def page(receipt: Receipt) -> str:

@@ -14,8 +14,11 @@ from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
+from upsertq.fitness import ServerFacts
 from upsertq.health import only_paused, problems
 from upsertq.keys import queue_option
+from upsertq.printable import printable
+from upsertq.receipt import DEFAULT_NAMESPACE
 from upsertq.standing import Lease, Rates, Standing, Worker, look
 
 WATCH_PATIENCE = 30.0
@@ -141,6 +144,7 @@ def picture(now: Standing, rates: Rates | None) -> str:
     lines += [f"run {now.run}"] if now.run else []
     lines += ["", *_table(now.books), ""]
     lines.append(_backlog(now))
+    lines += _lanes(now)
     lines += _dead_letters(now)
     if rates:
         lines.append(
@@ -149,15 +153,27 @@ def picture(now: Standing, rates: Rates | None) -> str:
         )
     lines += _leases(now)
     lines += _workers(now.workers)
+    lines += _server(now.server)
     lines += [f"paused: {pauses.describe(scope, paused)}" for scope, paused in now.paused.items()]
     if now.runs:
         lines += ["", f"runs (the newest {len(now.runs)} of {now.runs_known:,}):"]
         lines += [
             f"  {run.run}  since {_time(run.since)}: {run.books.enqueued:,} enqueued, {run.books.acked:,} acked, "
-            f"{run.books.dead:,} dead, {run.books.pending:,} pending"
+            f"{run.books.dead:,} dead, {run.books.pending:,} pending{'' if run.sealed else ', open'}"
             for run in now.runs
         ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
+
+
+def _server(facts: ServerFacts) -> list[str]:
+    if not facts.told:
+        return ["server: it does not tell its eviction policy and persistence (INFO is not allowed)"]
+    role = {"slave": "replica", "master": "primary"}.get(facts.role, "")
+    append_only = {True: "append-only file", False: "no append-only file"}.get(facts.append_only)  # type: ignore[arg-type]
+    policy = f"maxmemory-policy {facts.policy}" if facts.policy else ""
+    replicas = "" if facts.replicas is None else f"{facts.replicas} replica{'s' * (facts.replicas != 1)}"
+    told = ", ".join(filter(None, (f"{facts.product} {facts.version}".strip(), role, policy, append_only, replicas)))
+    return [f"server: {told}", *(f"warning: {warning}" for warning in facts.warnings)]
 
 
 def _table(books: Books) -> list[str]:
@@ -170,7 +186,18 @@ def _table(books: Books) -> list[str]:
 def _backlog(now: Standing) -> str:
     if now.oldest_age is None:
         return "backlog of the queue: empty"
-    return f"backlog of the queue: {now.entries:,} entries, the oldest {_duration(now.oldest_age)} old"
+    about = "at least " if now.backlog.sampled else ""
+    return f"backlog of the queue: {about}{now.entries:,} entries, the oldest {_duration(now.oldest_age)} old"
+
+
+def _lanes(now: Standing) -> list[str]:
+    """The lanes that have the most pending, where there are several."""
+    backlog = now.backlog
+    if backlog.lanes < 2:  # noqa: PLR2004 - several
+        return []
+    largest = ", ".join(f"{name or DEFAULT_NAMESPACE} {count:,}" for name, count in backlog.largest[:3])
+    about = "at least " if backlog.sampled else ""
+    return [f"lanes: {about}{backlog.lanes:,} namespaces have a backlog, the largest (entries): {largest}"]
 
 
 def _dead_letters(now: Standing) -> list[str]:
@@ -190,8 +217,13 @@ def _leases(now: Standing) -> list[str]:
     for lease in now.leases:
         by_worker.setdefault(lease.worker, []).append(lease)
     beating = {worker.name for worker in now.workers}
+    careful = [
+        f"shard {shard}: its last {deaths} holders ended without releasing it: it is drained one entry at a time until "
+        "what they had in work is settled"
+        for shard, deaths in now.careful.items()
+    ]
     held = ", ".join(_holder(name, leases, left=name not in beating) for name, leases in sorted(by_worker.items()))
-    return [f"leases: {len(now.leases)} of {now.shape.shards} held: {held}"]
+    return [f"leases: {len(now.leases)} of {now.shape.shards} held: {held}", *careful]
 
 
 def _holder(name: str, leases: list[Lease], *, left: bool) -> str:

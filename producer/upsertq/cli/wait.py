@@ -14,7 +14,7 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.cli.receipt_shown import page
 from upsertq.errors import LanePaused, WaitTimeout
-from upsertq.intake import wait_until_settled
+from upsertq.waiting import OPEN_TIMEOUT, Wait, wait_until_settled
 
 
 @click.command()
@@ -24,6 +24,14 @@ from upsertq.intake import wait_until_settled
     "--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds (exit code 4)."
 )
 @options.pause_timeout
+@click.option(
+    "--open-timeout",
+    type=click.FloatRange(min=0),
+    default=OPEN_TIMEOUT,
+    show_default=True,
+    metavar="S",
+    help="Give up waiting when all of an unfinished run is settled and nothing is added for so many seconds (code 1).",
+)
 def wait(
     *,
     redis_url: str | None,
@@ -32,27 +40,31 @@ def wait(
     run_name: str | None,
     timeout: float | None,
     pause_timeout: float,
+    open_timeout: float,
 ) -> int:
     """Wait until every record is settled, then print the receipt.
 
-    Waits for the run's records, or without --run for the queue's. Exit code 3 says that some of them are dead: see
+    Waits for the run's records, or without --run for the queue's. A run is done when its load (or program) has come to
+    its end, and nothing of it is pending. Exit code 3 says that some of them are dead: see
     `upsertq dead list`; 4 that --timeout is over, 5 that it is stuck on a pause: with --json the receipt so far is
     printed all the same.
     """
     run = run_name or ""
     with existing_queue(redis_url, queue_name) as queue:
         queue.check_run(run_name)
-        read = partial(receipt.read, queue.keys, queue.shape.shards, run)
+        read = partial(receipt.read, queue.keys, queue.shape, run)
+        wanted = Wait(
+            queue.keys, queue.shape, run, timeout=timeout, pause_timeout=pause_timeout, open_timeout=open_timeout
+        )
         try:
             with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
-                queue.server.hold(
-                    wait_until_settled(queue.keys, queue.shape.shards, run, timeout, queue.world, show, pause_timeout)
-                )
+                queue.server.hold(wait_until_settled(wanted, queue.world, show))
         except (WaitTimeout, LanePaused):
             if as_json:
                 print_json(queue.server.hold(read(queue.patience())).as_dict())
             raise
         found = queue.server.hold(read(queue.patience()))
+        queue.check_run(run_name)
     if as_json:
         print_json(found.as_dict())
     else:

@@ -5,7 +5,8 @@
 -- Returns: {format, incarnation, shards, dimension, state, created 1 or 0}; a field that is missing is ''
 -- A queue stays in state `creating` until every shard's books hold its incarnation (see found.lua): whatever finds it
 -- so completes it.
-local unpack = unpack or table.unpack
+expect(KEYS[1], 'hash')
+if fault then return redis.error_reply(fault) end
 local names = {'format', 'incarnation', 'shards', 'dimension', 'state'}
 local created = 0
 if ARGV[5] == 'ready' then

@@ -7,27 +7,24 @@
 -- A damaged letter can be discarded; its mark, where its id cannot be read, stays and means nothing.
 -- All that can fail is read and checked before the first write, which is XDEL: after it the other commands work even
 -- when the server is out of memory.
-local unpack = unpack or table.unpack
+expect(KEYS[1], 'hash')
+expect(KEYS[2], 'stream')
+for i = 3, #KEYS do expect(KEYS[i], 'hash') end
+if fault then return redis.error_reply(fault) end
 local incarnation = redis.call('HGET', KEYS[1], 'incarnation')
 if incarnation ~= ARGV[1] then return {-1, incarnation or ''} end
-local problem, names, values = nil, {}, {}
+local adds = {}
 
 local function count(place, name, by)
-  if not names[place] then names[place], values[place] = {}, {} end
-  if not values[place][name] then names[place][#names[place] + 1] = name end
-  values[place][name] = (values[place][name] or 0) + by
+  adds[place] = adds[place] or {}
+  adds[place][name] = (adds[place][name] or 0) + by
 end
 
-redis.call('XLEN', KEYS[2])
-redis.call('HLEN', KEYS[3])
 local reply, removed, fields, marks, seen = {}, {}, {}, {}, {}
 for i = 2, #ARGV, 3 do
   local dead_id, place, run = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 2]
   local found = not seen[dead_id] and redis.call('XRANGE', KEYS[2], dead_id, dead_id)[1]
-  local letter = {}
-  if found then
-    for k = 1, #found[2], 2 do letter[found[2][k]] = found[2][k + 1] end
-  end
+  local letter = found and by_name(found[2]) or {}
   reply[#reply + 1] = 0
   if found and (letter['run'] or '') == run then
     reply[#reply], seen[dead_id] = 1, true
@@ -37,9 +34,9 @@ for i = 2, #ARGV, 3 do
       count(books, 'discarded', 1)
       if letter['reason'] then count(books, 'reason:' .. letter['reason'], -1) end
     end
-    local sound, ids = pcall(cjson.decode, letter['ids'] or '')
-    if sound and type(ids) == 'table' and type(ids[1]) == 'string' and letter['ns'] then
-      local field = letter['ns'] .. '\0' .. ids[1]
+    local id = sole_id(letter)
+    if id and letter['ns'] then
+      local field = letter['ns'] .. '\0' .. id
       if marks[field] == nil then
         fields[#fields + 1] = field
         marks[field] = redis.call('HGET', KEYS[3], field) or ''
@@ -47,26 +44,16 @@ for i = 2, #ARGV, 3 do
     end
   end
 end
-for place in pairs(names) do
-  local told = redis.call('HMGET', KEYS[place], unpack(names[place]))
-  for i, name in ipairs(names[place]) do
-    local digits = string.match(told[i] or '0', '^%-?(%d+)$')
-    if not digits or #digits > 15 then
-      problem = 'DAMAGED ' .. KEYS[place] .. ' ' .. name .. ' ' ..
-        string.gsub(string.sub(told[i], 1, 40), '[^%w%p]', '?')
-    else
-      values[place][name] = values[place][name] + tonumber(told[i] or 0)
-    end
-  end
-end
-if problem then return redis.error_reply(problem) end
+local counters = {}
+for place, names in pairs(adds) do counters[place] = expect_counters(KEYS[place], names) end
+if fault then return redis.error_reply(fault) end
 
 for _, dead_id in ipairs(removed) do redis.call('XDEL', KEYS[2], dead_id) end
-for place in pairs(names) do
+for place, names in pairs(adds) do
   local written = {}
-  for _, name in ipairs(names[place]) do
+  for name, by in pairs(names) do
     written[#written + 1] = name
-    written[#written + 1] = string.format('%.0f', values[place][name])
+    written[#written + 1] = string.format('%.0f', counters[place][name] + by)
   end
   redis.call('HSET', KEYS[place], unpack(written))
 end

@@ -15,40 +15,25 @@
 -- The first write is XADD: when the server is out of memory it fails and nothing has happened. All else that can fail
 -- is read before. Where a later XADD fails (a stream that was tampered with has a greater id) the call ends before that
 -- entry, which fails as the first of the next call.
-local unpack = unpack or table.unpack
-local names = {'incarnation', 'clock', 'enqueued', 'pending', 'bytes'}
-local books = redis.call('HMGET', KEYS[1], unpack(names))
+local run, entries = tonumber(ARGV[5]), tonumber(ARGV[6])
+for i, kind in ipairs({'hash', 'set', 'stream', 'hash'}) do expect(KEYS[i], kind) end
+for i = 5, #KEYS do expect(KEYS[i], i == run and 'hash' or 'stream') end
+if fault then return redis.error_reply(fault) end
+local books = redis.call('HMGET', KEYS[1], 'incarnation', 'clock')
 if books[1] ~= ARGV[1] then return {-1, books[1] or ''} end
-
-local function damaged(key, field, value)
-  local told = string.gsub(string.sub(field, 1, 200) .. ' ' .. string.sub(value, 1, 40), '[^%w%p ]', '?')
-  return redis.error_reply('DAMAGED ' .. key .. ' ' .. told)
+local clock_ms, clock_n = clock_of(KEYS[1], books[2])
+local all_records, all_bytes, at = 0, 0, 7
+for _ = 1, entries do
+  all_records, all_bytes = all_records + tonumber(ARGV[at + 4]), all_bytes + tonumber(ARGV[at + 5])
+  at = at + 7 + tonumber(ARGV[at + 6])
 end
+local adds = {enqueued = all_records, pending = all_records, bytes = all_bytes}
+local counters = {expect_counters(KEYS[1], adds)}
+if run > 0 then counters[2] = expect_counters(KEYS[run], adds) end
+if fault then return redis.error_reply(fault) end
+local pending, bytes = counters[1].pending, counters[1].bytes
 
-local function number(value) -- nil unless it is whole and small enough to be exact
-  value = value or '0'
-  return #value < 17 and string.match(value, '^%-?%d+$') and #string.match(value, '%d+') < 16 and tonumber(value)
-end
-
-local clock_ms, clock_n = string.match(books[2] or '0-0', '^(%d+)%-(%d+)$')
-clock_ms, clock_n = number(clock_ms or 'x'), number(clock_n or 'x')
-if not clock_ms or not clock_n then return damaged(KEYS[1], 'clock', books[2]) end
-for i = 3, 5 do
-  if not number(books[i]) then return damaged(KEYS[1], names[i], books[i]) end
-end
-local enqueued, pending, bytes = number(books[3]), number(books[4]), number(books[5])
-redis.call('SCARD', KEYS[2])
-redis.call('XLEN', KEYS[3])
-local run = tonumber(ARGV[5])
-local run_books = {}
-if run > 0 then
-  run_books = redis.call('HMGET', KEYS[run], names[3], names[4], names[5])
-  for i = 1, 3 do
-    if not number(run_books[i]) then return damaged(KEYS[run], names[i + 2], run_books[i]) end
-  end
-end
-
-local entries, at = tonumber(ARGV[6]), 7
+at = 7
 local spaces, known, length = {}, {}, {}
 for _ = 1, entries do
   local place, namespace = tonumber(ARGV[at]), ARGV[at + 1]
@@ -62,8 +47,8 @@ end
 local ordinals = redis.call('HMGET', KEYS[4], unpack(spaces))
 for i, namespace in ipairs(spaces) do
   if ordinals[i] then
-    if not number(ordinals[i]) then return damaged(KEYS[4], namespace, ordinals[i]) end
-    known[namespace] = number(ordinals[i])
+    -- what is no ordinal counts as none: better twice than never
+    known[namespace] = whole(ordinals[i]) or -1
   end
 end
 
@@ -109,12 +94,12 @@ if added > 0 then
   end
   redis.call('HSET', KEYS[4], unpack(ledger))
   redis.call('PEXPIRE', KEYS[4], ARGV[4])
-  redis.call('HSET', KEYS[1], 'clock', clock, 'enqueued', string.format('%.0f', enqueued + added),
-    'pending', string.format('%.0f', pending + added), 'bytes', string.format('%.0f', bytes + added_bytes))
-  if run > 0 then
-    redis.call('HSET', KEYS[run], 'enqueued', string.format('%.0f', number(run_books[1]) + added),
-      'pending', string.format('%.0f', number(run_books[2]) + added),
-      'bytes', string.format('%.0f', number(run_books[3]) + added_bytes), 'added_at', string.format('%.0f', now_ms))
+  for i, key in ipairs(run > 0 and {KEYS[1], KEYS[run]} or {KEYS[1]}) do
+    local found = counters[i]
+    redis.call('HSET', key, 'enqueued', string.format('%.0f', found.enqueued + added),
+      'pending', string.format('%.0f', found.pending + added),
+      'bytes', string.format('%.0f', found.bytes + added_bytes),
+      i == 1 and 'clock' or 'added_at', i == 1 and clock or string.format('%.0f', now_ms))
   end
 end
 return {taken, pending + added, bytes + added_bytes, clock}

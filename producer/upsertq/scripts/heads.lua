@@ -2,6 +2,8 @@
 -- KEYS: 1 stream of dead letters
 -- ARGV: 1 first stream id, 2 last stream id (both as XRANGE takes them), 3 most letters
 -- Returns: {{stream id, {field, value, ...}}, ...}
+expect(KEYS[1], 'stream')
+if fault then return redis.error_reply(fault) end
 local payload = {values = true, sparse = true, meta = true}
 local from, left, page = ARGV[1], tonumber(ARGV[3]), {}
 while left > 0 do

@@ -10,60 +10,113 @@
 --       names a field that is no counter: nothing was done
 -- The first write is XADD: when the server is out of memory it fails and nothing has happened; after it nothing fails
 -- for that reason. All else that can fail is read and checked before.
-local unpack = unpack or table.unpack
+for i, kind in ipairs({'hash', 'set', 'stream', 'stream', 'hash'}) do expect(KEYS[i], kind) end
+if fault then return redis.error_reply(fault) end
 local told = redis.call('HMGET', KEYS[1], 'incarnation', 'clock')
 if told[1] ~= ARGV[1] then return {-1, told[1] or ''} end
-local problem, names, values, changed = nil, {}, {}, {}
-
-local function damaged(key, field, value)
-  problem = problem or 'DAMAGED ' .. key .. ' ' .. field .. ' ' ..
-    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?')
-end
-
-local function digits(value, most)
-  local found = string.match(value or '0', '^%-?(%d+)$')
-  return found and #found <= most
-end
-
-local function want(place, name)
-  if not names[place] then names[place], values[place], changed[place] = {}, {}, {} end
-  if values[place][name] then return end
-  names[place][#names[place] + 1] = name
-  local value = redis.call('HGET', KEYS[place], name)
-  if not digits(value, 15) then damaged(KEYS[place], name, value) end
-  values[place][name] = tonumber(value or 0) or 0
-end
-
-local function count(place, name, by)
-  values[place][name], changed[place][name] = values[place][name] + by, true
-end
-
 local kept = {'v', 'op', 'n', 'ns', 'ids', 'dim', 'values', 'sparse', 'meta', 'run', 'at', 'seq'}
-local needed = {'v', 'op', 'n', 'ns', 'ids', 'dim', 'seq'}
 local payload = {'ids', 'values', 'sparse', 'meta'}
 
-local function id_of(letter) -- nil for a letter that no worker could read as an entry of one record
-  for _, name in ipairs(needed) do
-    if not letter[name] then return nil end
-  end
-  if letter['n'] ~= '1' or not string.match(letter['seq'], '^%d+%-%d+%-%d+$') then return nil end
-  if not digits(letter['depth'], 6) or not digits(letter['at'], 15) or not digits(letter['dim'], 6) then return nil end
-  if #(letter['values'] or '') ~= 4 * tonumber(letter['dim']) then return nil end
-  local sound, ids = pcall(cjson.decode, letter['ids'])
-  if not sound or type(ids) ~= 'table' or #ids ~= 1 or type(ids[1]) ~= 'string' then return nil end
-  return ids[1]
+local function is_utf8(text)
+  if not string.find(text, '[\128-\255]') then return true end
+  local tail = '[\128-\191]'
+  local left = text
+  for _, sequence in ipairs({
+    '[\241-\243]' .. tail .. tail .. tail, '\240[\144-\191]' .. tail .. tail, '\244[\128-\143]' .. tail .. tail,
+    '[\225-\236\238\239]' .. tail .. tail, '\224[\160-\191]' .. tail, '\237[\128-\159]' .. tail, '[\194-\223]' .. tail,
+  }) do left = string.gsub(left, sequence, 'x') end
+  return not string.find(left, '[\128-\255]')
 end
 
-local clock_ms, clock_n = string.match(told[2] or '0-0', '^(%d+)%-(%d+)$')
-if not clock_ms or #clock_ms > 15 or #clock_n > 15 then
-  damaged(KEYS[1], 'clock', told[2])
-  return redis.error_reply(problem)
+-- cjson takes numbers that are none in JSON, and characters that it forbids in strings
+local function is_strict(text)
+  if string.find(text, '%c') or not is_utf8(text) then return false end
+  local bare = string.gsub(string.gsub(text, '\\.', ''), '"[^"]*"', '')
+  for token in string.gmatch(bare, '[^,:{}%[%] ]+') do
+    local rest = string.match(token, '^%-?0(.*)$') or string.match(token, '^%-?[1-9]%d*(.*)$')
+    if rest then
+      rest = string.match(rest, '^%.%d+(.*)$') or rest
+      rest = string.match(rest, '^[eE][+-]?%d+(.*)$') or rest
+      if rest ~= '' then return false end
+    elseif token ~= 'true' and token ~= 'false' and token ~= 'null' then
+      return false
+    end
+  end
+  return true
 end
-clock_ms, clock_n = tonumber(clock_ms), tonumber(clock_n)
-redis.call('SCARD', KEYS[2])
-redis.call('XLEN', KEYS[3])
-redis.call('XLEN', KEYS[4])
-redis.call('HLEN', KEYS[5])
+
+local function is_shallow(value, levels)
+  if type(value) ~= 'table' then return true end
+  if levels == 0 then return false end
+  for _, inner in pairs(value) do
+    if not is_shallow(inner, levels - 1) then return false end
+  end
+  return true
+end
+
+-- Whether a JSON column holds one object, or null.
+local function is_column(text, sound)
+  if not text or text == '' then return true end
+  local read, items = pcall(cjson.decode, text)
+  if not (read and is_strict(text) and type(items) == 'table' and #items == 1 and string.find(text, '^ *%[')) then
+    return false
+  end
+  if items[1] == cjson.null then return true end
+  return type(items[1]) == 'table' and string.find(text, '^ *%[ *{') and is_shallow(items[1], 16) and sound(items[1])
+end
+
+local function is_sparse(item)
+  local indices, values, names = item['indices'], item['values'], 0
+  for _ in pairs(item) do names = names + 1 end
+  if names ~= 2 or type(indices) ~= 'table' or type(values) ~= 'table' or #indices ~= #values or #indices == 0 then
+    return false
+  end
+  for i = 1, #indices do
+    local index, value = indices[i], values[i]
+    if type(index) ~= 'number' or index < 0 or index >= 2 ^ 32 or index % 1 ~= 0 or type(value) ~= 'number' then
+      return false
+    end
+  end
+  return true
+end
+
+local function is_number(text, most)
+  local number = whole(text)
+  return number and number >= 0 and number <= most
+end
+
+-- As `decode_letter` of `upsertq.letter` has it, for what a worker reads of it.
+local function is_sound(letter)
+  local id, dim = sole_id(letter), whole(letter['dim'])
+  return letter['v'] == '2' and letter['op'] == 'upsert' and letter['n'] == '1' and id and is_strict(letter['ids'])
+    and #id >= 1 and #id <= 512 and not string.find(id, '[%z\128-\255]')
+    and letter['ns'] and #letter['ns'] <= 512 and not string.find(letter['ns'], '[%z\128-\255]')
+    and letter['dim'] and is_number(letter['dim'], 20000) and #(letter['values'] or '') == 4 * dim
+    and string.match(letter['seq'] or '', '^%d+%-%d+%-?%d*$') and #letter['seq'] <= 62
+    and not string.find('-' .. letter['seq'], '%-0%d') and string.sub(letter['seq'], -1) ~= '-'
+    and #(letter['run'] or '') <= 512 and not string.find(letter['run'] or '', '[%z\128-\255]')
+    and is_number(letter['at'], 253402300799999) and is_number(letter['depth'], 999999)
+    and is_column(letter['sparse'], is_sparse) and is_column(letter['meta'], function() return true end)
+end
+
+local clock_ms, clock_n = clock_of(KEYS[1], told[2])
+local adds, done = {}, {}
+
+local function count(counts, place, name, by)
+  counts[place] = counts[place] or {}
+  counts[place][name] = (counts[place][name] or 0) + by
+end
+
+local function count_move(counts, move)
+  local size = 0
+  for _, name in ipairs(payload) do size = size + #(move.letter[name] or '') end
+  for _, books in ipairs(move.books > 0 and {1, move.books} or {1}) do
+    count(counts, books, 'dead', -1)
+    count(counts, books, 'pending', 1)
+    count(counts, books, 'bytes', size)
+    if move.letter['reason'] then count(counts, books, 'reason:' .. move.letter['reason'], -1) end
+  end
+end
 
 local reply, moves, length, marks, fields, seen = {}, {}, {}, {}, {}, {}
 for i = 3, 2 + 5 * tonumber(ARGV[2]), 5 do
@@ -71,31 +124,24 @@ for i = 3, 2 + 5 * tonumber(ARGV[2]), 5 do
   local found = not seen[dead_id] and redis.call('XRANGE', KEYS[4], dead_id, dead_id)[1]
   seen[dead_id] = true
   reply[#reply + 1] = 0
-  length[stream] = length[stream] or redis.call('XLEN', KEYS[stream])
-  local letter = {}
-  if found then
-    for k = 1, #found[2], 2 do letter[found[2][k]] = found[2][k + 1] end
-  end
-  local id = id_of(letter)
-  if found and not id then
+  if expect(KEYS[stream], 'stream') then length[stream] = length[stream] or redis.call('XLEN', KEYS[stream]) end
+  local letter = found and by_name(found[2]) or {}
+  if found and not is_sound(letter) then
     reply[#reply] = 2
   elseif found and letter['ns'] == ARGV[i + 3] and (letter['run'] or '') == ARGV[i + 4] then
-    local field = letter['ns'] .. '\0' .. id
-    for _, books in ipairs(place > 0 and {1, place} or {1}) do
-      want(books, 'dead')
-      want(books, 'pending')
-      want(books, 'bytes')
-      if letter['reason'] then want(books, 'reason:' .. letter['reason']) end
-    end
+    local field = letter['ns'] .. '\0' .. sole_id(letter)
     if marks[field] == nil then
       marks[field] = redis.call('HGET', KEYS[5], field) or ''
       fields[#fields + 1] = field
     end
     reply[#reply] = 2
     moves[#moves + 1] = {dead_id = dead_id, letter = letter, stream = stream, books = place, field = field, at = #reply}
+    count_move(adds, moves[#moves])
   end
 end
-if problem then return redis.error_reply(problem) end
+local counters = {}
+for place, names in pairs(adds) do counters[place] = expect_counters(KEYS[place], names) end
+if fault then return redis.error_reply(fault) end
 
 local function append(key, letter)
   local entry = {}
@@ -144,24 +190,17 @@ for _, move in ipairs(moves) do
     end
     length[move.stream] = 1
   end
-  local size = 0
-  for _, name in ipairs(payload) do size = size + #(move.letter[name] or '') end
-  for _, books in ipairs(move.books > 0 and {1, move.books} or {1}) do
-    count(books, 'dead', -1)
-    count(books, 'pending', 1)
-    count(books, 'bytes', size)
-    if move.letter['reason'] then count(books, 'reason:' .. move.letter['reason'], -1) end
-  end
+  count_move(done, move)
   remark(move)
   reply[move.at] = 1
 end
-for place in pairs(names) do
+for place, names in pairs(done) do
   local written = {}
-  for name in pairs(changed[place]) do
+  for name, by in pairs(names) do
     written[#written + 1] = name
-    written[#written + 1] = string.format('%.0f', values[place][name])
+    written[#written + 1] = string.format('%.0f', counters[place][name] + by)
   end
-  if #written > 0 then redis.call('HSET', KEYS[place], unpack(written)) end
+  redis.call('HSET', KEYS[place], unpack(written))
 end
 if clock then redis.call('HSET', KEYS[1], 'clock', clock) end
 return reply

@@ -1,11 +1,16 @@
 """Owns how one cell of any format becomes a value: JSON text is parsed here, and what cannot be is a `Misread`."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import orjson
 
 from upsertq.errors import shown
+from upsertq.sources.nested import MAX_DEPTH, too_deep
+from upsertq.sources.printed import GAP, MISSING_NUMBERS, from_base64, looks_like_base64, printed_numbers
+
+_NUMBER: Final = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class Misread(Exception):  # noqa: N818 - internal: becomes the fault of its row
@@ -31,27 +36,62 @@ def as_object(field: str, cell: Any) -> Mapping[str, Any] | None:
 
 
 def as_values(cell: Any) -> Any:
-    """A cell of dense values, or the list that its JSON text holds; `None` for an empty one."""
-    if isinstance(cell, str):
-        if not cell.strip():
-            return None
+    """A cell of dense values, or what its text holds: a JSON list, a printed array, base64; `None` for an empty one."""
+    if not isinstance(cell, str):
+        return cell
+    if not cell.strip():
+        return None
+    try:
         parsed = _parsed("values", cell, "list of numbers")
-        if isinstance(parsed, str):
-            raise Misread("values", f"is {shown(cell)}; give a JSON list of numbers")
-        return parsed
-    return cell
+    except Misread:
+        numbers = _written(cell)
+        if numbers is None:
+            raise
+        return numbers
+    if isinstance(parsed, str):
+        return as_values(parsed) if parsed != cell and looks_like_base64(parsed) else _no_list(cell)
+    return parsed
+
+
+def _written(text: str) -> Any:
+    """The numbers of text that is no JSON; `None` where it is no known way of writing them."""
+    if GAP.search(text):
+        raise Misread("values", MISSING_NUMBERS)
+    numbers: Any = printed_numbers(text)
+    if numbers is None and looks_like_base64(text):
+        numbers = from_base64(text)
+        if numbers is None:
+            raise Misread(
+                "values", f"is {shown(text, 40)}, base64 that is not plainly float32; decode it to a list of numbers"
+            )
+    return numbers
+
+
+def _no_list(text: str) -> Any:
+    raise Misread("values", f"is {shown(text)}; give a JSON list of numbers")
 
 
 def as_number(column: str, cell: Any) -> Any:
-    """A number, or the number that text holds, for a column that holds one dimension."""
+    """A number, or the number that text holds in decimal notation, for a column that holds one dimension."""
     if isinstance(cell, str):
-        try:
-            return float(cell)
-        except ValueError:
-            raise Misread("values", f"column {shown(column)} holds {shown(cell)}, which is no number") from None
+        if _NUMBER.fullmatch(cell.strip(" \t\r\n")) is None:
+            raise Misread("values", f"column {shown(column)} holds {shown(cell)}, which is no number")
+        return float(cell)
     if cell is None:
         raise Misread("values", f"column {shown(column)} is empty")
     return cell
+
+
+def as_numbers(columns: Sequence[str], cells: Sequence[Any]) -> list[Any]:
+    """`as_number` of each, in a tenth of the time where all are plain text."""
+    try:
+        whole = "".join(cells)
+        # beyond decimal notation `float` takes underscores, digits of other scripts, nan and infinity: none passes here
+        if whole.isascii() and not ("_" in whole or "n" in whole or "N" in whole):
+            return list(map(float, cells))
+    except (TypeError, ValueError):
+        pass
+    return [as_number(name, cell) for name, cell in zip(columns, cells, strict=True)]
 
 
 def as_metadata(cells: Iterable[tuple[str, Any]], *, sole: bool) -> Mapping[str, Any] | None:
@@ -74,6 +114,8 @@ def _in_braces(cell: Any) -> bool:
 
 
 def _parsed(field: str, text: str | bytes, what: str) -> Any:
+    if too_deep(text):
+        raise Misread(field, f"is nested deeper than {MAX_DEPTH} levels; no record is")
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:

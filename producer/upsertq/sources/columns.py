@@ -1,8 +1,10 @@
 """Owns which column of a file means what: the caller's options, the defaults, and what a header makes of both."""
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from upsertq.errors import SourceError, shown
 
@@ -60,9 +62,27 @@ class Layout:
         return list(dict.fromkeys(name for name in some if name is not None))
 
 
-def resolve(columns: Columns, names: Sequence[str], source: str) -> Layout:
-    """The layout of a file with these columns; `SourceError` when it has not what it needs."""
+def named(columns: Columns) -> list[tuple[str, str]]:
+    """Each column that an option names, with that option; patterns are left out."""
+    asked = [("--id-column", columns.id), ("--sparse-column", columns.sparse)]
+    asked += [("--values-column", name) for name in columns.values if not is_pattern(name)]
+    asked += [("--metadata-columns", name) for name in columns.metadata or () if name != EVERY]
+    asked += [("--namespace-column", columns.namespace_column)]
+    return [(option, name) for option, name in asked if name is not None]
 
+
+def resolve(columns: Columns, names: Sequence[str], source: str) -> Layout:
+    """The layout of a file with these columns; `SourceError` when it lacks what it needs, or has it twice."""
+    layout = _layout(columns, dict.fromkeys(names), source)
+    twice = {name for name, count in Counter(names).items() if count > 1}.intersection(layout.needed)
+    if twice:
+        raise SourceError(
+            f"{source} names the column {shown(min(twice))} twice; each that is used needs a name of its own"
+        )
+    return layout
+
+
+def _layout(columns: Columns, names: Collection[str], source: str) -> Layout:
     def wanted(name: str | None, option: str, defaults: Sequence[str]) -> str | None:
         if name is None:
             return next((default for default in defaults if default in names), None)
@@ -94,23 +114,28 @@ def is_pattern(name: str) -> bool:
     return EVERY in name
 
 
-def numbered(pattern: str, names: Sequence[str]) -> list[str]:
+def numbered(pattern: str, names: Collection[str]) -> list[str]:
     """The names that match `pattern` with a number in place of its `*`, in the order of the numbers."""
     before, _, after = pattern.partition(EVERY)
-    shape = re.compile(f"{re.escape(before)}([0-9]+){re.escape(after)}")
+    shape = re.compile(f"{re.escape(before)}([0-9]{{1,9}}){re.escape(after)}")
     found = [(int(match[1]), name) for name in names if (match := shape.fullmatch(name))]
     return [name for _, name in sorted(found)]
 
 
-def _values(asked: tuple[str, ...], names: Sequence[str], source: str) -> tuple[tuple[str, ...], bool]:
+def no_pattern(source: str, pattern: str, names: Collection[str]) -> SourceError:
+    """The error that no column matches the pattern of values columns."""
+    return SourceError(
+        f"{source} has no column like {shown(pattern)}, where '*' stands for a number; it has {listed(names)}"
+    )
+
+
+def _values(asked: tuple[str, ...], names: Collection[str], source: str) -> tuple[tuple[str, ...], bool]:
     if not asked:
         return (("values",) if "values" in names else ()), False
     if len(asked) == 1 and is_pattern(asked[0]):
         found = numbered(asked[0], names)
         if not found:
-            raise SourceError(
-                f"{source} has no column like {shown(asked[0])}, where '*' stands for a number; it has {listed(names)}"
-            )
+            raise no_pattern(source, asked[0], names)
         return tuple(found), True
     for name in asked:
         if name not in names:
@@ -119,19 +144,20 @@ def _values(asked: tuple[str, ...], names: Sequence[str], source: str) -> tuple[
 
 
 def _metadata(
-    asked: tuple[str, ...] | None, names: Sequence[str], taken: set[str | None], source: str
+    asked: tuple[str, ...] | None, names: Collection[str], taken: set[str | None], source: str
 ) -> tuple[str, ...]:
     if asked is None:
         return ("metadata",) if "metadata" in names and "metadata" not in taken else ()
     if asked == (EVERY,):
-        return tuple(name for name in names if name not in taken)
+        # a column without a name is the index that pandas writes
+        return tuple(name for name in names if name and name not in taken)
     for name in asked:
         if name not in names:
             raise SourceError(f"{source} has no column {shown(name)} for --metadata-columns; it has {listed(names)}")
     return asked
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Collection[str], most: int = 12) -> str:
     """The names for a message, the first `most` of them."""
-    some = ", ".join(shown(name, 40) for name in names[:most])
+    some = ", ".join(shown(name, 40) for name in islice(names, most))
     return f"{some} and {len(names) - most} more" if len(names) > most else some or "no columns"

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from upsertq.errors import SourceError
+from upsertq.printable import printable
 from upsertq.sources.columns import Columns
 
 SAMPLE: Final = 2**16
@@ -18,7 +19,7 @@ SAMPLES: Final = 32
 
 def fingerprint(paths: Iterable[str], queue: str, columns: Columns, more: Iterable[str | None] = ()) -> str:
     """The fingerprint of loading these files in this order into `queue`; `more` is whatever else matters."""
-    parts = [[Path(path).name, *_sampled(path)] for path in paths]
+    parts = [[printable(Path(path).name), *_sampled(path)] for path in paths]
     told = orjson.dumps([parts, queue, astuple(columns), list(more)])
     return hashlib.blake2b(told, digest_size=20).hexdigest()
 

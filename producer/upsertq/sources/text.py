@@ -10,7 +10,7 @@ import select
 import stat
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
@@ -44,6 +44,7 @@ class Bytes:
         while 0 < len(self._head) < len(_ZSTD) and (more := raw.read(len(_ZSTD) - len(self._head))):
             self._head += more
         self.consumed = 0
+        self._ahead = b""
         if self._head.startswith(_GZIP):
             self._content: Readable = gzip.GzipFile(fileobj=cast("BinaryIO", _Counted(self)))
         elif self._head == _ZSTD:
@@ -59,7 +60,19 @@ class Bytes:
 
     def read(self, size: int) -> bytes:
         """The next bytes of the content, at most `size`; none at the end."""
+        if self._ahead:
+            block, self._ahead = self._ahead[:size], self._ahead[size:]
+            return block
         return self._content.read(size)
+
+    def ahead(self, enough: Callable[[bytes], bool]) -> bytes:
+        """The beginning of what will be read, until it is `enough`, the content ends or it passes `MAX_LINE`."""
+        while not enough(self._ahead) and len(self._ahead) <= MAX_LINE:
+            block = self._content.read(max(BLOCK, len(self._ahead)))
+            if not block:
+                break
+            self._ahead += block
+        return self._ahead
 
     def lines(self) -> Iterator[bytes | None]:
         """Each line without its newline; `None` stands for one that is longer than `MAX_LINE`."""
@@ -90,6 +103,14 @@ class _Counted(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         return self._owner._read_raw(size if size >= 0 else BLOCK)  # noqa: SLF001 - two halves of one thing
+
+
+def is_stream(path: str) -> bool:
+    """Whether the source can be read only once: stdin or a pipe."""
+    try:
+        return path == STDIN or not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 - a path or '-'
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """Owns what the worker's command line may ask for: checked as a whole, so that all faults are told at once."""
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from upsertq.errors import UsageError, shown
 from upsertq_worker.context import MOST_CULPRITS, BatchLimits, Settings
+from upsertq_worker.edge.credential import TOKEN
 from upsertq_worker.edge.http_index import IndexAddress, is_loopback
 
 MAX_BATCH_RECORDS: Final = 1_000
 """The service's own ceiling for one request."""
 DEFAULT_API_VERSION: Final = "2025-10"
-_TOKEN: Final = re.compile(r"[!-~]+")
+_HOST: Final = re.compile(r"[^\s\\%<>\"{}|^`@]+")
+_PATHS: Final = ("/vectors/upsert", "/describe_index_stats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,8 @@ class WorkConfig:
 
     index_host: str
     api_key: str = field(repr=False, default="")
+    read_key: Callable[[], str] | None = field(repr=False, default=None)
+    """Reads the key anew, once it is refused or on SIGHUP."""
     api_version: str = DEFAULT_API_VERSION
     allow_http: bool = False
     batch_size: int = 100
@@ -43,7 +48,7 @@ class WorkConfig:
         """The address and the settings; `UsageError` that lists everything that is wrong."""
         faults = [*self._number_faults(), *self._header_faults()]
         url, url_faults = _checked_url(self.index_host)
-        address = IndexAddress(url, api_version=self.api_version, api_key=self.api_key)
+        address = IndexAddress(url, api_version=self.api_version, api_key=self.api_key, read_key=self.read_key)
         faults += url_faults or _access_faults(address, allow_http=self.allow_http)
         if faults:
             raise UsageError("; ".join(faults))
@@ -86,32 +91,46 @@ class WorkConfig:
     def _header_faults(self) -> list[str]:
         """What cannot travel in a header: told here, as a request would fail for ever."""
         faults = []
-        if self.api_key and not _TOKEN.fullmatch(self.api_key):
+        if self.api_key and not TOKEN.fullmatch(self.api_key):
             faults.append("the API key holds a space, a line break or a character beyond ASCII: copy it again")
-        if not _TOKEN.fullmatch(self.api_version):
+        if not TOKEN.fullmatch(self.api_version):
             faults.append(f"--api-version is {shown(self.api_version)}: give one like {DEFAULT_API_VERSION}")
         return faults
 
 
 def _checked_url(host: str) -> tuple[str, list[str]]:
-    """Scheme, host and port of the index (`https://` unless a scheme is given), and what is wrong with it."""
-    faults: list[str] = []
-    text = host if "://" in host else f"https://{host}"
+    """Scheme, host, port and prefix of the index (`https://` unless a scheme is given), and what is wrong with it."""
+    text = host.strip()
+    text = text if "://" in text else f"https://{text}"
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        faults.append("--index-host is no URL: give it as the console shows it, like my-index-abc123.svc.pinecone.io")
-        return "", faults
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        faults.append(f"--index-host has the scheme '{parts.scheme}' and no usable host: give https://HOST")
-    elif parts.username or parts.password:
-        faults.append("--index-host must not carry a user or password: the key is read from PINECONE_API_KEY")
-    elif parts.path.strip("/") or parts.query or parts.fragment:
-        faults.append(f"--index-host has the path '{parts.path}': give the host alone, the paths are known")
+        return "", ["--index-host is no URL: give it as the console shows it, like my-index-abc123.svc.pinecone.io"]
     name = parts.hostname or ""
+    faults = [fault for fault in _url_faults(parts, name) if fault]
     where = f"[{name}]" if ":" in name else name
-    return f"{parts.scheme}://{where}" + (f":{port}" if port else ""), faults
+    prefix = quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~-._")
+    return f"{parts.scheme}://{where}" + (f":{port}" if port else "") + prefix, faults
+
+
+def _url_faults(parts: SplitResult, name: str) -> Iterator[str]:
+    """What is wrong with the parts of an address; a login in it is never repeated."""
+    if parts.username is not None or parts.password is not None:
+        yield "--index-host must not carry a user or password: the key is read from PINECONE_API_KEY"
+    elif parts.scheme not in {"http", "https"} or not name:
+        scheme = shown(parts.scheme) if "@" not in parts.path else "no known scheme"
+        yield f"--index-host has the scheme {scheme} and no usable host: give https://HOST"
+    elif not _HOST.fullmatch(name):
+        yield "--index-host names no usable host: give it like my-index-abc123.svc.pinecone.io"
+    if parts.query:
+        yield "--index-host has a query (what follows '?'): give host and path alone"
+    if parts.fragment:
+        yield "--index-host has a fragment (what follows '#'): give host and path alone"
+    if parts.path.rstrip("/").endswith(_PATHS):
+        yield "--index-host ends in the path of a request: give what comes before it"
+    elif re.search(r"[\s\\]|%(?![0-9A-Fa-f]{2})", parts.path):
+        yield "--index-host has a path with a space, a backslash or a '%' that escapes nothing: write it as a URL"
 
 
 def _access_faults(address: IndexAddress, *, allow_http: bool) -> list[str]:
@@ -127,4 +146,8 @@ def _access_faults(address: IndexAddress, *, allow_http: bool) -> list[str]:
         faults.append(
             f"--index-host {address.url} would send the key and the data unencrypted: use https://, or --allow-http"
         )
+    try:
+        address.proxy()
+    except UsageError as error:
+        faults.append(str(error))
     return faults

@@ -7,8 +7,9 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -19,14 +20,19 @@ import numpy as np
 import orjson
 
 from upsertq.cli import options
-from upsertq.cli.reach import existing_queue, print_json
+from upsertq.cli.reach import print_json
 from upsertq.errors import WorldError
+from upsertq.exchange import Patience
+from upsertq.keys import QueueKeys
 from upsertq.queue import remove_queue
+from upsertq.server import Server
+from upsertq_worker.edge.process import ignore_hangup
 
 DIMENSION: Final = 128
 UPDATES: Final = 100
 """Records whose id occurs twice in the demo's file: the later version must win."""
 STEPS: Final = 4
+REMOVE_SECONDS: Final = 10.0
 PAGE: Final = 100
 
 
@@ -40,6 +46,7 @@ def demo(*, records: int, redis_url: str | None, as_json: bool) -> int:
     Everything runs on this machine and is removed at the end: the emulator, the embedded server (or, with --redis-url,
     a queue of its own on that server), the file.
     """
+    ignore_hangup()
     say = (lambda *_: None) if as_json else _say
     with tempfile.TemporaryDirectory(prefix="upsertq-demo-") as directory, _server(redis_url, directory) as url:
         queue = f"demo-{secrets.token_hex(4)}"
@@ -147,8 +154,8 @@ def _compare(index_url: str, expected: dict[str, bytes]) -> int:
 
 
 def _remove(url: str, queue: str) -> None:
-    with existing_queue(url, queue) as reached:
-        reached.server.hold(remove_queue(reached.keys, reached.patience()))
+    with closing(Server.at(url)) as server:
+        server.hold(remove_queue(QueueKeys(queue), Patience(REMOVE_SECONDS, time.monotonic, random.Random())))
 
 
 def _report(books: dict[str, Any], expected: dict[str, bytes], wrong: int) -> None:

@@ -3,14 +3,17 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from upsertq.errors import UsageError
 from upsertq_worker.cli.config import DEFAULT_API_VERSION
 from upsertq_worker.context import MOST_CULPRITS
+from upsertq_worker.logs import JSON, TEXT
 
+KEY_FILE_MAX: Final = 8_000
+"""Characters of a key at most: a header has no room for more."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INDEX_OPTIONS = (
@@ -19,8 +22,9 @@ _INDEX_OPTIONS = (
         metavar="URL",
         required=True,
         envvar="UPSERTQ_INDEX_HOST",
-        help="Where the index is, as its console shows it; https:// unless a scheme is given. The key is read from "
-        "PINECONE_API_KEY, or from the file that PINECONE_API_KEY_FILE names.",
+        help="Where the index is, as its console shows it; https:// unless a scheme is given; a path in it is put "
+        "before those of the requests. The key is read from PINECONE_API_KEY, or from the file that "
+        "PINECONE_API_KEY_FILE names, which is read again when the key is refused and on SIGHUP.",
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
     click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
@@ -65,6 +69,14 @@ _INDEX_OPTIONS = (
     ),
 )
 
+log_format = click.option(
+    "--log-format",
+    type=click.Choice([TEXT, JSON]),
+    default=TEXT,
+    show_default=True,
+    help="How the worker logs to stderr: lines for people, or one JSON object a line.",
+)
+
 
 def index_options(timeout: str) -> Callable[[F], F]:
     """The options; `timeout` names the one for a request's time, which some commands have another use for."""
@@ -91,8 +103,17 @@ def api_key() -> str:
     if not name:
         return os.environ.get("PINECONE_API_KEY", "").strip()
     try:
-        return Path(name).read_text(encoding="utf-8").strip()
+        path = Path(name)
+        if not path.is_file() and path.exists():  # reading a pipe or a device may take for ever
+            raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no file: it must be one that holds the key alone")
+        with path.open("rb") as file:
+            key = file.read(KEY_FILE_MAX + 1).decode().strip()
     except OSError as error:
         raise UsageError(f"cannot read the API key from {name} (PINECONE_API_KEY_FILE): {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is no text file: it must hold the key alone") from None
+    if not key:
+        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) is empty: it must hold the key")
+    if len(key) > KEY_FILE_MAX or len(key.split()) > 1:
+        raise UsageError(f"{name} (PINECONE_API_KEY_FILE) holds more than a key: it must hold the key alone")
+    return key

@@ -15,10 +15,11 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load import load_and_report
 from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.errors import LoadStopped, WorldError
+from upsertq.printable import printable
 from upsertq.server import Server
 from upsertq_worker.cli.config import WorkConfig
-from upsertq_worker.cli.options import api_key, index_options
-from upsertq_worker.edge.process import PARENT
+from upsertq_worker.cli.options import api_key, index_options, log_format
+from upsertq_worker.edge.process import PARENT, ignore_hangup, pass_on_hangup
 
 STOP_SECONDS = 10.0
 
@@ -34,6 +35,7 @@ class WorkerEnded(WorldError):  # noqa: N818 - as its siblings in `upsertq.error
 @click.command(short_help="Load, drain and wait in one command.")
 @load_options
 @index_options("--request-timeout")
+@log_format
 @options.common
 @click.option(
     "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
@@ -45,6 +47,7 @@ def run(
     queue_name: str,
     as_json: bool,
     wait_timeout: float | None,
+    log_format: str,
     **given: Any,
 ) -> int:
     """Load SOURCE into the queue, drain it into an index, and wait until nothing of the run is pending.
@@ -54,9 +57,11 @@ def run(
 
     Exit codes: 0 done; 1 failed; 3 done, but records were rejected or are dead; 4 timed out; 5 the service refuses.
     """
+    ignore_hangup()
     WorkConfig(api_key=api_key(), **given).checked()
     plan = load_options.plan(queue_name)
-    with options.server_url(redis_url) as url, _worker(url, queue_name, given) as worker:
+    sent = {**given, "allow_eviction": load_options.allow_eviction, "log_format": log_format}
+    with options.server_url(redis_url) as url, _worker(url, queue_name, sent) as worker:
         server = Server.at(url)
 
         def guard() -> None:
@@ -76,7 +81,7 @@ def run(
         except WorkerEnded as ended:
             return ended.code or ExitCode.FAILED  # it has said why
         except LoadStopped as error:
-            click.echo(f"upsertq: {error}", err=True)
+            click.echo(printable(f"upsertq: {error}"), err=True)
             return worker.poll() or ExitCode.FAILED
         finally:
             server.close()
@@ -97,9 +102,11 @@ def _worker(url: str, queue: str, given: dict[str, Any]) -> Iterator[subprocess.
     worker = subprocess.Popen(  # noqa: S603 - our own command
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
     )
+    pass_on_hangup(worker)
     try:
         yield worker
     finally:
+        ignore_hangup()
         _stop(worker)
 
 

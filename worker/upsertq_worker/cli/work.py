@@ -12,11 +12,12 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import one_line
+from upsertq.printable import printable
 from upsertq_worker.cli.config import WorkConfig
-from upsertq_worker.cli.options import api_key, index_options
+from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
-from upsertq_worker.edge.process import log_to_stderr, run_loop
+from upsertq_worker.edge.process import ignore_hangup, log_to_stderr, run_loop
 from upsertq_worker.edge.process import work as work_until_stopped
 from upsertq_worker.worker import Worker
 
@@ -25,8 +26,12 @@ from upsertq_worker.worker import Worker
 @index_options("--timeout")
 @click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
+@log_format
+@options.allow_eviction
 @options.common
-def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any) -> int:
+def work(
+    *, redis_url: str | None, queue_name: str, as_json: bool, allow_eviction: bool, log_format: str, **given: Any
+) -> int:
     """Drain the queue into an index.
 
     Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say. A second
@@ -34,9 +39,10 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
 
     Exit codes: 0 stopped or empty; 1 failed; 3 empty, but records are dead; 5 the service refuses.
     """
-    config = WorkConfig(api_key=api_key(), **given)
+    ignore_hangup()
+    config = WorkConfig(api_key=api_key(), read_key=api_key, **given)
     address, settings = config.checked()
-    log_to_stderr()
+    log_to_stderr(log_format)
     with options.server_url(redis_url) as url:
         try:
             done = work_until_stopped(
@@ -45,11 +51,12 @@ def work(*, redis_url: str | None, queue_name: str, as_json: bool, **given: Any)
                 address,
                 settings,
                 timeout=config.request_timeout,
+                allow_eviction=allow_eviction,
                 watch=None if as_json else _watch(),
             )
             tally, books = run_loop(done)
         except Refused as error:
-            click.echo(f"upsertq: {error}", err=True)
+            click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED
     _report(queue_name, tally, books, as_json=as_json)
     return ExitCode.REJECTED_OR_DEAD if config.until_empty and books.dead else ExitCode.DONE

@@ -7,19 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from upsertq.letter import Verdict
+from upsertq.letter import Reason
 from upsertq.pauses import QUEUE, scope_of, spoken
 from upsertq_worker.context import Context
 from upsertq_worker.delivery import policy
 from upsertq_worker.delivery.batch import Batch, Culprit
 from upsertq_worker.delivery.bisect import Part, Search
-from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, Outcome, ShortAck, describe
+from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, Outcome, ShortAck, concerns_lane, describe
 from upsertq_worker.delivery.policy import Facts, follow
 from upsertq_worker.events import Event
+from upsertq_worker.flow.landings import Landings
 from upsertq_worker.flow.limiter import BACKOFF, Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Fate, Held, Item, Version, entry_of
+from upsertq_worker.ordering.model import Fate, Item
 
 SYSTEMIC: Final = "systemic"
 
@@ -41,7 +42,10 @@ class LanePauses(Protocol):
 
 
 class UsageMeter(Protocol):
-    """What is needed of the meter here."""
+    """What is needed of the meter here, and by the sender."""
+
+    def posted(self, items: Sequence[Item], size: int, *, again: bool) -> None:
+        """A request with these records left, `size` bytes of body; `again` when it was not the first with them."""
 
     def landed(self, items: Sequence[Item], lsn: int) -> None:
         """The index took these records, and its log was at `lsn` then."""
@@ -80,10 +84,11 @@ class Applier:
         self._landed = 0
         self.landed_at = context.clock()
         """When a batch landed last."""
+        self._landings = Landings()
         self._unread: Batch | None = None
         """What had the latest success, where that had no count that can be read."""
         self._barren: Counter[str] = Counter()
-        """Records convicted in each namespace since one was accepted there."""
+        """Records given up in each namespace since one was accepted there."""
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
@@ -94,23 +99,25 @@ class Applier:
             outcome=type(outcome).__name__,
         )
         if isinstance(outcome, Accepted) and not batch.probe:
-            self._land(batch, outcome)
+            self._acknowledge(batch, outcome)
             return
         self._note_failure(batch, outcome)
         what = follow(outcome, self._facts(batch), self._context.settings.max_attempts)
+        if concerns_lane(outcome):
+            batch.refused_with_lane(self._context.clock())
         if isinstance(outcome, ShortAck):
             self._note_unread(batch.root, outcome)
         if batch.probe and not self._probe_passed(batch, what):
             return
         match what:
-            case policy.Land():
-                self._land(batch, outcome)
-            case policy.Again(at_once=at_once):
-                self._again(batch, outcome, at_once=at_once)
+            case policy.Acknowledge():
+                self._acknowledge(batch, outcome)
+            case policy.Retry(at_once=at_once):
+                self._retry(batch, outcome, at_once=at_once)
             case policy.Split(parts=parts, searching=searching):
                 self._split(batch, parts, outcome, searching=searching)
-            case policy.Convict(reason=reason):
-                self._convict(batch, policy.verdict(reason, outcome, batch.path, self._history(batch)), outcome)
+            case policy.GiveUp(reason=reason):
+                self._give_up(batch, reason, outcome)
             case policy.Pause(scope=scope, reason=reason, refusal=refusal):
                 where = QUEUE if scope == "queue" else scope_of(batch.namespace)
                 self.give_back(batch)
@@ -129,8 +136,8 @@ class Applier:
         reason = self._pauses.reason(scope)
         if reason is None:
             return True  # it ended meanwhile, or became one that ends by hand
-        still = isinstance(what, policy.Pause | policy.Again)
-        if still or (reason == SYSTEMIC and not isinstance(what, policy.Land)):
+        still = isinstance(what, policy.Pause | policy.Retry)
+        if still or (reason == SYSTEMIC and not isinstance(what, policy.Acknowledge)):
             # at the end of the line: the next probe tries another record
             self.give_back(batch, last=True)
             self._pauses.probe_refused(scope)
@@ -140,7 +147,7 @@ class Applier:
                 del self._barren[namespace]
         return True
 
-    def _land(self, batch: Batch, outcome: Outcome) -> None:
+    def _acknowledge(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Accepted) and outcome.lsn is not None:
             self._meter.landed(batch.items, outcome.lsn)
         self._limiter.succeeded(batch.namespace)
@@ -148,6 +155,7 @@ class Applier:
         self._unread = None
         self._barren.pop(batch.namespace, None)
         self.landed_at = now = self._context.clock()
+        self._landings.note(batch.namespace, batch.started, now)
         lasted = self._outage.over(now)
         if lasted is not None:
             self._context.events.tell(Event.ACCEPTS_AGAIN, seconds=lasted)
@@ -155,7 +163,7 @@ class Applier:
             self._hold.acknowledge(item, now)
         self._leave_search(batch)
 
-    def _again(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
+    def _retry(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         context, now = self._context, self._context.clock()
         batch.short_acks += isinstance(outcome, ShortAck)
@@ -206,13 +214,13 @@ class Applier:
     def _call_off(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> None:
         now = self._context.clock()
         self.give_back(batch)
-        for culprit in search.convicted:
+        for culprit in search.found:
             self._hold.put_back(culprit.version, now)
-        search.convicted.clear()
+        search.found.clear()
         cause = f"more than {search.most} records of one batch of {search.size} are refused: {describe(outcome)}"
         self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
 
-    def _convict(self, batch: Batch, verdict: Verdict, outcome: Outcome) -> None:
+    def _give_up(self, batch: Batch, reason: Reason, outcome: Outcome) -> None:
         """Its one record is at fault; it is given up when the search around it is over."""
         most = self._context.settings.max_culprits
         search = batch.search if batch.search is not None else Search(1, most)
@@ -224,8 +232,10 @@ class Applier:
             self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
             return
         self._barren[batch.namespace] += 1
-        live: list[Version] = [one for one in batch.versions(self._hold, self._context.clock()) if not one.held.dropped]
-        search.convicted += [Culprit(version, verdict) for version in live]
+        live = [one for one in batch.versions(self._hold, self._context.clock()) if not one.held.dropped]
+        history = policy.History(batch.attempts, batch.first_failed, self._context.wall(), self._context.name)
+        verdict = policy.verdict(reason, outcome, batch.path, history)
+        search.found += [Culprit(version, verdict) for version in live]
         self._leave_search(batch)
 
     def _leave_search(self, batch: Batch) -> None:
@@ -236,14 +246,14 @@ class Applier:
         search.open -= 1
         if search.over:
             now = self._context.clock()
-            for culprit in search.convicted:
+            for culprit in search.found:
                 version, verdict = culprit.version, culprit.verdict
                 where = spoken(scope_of(version.namespace))
                 self._context.events.tell(
                     Event.DEAD, id=version.id, lane=where, reason=verdict.reason, message=verdict.message
                 )
                 self._hold.finish(version, Fate.DEAD, now, verdict)
-            search.convicted.clear()
+            search.found.clear()
 
     def _note_failure(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Busy):
@@ -267,11 +277,7 @@ class Applier:
 
     def _facts(self, batch: Batch) -> Facts:
         root = batch.root
-        records = [
-            (entry_of(item).entry, row)
-            for item in batch.items
-            for row in (range(len(item.entry.ids)) if isinstance(item, Held) else (item.row,))
-        ]
+        records, since = batch.records, batch.refused_since
         return Facts(
             dims=[entry.dim for entry, _ in records],
             sparse=policy.sparse_rows(records),
@@ -281,12 +287,9 @@ class Applier:
             unread=root.unread_at == self._landed,
             part=root is not batch,
             searching=batch.search is not None,
-        )
-
-    def _history(self, batch: Batch) -> policy.History:
-        return policy.History(
-            attempts=batch.attempts,
-            first_failed=batch.first_failed,
-            now=self._context.wall(),
-            worker=self._context.name,
+            lane_refusals=batch.lane_refusals,
+            refused=since is not None,
+            lane_lands=self._landings.in_lane(batch.namespace, since),
+            others_land=self._landings.anywhere(since),
+            landed_meanwhile=self._landings.at >= batch.started,
         )

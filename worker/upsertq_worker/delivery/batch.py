@@ -1,12 +1,23 @@
-"""Owns what is known of one batch: its items, and what became of it so far. Pure."""
+"""Owns what is known of one batch: its items, and what became of it so far; and when a batch is closed.
 
-from dataclasses import dataclass
+Pure. A batch closes by count, by bytes of JSON, or when its oldest record lingered. Lanes take turns, so a namespace
+with a long backlog cannot starve the others.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from upsertq.letter import Verdict
+from upsertq.wire import Entry
+from upsertq_worker.context import BatchLimits
 from upsertq_worker.delivery.bisect import Search
-from upsertq_worker.delivery.encoder import encode, join
+from upsertq_worker.delivery.encoder import MetadataOf, Unsendable, encode, join, overhead
+from upsertq_worker.delivery.response import Sent
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Held, Item, Version, entry_of, ids_of
+from upsertq_worker.ordering.model import Held, Item, Version, entry_of, ids_of, records_of
+from upsertq_worker.ordering.ready import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,8 @@ class Batch:
     """Failures while others succeeded."""
     landed_before: int = 0
     """Batches of the worker that had landed when it failed last."""
+    lane_refusals: int = 0
+    """Times that it was refused together with its lane."""
     first_failed: float = 0.0
     """When it, or what it is a part of, failed first; seconds since 1970."""
     search: Search[Culprit] | None = None
@@ -57,7 +70,7 @@ class Batch:
             first_failed=self.first_failed,
             search=search,
             parent=self,
-            path=(*self.path, len(versions)),
+            path=(*self.path, len(self.ids)),
         )
 
     @property
@@ -80,6 +93,32 @@ class Batch:
         """The ids of its records."""
         return tuple(record_id for item in self.items for record_id in ids_of(item))
 
+    @property
+    def records(self) -> list[tuple[Entry, int]]:
+        """Each of its records: the entry, and the row in it."""
+        return [
+            (entry_of(item).entry, row)
+            for item in self.items
+            for row in (range(len(item.entry.ids)) if isinstance(item, Held) else (item.row,))
+        ]
+
+    @property
+    def refused_since(self) -> float | None:
+        """When the first of its items was refused with its lane, maybe in another batch; `None` where none was."""
+        times = (time for item in self.items for time in (item.refused_at, entry_of(item).refused_at))
+        return min((time for time in times if time is not None), default=None)
+
+    def refused_with_lane(self, now: float) -> None:
+        """Note that it was refused together with its lane."""
+        self.lane_refusals += 1
+        for item in self.live:
+            if item.refused_at is None:
+                item.refused_at = now
+
+    def sent(self) -> Sent:
+        """What its request carries, as far as an answer may speak of it."""
+        return Sent(self.ids, self.namespace, MetadataOf(self.items))
+
     def versions(self, hold: Hold, now: float) -> list[Version]:
         """Its records each by itself, in the order sent; whole entries are taken apart."""
         versions: list[Version] = []
@@ -94,3 +133,120 @@ class Batch:
     def body(self) -> bytes:
         """The request's body, of the live items."""
         return join([encode(item) for item in self.live], self.namespace)
+
+
+@dataclass(slots=True)
+class Batcher:
+    """Forms batches out of what the hold lets go."""
+
+    hold: Hold
+    limits: BatchLimits
+    _full: deque[Lane] = field(default_factory=deque)
+    _lingering: list[tuple[float, int, Lane]] = field(default_factory=list)
+    _ticket: int = 0
+    _full_first: bool = True
+    _refused: dict[str, Lane] = field(default_factory=dict)
+    """Lanes whose turn came while they were not admitted."""
+
+    def next(self, now: float, admits: Callable[[str], bool]) -> Batch | None:
+        """The next batch that is due, `None` while every lane had better wait.
+
+        Full lanes and lanes that lingered take turns, so that neither kind can starve the other. Lanes whose namespace
+        `admits` refuses are passed over, and looked at again in each call.
+        """
+        for namespace in [namespace for namespace in self._refused if admits(namespace)]:
+            self._watch(self._refused.pop(namespace))
+        for lane in self.hold.ready.stirred:
+            lane.stirred = False
+            self._watch(lane)
+        self.hold.ready.stirred.clear()
+        self._full_first = not self._full_first
+        if self._full_first:
+            return self._next_full(now, admits) or self._next_lingering(now, admits)
+        return self._next_lingering(now, admits) or self._next_full(now, admits)
+
+    def due(self) -> float | None:
+        """When the next lane's oldest record will have lingered, `None` when no lane waits."""
+        return self._lingering[0][0] if self._lingering else None
+
+    def _next_full(self, now: float, admits: Callable[[str], bool]) -> Batch | None:
+        while self._full:
+            lane = self._full.popleft()
+            lane.full = False
+            if not self._fills(lane):
+                self._watch(lane)  # its turn came as a lingering lane meanwhile: what is left may wait for company
+            elif not admits(lane.namespace):
+                self._refused[lane.namespace] = lane
+            elif batch := self._form(lane, now):
+                return batch
+        return None
+
+    def _next_lingering(self, now: float, admits: Callable[[str], bool]) -> Batch | None:
+        while self._lingering and self._lingering[0][0] <= now:
+            due, _, lane = heapq.heappop(self._lingering)
+            if lane.due != due:
+                continue
+            lane.due = None
+            since = lane.oldest()
+            if since is None or since + self.limits.linger > now:
+                self._watch(lane)
+            elif not admits(lane.namespace):
+                self._refused[lane.namespace] = lane
+            elif batch := self._form(lane, now):
+                return batch
+        return None
+
+    def _watch(self, lane: Lane) -> None:
+        """See to it that a lane with something to send is looked at again when it is due."""
+        if lane.full or lane.namespace in self._refused:
+            return
+        since = lane.oldest()
+        if since is None:
+            return
+        if self._fills(lane):
+            lane.full = True
+            self._full.append(lane)
+            return
+        due = since + self.limits.linger
+        if lane.due is None or due < lane.due:
+            lane.due = due
+            self._ticket += 1
+            heapq.heappush(self._lingering, (due, self._ticket, lane))
+
+    def _fills(self, lane: Lane) -> bool:
+        return lane.records >= self.limits.records or lane.estimate >= self.limits.bytes
+
+    def _form(self, lane: Lane, now: float) -> Batch | None:
+        items: list[Item] = []
+        room, size = self.limits.records, overhead(lane.namespace)
+        while room and (item := self._take(lane, now, room)) is not None:
+            try:
+                size += len(encode(item)) + 1
+            except Unsendable:
+                for other in items:
+                    self.hold.put_back(other, now)
+                self._watch(lane)
+                raise
+            if size - 1 > self.limits.bytes and (items or isinstance(item, Held)):
+                self.hold.put_back(item, now)
+                if items:
+                    break
+                if isinstance(item, Held):
+                    self.hold.take_apart(item, now)
+                size = overhead(lane.namespace)
+                continue
+            items.append(item)
+            room -= records_of(item)
+        self._watch(lane)
+        return Batch(lane.namespace, items) if items else None
+
+    def _take(self, lane: Lane, now: float, room: int) -> Item | None:
+        """The next item that fits; an entry that fits into no batch is taken apart."""
+        while True:
+            item = self.hold.ready.take(lane, now, room)
+            if item is not None or lane.oldest() is None:
+                return item
+            first = lane.line[0]
+            if room < self.limits.records or not isinstance(first, Held):
+                return None
+            self.hold.take_apart(first, now)

@@ -1,8 +1,8 @@
 """Owns how a refused batch is taken apart until the records at fault stand alone, and when to stop looking.
 
 Pure. Named suspects are sent apart first, the rest is halved. By halving, k culprits among n cost at most
-2k⌈log2 n⌉ + 1 requests (each culprit has ⌈log2 n⌉ refused groups above it, each split in two). Nobody is
-convicted before the whole search is over: a refusal that hits more than the culprits allowed is not the records' fault.
+2k⌈log2 n⌉ + 1 requests (each culprit has ⌈log2 n⌉ refused groups above it, each split in two). No record is
+given up before the whole search is over: a refusal that hits more than the culprits allowed is not the records' fault.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class Search(Generic[T]):
     """The search in one refused batch of `size` records.
 
     Attributes:
-        convicted: culprits that stand alone, with what was held against them.
+        found: culprits that stand alone, each with why it was refused.
         open: groups that are out or wait to be sent.
         requests: sent so far for this search, the first refused one included.
         systemic: more is wrong than records can be at fault for.
@@ -33,7 +33,7 @@ class Search(Generic[T]):
 
     size: int
     most: int = MOST_CULPRITS
-    convicted: list[T] = field(default_factory=list)
+    found: list[T] = field(default_factory=list)
     open: int = 1
     requests: int = 1
     systemic: bool = False

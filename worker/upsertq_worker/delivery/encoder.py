@@ -3,20 +3,34 @@
 Pure. A batch's size is therefore known exactly before it is closed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from upsertq.wire import Entry
-from upsertq_worker.ordering.model import Held, Item
+from upsertq_worker.ordering.model import Held, Item, entry_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 _HEAD, _TAIL = b'{"vectors":[', b"]}"
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+class Unsendable(Exception):  # noqa: N818 - as its siblings in `upsertq.errors`
+    """No JSON can be made of a record, though its entry was decoded: a bug of ours, and its lane's affair alone.
+
+    Attributes:
+        shard: where the entry stands.
+        namespace: of the entry.
+    """
+
+    def __init__(self, held: Held, error: Exception) -> None:
+        self.shard = held.shard
+        self.namespace = held.namespace
+        super().__init__(f"entry {held.stream_id} cannot be sent ({error!r}); it stays in the queue: report this bug")
 
 
 class Encoder:
@@ -63,16 +77,48 @@ class Encoder:
 
 
 def encode(item: Item) -> bytes:
-    """The JSON of a whole entry's records, or of one record; made once and kept with the item."""
+    """The JSON of a whole entry's records, or of one record; made once and kept with the item.
+
+    Raises:
+        Unsendable: it cannot be made. No entry may end a worker.
+    """
     if not item.body:
-        if isinstance(item, Held):
-            item.body = Encoder(item.entry).all()
-        else:
-            held = item.held
-            if held.encoder is None:
-                held.encoder = Encoder(held.entry)
-            item.body = held.encoder.record(item.row)
+        try:
+            item.body = _encoded(item)
+        except Exception as error:
+            raise Unsendable(entry_of(item), error) from error
     return item.body
+
+
+def _encoded(item: Item) -> bytes:
+    if isinstance(item, Held):
+        return Encoder(item.entry).all()
+    held = item.held
+    if held.encoder is None:
+        held.encoder = Encoder(held.entry)
+    return held.encoder.record(item.row)
+
+
+class MetadataOf:
+    """The metadata of records as parsed JSON, of those that have any. It is parsed when it is looked at."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        """Each record's, in order."""
+        parsed: dict[int, list[Any]] = {}
+        for item in self._items:
+            held = entry_of(item)
+            if not held.entry.metadata:
+                continue
+            rows = parsed.get(id(held))
+            if rows is None:
+                rows = parsed[id(held)] = orjson.loads(held.entry.metadata)
+            found = rows if isinstance(item, Held) else (rows[item.row],)
+            yield from (one for one in found if one is not None)
 
 
 def overhead(namespace: str) -> int:

@@ -16,8 +16,8 @@ from upsertq_worker.delivery.messages import (
     is_monthly,
     is_too_large,
     mismatched_dimensions,
-    named_field,
     named_limit,
+    spoken_by_service,
     suspects,
     whole_index,
 )
@@ -71,14 +71,12 @@ class RecordRefused:
     Args:
         refusal: what the service said.
         suspects: positions in `Sent.ids` of the ids that the message quotes; empty if it names none.
-        field: the metadata field that the message names, as it stands there, so that the caller can find its holder.
         dimension: (a vector's, the index's) where these differ. The caller knows the records: where all of them
             have that dimension, no record is at fault and the lane should pause, for reason `dimension`.
     """
 
     refusal: Refusal
     suspects: tuple[int, ...] = ()
-    field: str | None = None
     dimension: tuple[int, int] | None = None
 
 
@@ -148,9 +146,9 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
         case 413:
             return TooLarge(refusal)
         case status if _OK <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _NOT_YET:
-            return _judge_refusal(body, refusal)
+            return _judge_refusal(body, refusal, sent)
         case _:
-            return _judge_wait(reply, body, refusal, now)
+            return _judge_wait(reply, body, refusal, sent, now)
 
 
 def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> Outcome:
@@ -164,38 +162,46 @@ def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> O
 
 def _judge_request(body: Body, refusal: Refusal, sent: Sent) -> Outcome:
     """A 400 or 422: about the request's size, the whole index, or (known or not) records."""
-    text = body.text
-    if is_too_large(text):
+    words = spoken_by_service(body.text, sent)
+    if is_too_large(words):
         return TooLarge(refusal)
-    if reason := whole_index(text):
+    if reason := whole_index(words):
         return LaneRefused(refusal, "queue", reason)
-    named = () if body.markup else suspects(text, sent.ids)
-    return RecordRefused(refusal, named, named_field(text), mismatched_dimensions(text))
+    named = () if body.markup else suspects(body.text, sent.ids)
+    return RecordRefused(refusal, named, mismatched_dimensions(words))
 
 
-def _judge_refusal(body: Body, refusal: Refusal) -> Outcome:
+def _judge_refusal(body: Body, refusal: Refusal, sent: Sent) -> Outcome:
     """A 3xx or a 4xx that no record can cause."""
     if refusal.status < HTTPStatus.BAD_REQUEST:
         return LaneRefused(refusal, "queue", "not_an_index")
     reason = _BY_STATUS.get(refusal.status, "unexpected")
     if reason == "forbidden":
-        reason = forbidden_reason(body.text) or ("quota" if refusal.code == "QUOTA_EXCEEDED" else reason)
+        reason = forbidden_reason(spoken_by_service(body.text, sent)) or (
+            "quota" if refusal.code == "QUOTA_EXCEEDED" else reason
+        )
     # writes to the namespaces that exist already still succeed
     return LaneRefused(refusal, "namespace" if reason == "namespaces_full" else "queue", reason)
 
 
-def _judge_wait(reply: Answer, body: Body, refusal: Refusal, now: float) -> Busy | LaneRefused:
+def _judge_wait(reply: Answer, body: Body, refusal: Refusal, sent: Sent, now: float) -> Busy | LaneRefused:
     """A rate, a timeout, or trouble on the way or in the service."""
     status, wait = reply.status, retry_after(reply.headers, now)
     if status == HTTPStatus.TOO_MANY_REQUESTS:
-        if is_monthly(body.text):
+        words = spoken_by_service(body.text, sent)
+        if is_monthly(words):
             return LaneRefused(refusal, "queue", "quota")
-        limit, unit = named_limit(body.text)
+        limit, unit = named_limit(words)
         return Busy(refusal, "rate", answer_lost=False, retry_after=wait, limit=limit, limit_unit=unit)
     kind: BusyKind = "timeout" if status in _TIMEOUTS else "server"
     # 408, 409 and 425 say that the request was not carried out; anything else may come from a gateway that gave up on
     # a service still at work (502 and 504; Envoy's 503 too, for a connection that broke after sending)
     return Busy(refusal, kind, answer_lost=status not in _NOT_YET, retry_after=wait)
+
+
+def concerns_lane(outcome: Outcome) -> bool:
+    """Whether the lane, or all records that were sent together, may be what is refused."""
+    return isinstance(outcome, LaneRefused) or (isinstance(outcome, RecordRefused) and outcome.dimension is not None)
 
 
 def describe(outcome: Outcome) -> str:

@@ -1,7 +1,8 @@
-"""Owns what follows from a judged answer for the batch that it answers. Pure: it decides, `sender` carries it out."""
+"""Owns what follows from a judged answer for the batch that it answers. Pure: it decides, `apply` carries it out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import orjson
 
@@ -25,7 +26,7 @@ from upsertq_worker.delivery.response import Refusal
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of a batch: one item a record in `dims`, `sparse` and `fields` (its metadata's names)."""
+    """What is known of a batch: one item a record in `dims` and `sparse`."""
 
     dims: Sequence[int]
     sparse: Sequence[bool]
@@ -41,6 +42,16 @@ class Facts:
     """It is a part of another batch."""
     searching: bool = False
     """It is a part of a refused batch, so that what is refused here need not be so for its neighbours."""
+    lane_refusals: int = 0
+    """Times that it was refused together with its lane before."""
+    refused: bool = False
+    """It, or something in it, was refused together with its lane before, maybe as a part of another batch."""
+    lane_lands: bool = False
+    """Something of its namespace landed that was sent after that refusal."""
+    others_land: bool = False
+    """Something of any namespace did."""
+    landed_meanwhile: bool = False
+    """Something landed since it was sent."""
 
     @property
     def size(self) -> int:
@@ -49,12 +60,12 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Land:
+class Acknowledge:
     """All of it is acknowledged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Again:
+class Retry:
     """It is sent again; `at_once` without waiting for a backoff."""
 
     at_once: bool = False
@@ -62,14 +73,14 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """It is sent again in parts. `searching` when somebody in it is at fault."""
+    """It is sent again in parts. `searching` when a record in it is at fault."""
 
     parts: tuple[Part, ...]
     searching: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Convict:
+class GiveUp:
     """Its one record is given up."""
 
     reason: Reason
@@ -84,31 +95,59 @@ class Pause:
     refusal: Refusal
 
 
-Consequence = Land | Again | Split | Convict | Pause
+_BAD_REQUEST: Final = frozenset({400, 422})
+_FOR_CONTENT: Final = frozenset({403, 429})
+"""With these, too, a request may be refused for what it carries: firewalls do so."""
+
+Consequence = Acknowledge | Retry | Split | GiveUp | Pause
 
 
 def follow(outcome: Outcome, facts: Facts, max_attempts: int) -> Consequence:  # noqa: PLR0911 - one for each outcome
     """What to do after `outcome`."""
     match outcome:
         case Accepted():
-            return Land()
+            return Acknowledge()
         case ShortAck(reported=None, refusal=refusal) if _is_wrong_host(facts):
             return Pause("queue", "not_an_index", refusal)
         case ShortAck(reported=reported):
             # a page comes sooner than an acknowledgement: others shall have time to land
-            again = Again(at_once=reported is not None)
+            again = Retry(at_once=reported is not None)
             return again if facts.short_acks == 0 else _narrow(facts, Reason.SHORT_ACK)
         case TooLarge():
-            return Convict(Reason.TOO_LARGE) if facts.size == 1 else Split(take_apart(facts.size, ()), searching=False)
+            return GiveUp(Reason.TOO_LARGE) if facts.size == 1 else Split(take_apart(facts.size, ()), searching=False)
         case Busy():
-            return Again() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
+            return Retry() if facts.failures < max_attempts else _narrow(facts, Reason.MAX_ATTEMPTS)
         case RecordRefused():
-            return _after_refusal(outcome, facts)
+            return _after_refusal(outcome, facts, max_attempts)
         case LaneRefused(refusal=refusal, scope=scope, reason=reason):
             suspects = [position for position, sparse in enumerate(facts.sparse) if sparse]
             if reason == "sparse_unsupported" and suspects and (facts.searching or len(suspects) < facts.size):
                 return _narrow(facts, Reason.REFUSED, suspects)
-            return Pause(scope, reason, refusal)
+            return _after_lane_refusal(Pause(scope, reason, refusal), facts, max_attempts)
+
+
+def _after_lane_refusal(pause: Pause, facts: Facts, max_attempts: int, *, sure: bool = False) -> Consequence:
+    """Pause the lane, unless only some of its batches are refused: then whatever these carry is at fault.
+
+    A record may make the service, or what stands before it, say what concerns a lane: by a text that it carries and
+    that comes back, or by one that a firewall forbids. Others that land meanwhile tell; `sure` where what was sent
+    bears the refusal out, so that nothing else is tried first.
+    """
+    by_record = pause.refusal.status in _BAD_REQUEST
+    may_be_some = not sure and (by_record or pause.refusal.status in _FOR_CONTENT)
+    if facts.lane_lands or (by_record and facts.others_land):
+        if by_record or (may_be_some and facts.size > 1) or facts.lane_refusals + 1 >= max_attempts:
+            return _narrow(facts, Reason.REFUSED)
+        return Retry()
+    if facts.others_land:
+        pause = Pause("namespace", pause.reason, pause.refusal)
+    if facts.lane_refusals or (facts.refused and not facts.searching):
+        return pause
+    if facts.searching:
+        return Retry()  # the other parts shall have time to land
+    if may_be_some and facts.size > 1:
+        return _narrow(facts, Reason.REFUSED)
+    return Retry() if may_be_some or facts.landed_meanwhile else pause
 
 
 def _is_wrong_host(facts: Facts) -> bool:
@@ -120,18 +159,18 @@ def _is_wrong_host(facts: Facts) -> bool:
     return facts.unreadable or (facts.unread and facts.short_acks > 0 and (facts.part or facts.size == 1))
 
 
-def _after_refusal(outcome: RecordRefused, facts: Facts) -> Consequence:
+def _after_refusal(outcome: RecordRefused, facts: Facts, max_attempts: int) -> Consequence:
     suspects = list(outcome.suspects)
     if outcome.dimension is not None:
         suspects = [position for position, dim in enumerate(facts.dims) if dim == outcome.dimension[0]]
         if len(suspects) == facts.size and not facts.searching:
-            return Pause("queue", "dimension", outcome.refusal)
+            return _after_lane_refusal(Pause("queue", "dimension", outcome.refusal), facts, max_attempts, sure=True)
     return _narrow(facts, Reason.REFUSED, suspects)
 
 
 def _narrow(facts: Facts, reason: Reason, suspects: Sequence[int] = ()) -> Consequence:
     if facts.size == 1:
-        return Convict(reason)
+        return GiveUp(reason)
     return Split(take_apart(facts.size, suspects), searching=True)
 
 

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from upsertq_worker.flow.backoff import RETRY_AFTER_MAX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 BODY_MAX: Final = 65_536
 """The bytes of a body that the edge reads; a longer one is cut and marked `truncated`."""
 
+INDEX_HOST: Final = "--index-host"
 MESSAGE_MAX: Final = 500
 DETAILS_MAX: Final = 1_000
 _TEXT_MAX: Final = 4_096  # what is searched for known texts: bounds the work on a hostile body
@@ -46,7 +47,7 @@ _RPC_CODES: Final = (  # google/rpc/code.proto, in numeric order
     "UNAUTHENTICATED",
 )
 _TITLE: Final = re.compile(r"<title[^<>]*>([^<]*)", re.IGNORECASE)
-_UNSEEN: Final = re.compile(r"<(script|style)\b.*?</\1[^<>]*>", re.IGNORECASE | re.DOTALL)
+_UNSEEN: Final = re.compile(r"<(?:(/)?(?:script|style))\b[^<>]*>?", re.IGNORECASE)
 _TAG: Final = re.compile(r"<[^<>]*>")
 _BROKEN_MESSAGE: Final = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)')
 _SECONDS: Final = re.compile(r"[0-9]+(?:\.[0-9]*)?")
@@ -82,6 +83,8 @@ class TransportFailure:
 
     kind: TransportKind
     message: str
+    check: str = INDEX_HOST
+    """The option or variable to check where this is how it goes from the start."""
 
     @property
     def answer_lost(self) -> bool:
@@ -91,10 +94,34 @@ class TransportFailure:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What a request carried: the records' ids in their order (each once) and their namespace."""
+    """What a request carried: the records' ids in their order (each once), their namespace and metadata.
+
+    Args:
+        ids: of the records.
+        namespace: of all of them.
+        metadata: what the records hold of it, as parsed JSON; it may be parsed when it is looked at.
+    """
 
     ids: tuple[str, ...]
     namespace: str
+    metadata: Iterable[Any] = field(default=(), repr=False)
+
+    def texts(self) -> Iterator[str]:
+        """Every string in it: ids, namespace, names and values."""
+        yield self.namespace
+        yield from self.ids
+        waiting = list(self.metadata)
+        while waiting:
+            match waiting.pop():
+                case str() as text:
+                    yield text
+                case list() as items:
+                    waiting += items
+                case dict() as fields:
+                    waiting += fields
+                    waiting += fields.values()
+                case _:
+                    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +179,9 @@ def refusal_of(answer: Answer, body: Body) -> Refusal:
     if not shown and 300 <= answer.status < 400:  # noqa: PLR2004  # a redirect's body is its Location
         # the query is left out: redirects to a login page carry tokens in it
         shown = printable("redirects to " + re.split(r"[?#]", answer.headers.get("location", "nowhere"))[0])
+    encoding = answer.headers.get("content-encoding", "").strip().lower()
+    if not shown and encoding not in {"", "identity"}:
+        shown = f"a body that cannot be read, encoded as {printable(encoding, 40)}"
     return Refusal(answer.status, body.code, shown or "empty body", body.details, request_id(answer.headers))
 
 
@@ -254,6 +284,16 @@ def _unescape(text: str) -> str:
 
 def _read_markup(raw: str) -> Body:
     title = _TITLE.search(raw)
-    text = html.unescape(_TAG.sub(" ", _UNSEEN.sub(" ", raw)))
+    text = html.unescape(_TAG.sub(" ", _seen(raw)))
     shown = printable(html.unescape(title[1])) if title else ""
     return Body(None, text, shown or printable(text), markup=True)
+
+
+def _seen(markup: str) -> str:
+    """`markup` without scripts and styles, from each one's beginning to its end."""
+    parts, reached, hidden = [], 0, False
+    for tag in _UNSEEN.finditer(markup):
+        if not hidden:
+            parts.append(markup[reached : tag.start()])
+        hidden, reached = not tag[1], tag.end()
+    return " ".join((*parts, "" if hidden else markup[reached:]))

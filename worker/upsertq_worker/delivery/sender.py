@@ -5,26 +5,23 @@ answer is in `upsertq_worker.delivery.apply`.
 """
 
 import asyncio
-import heapq
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
 from upsertq.errors import WorldError
-from upsertq.pauses import QUEUE, scope_of
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
-from upsertq_worker.delivery.batch import Batch
-from upsertq_worker.delivery.batcher import Batcher
+from upsertq_worker.delivery.batch import Batch, Batcher
+from upsertq_worker.delivery.encoder import Unsendable
 from upsertq_worker.delivery.outcome import judge
-from upsertq_worker.delivery.response import Answer, Sent, TransportFailure
+from upsertq_worker.delivery.response import Answer, TransportFailure
 from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.flow.retries import Retries
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Item, entry_of
-from upsertq_worker.ordering.ready import Lane
+from upsertq_worker.ordering.model import entry_of
 
 MAX_IDLE = 1.0
 HANGING = 5.0
@@ -67,13 +64,6 @@ class Suspects(Protocol):
         """Something came back for a batch, or it was given up."""
 
 
-class SendingMeter(UsageMeter, Protocol):
-    """What is needed of the meter here."""
-
-    def posted(self, items: Sequence[Item], size: int, *, again: bool) -> None:
-        """A request with these records left, `size` bytes of body; `again` when it was not the first with them."""
-
-
 class Sender:
     """Sends batches and applies what comes of them.
 
@@ -91,6 +81,7 @@ class Sender:
         suspects: what goes alone.
         meter: what requests take.
         tally: where requests are counted.
+        halt: stops a namespace of a shard, because of a fault in an entry there.
     """
 
     def __init__(
@@ -106,8 +97,9 @@ class Sender:
         outage: OutageWatch,
         leases: LeaseTime,
         suspects: Suspects,
-        meter: SendingMeter,
+        meter: UsageMeter,
         tally: Tally,
+        halt: Callable[[int, str, str], None],
     ) -> None:
         self._context = context
         self._signals = signals
@@ -122,11 +114,10 @@ class Sender:
         self._suspects = suspects
         self._meter = meter
         self._tally = tally
-        self.applier = Applier(context, hold, limiter, pausing, outage, meter, self._retry)
+        self._halt = halt
+        self._retries: Retries[Batch] = Retries()
+        self.applier = Applier(context, hold, limiter, pausing, outage, meter, self._retries.add)
         self._flights: dict[asyncio.Task[None], Batch] = {}
-        self._retries: list[tuple[float, int, Batch]] = []
-        self._retrying: Counter[str] = Counter()
-        self._ticket = 0
 
     @property
     def in_flight(self) -> int:
@@ -167,7 +158,7 @@ class Sender:
         """Whether a first request of this namespace may start now."""
         if self._pauses.holds(namespace):
             return False
-        if self._retrying[namespace] and self._limiter.failing(namespace):
+        if self._retries.waits(namespace) and self._limiter.failing(namespace):
             return False  # nothing of it passes now: what failed goes first, and is the probe
         return self._limiter.admits(namespace, self._context.clock(), retry=False)
 
@@ -183,7 +174,11 @@ class Sender:
             now = clock()
             if not self._leases.safe(now):
                 return
-            batch = self._with_care(now) if self._suspects.active else self._next(now)
+            try:
+                batch = self._with_care(now) if self._suspects.active else self._next(now)
+            except Unsendable as error:
+                self._halt(error.shard, error.namespace, str(error))
+                continue
             if batch is None:
                 return
             self._fly(batch)
@@ -203,7 +198,9 @@ class Sender:
     def _probe(self, now: float) -> Batch | None:
         """One item to see whether a paused scope is taken again."""
         for scope in self._pauses.due(now):
-            for lane in self._lanes_of(scope):
+            for lane in list(self._hold.ready.lanes.values()):
+                if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
+                    continue
                 item = self._hold.ready.take(lane, now, self._context.settings.batch.records)
                 if item is None:
                     continue
@@ -218,37 +215,18 @@ class Sender:
                 return Batch(lane.namespace, [version], probe=scope)
         return None
 
-    def _lanes_of(self, scope: str) -> list[Lane]:
-        lanes = self._hold.ready.lanes
-        if scope == QUEUE:
-            by_hand = {name for name, paused in self._pauses.paused.items() if paused.by_hand}
-            return [lane for lane in lanes.values() if lane.line and scope_of(lane.namespace) not in by_hand]
-        if QUEUE in self._pauses.paused:
-            return []
-        return [lane for lane in lanes.values() if lane.line and scope_of(lane.namespace) == scope]
-
-    def _retry(self, batch: Batch, due: float) -> None:
-        self._ticket += 1
-        heapq.heappush(self._retries, (due, self._ticket, batch))
-        self._retrying[batch.namespace] += 1
-
     def _due_retry(self, now: float) -> Batch | None:
-        passed_over = []
-        found = None
-        while self._retries and self._retries[0][0] <= now and found is None:
-            due, ticket, batch = heapq.heappop(self._retries)
-            self._retrying[batch.namespace] -= 1
-            if not batch.live or self._pauses.holds(batch.namespace):
-                self.applier.give_back(batch)
-            elif self._limiter.admits(batch.namespace, now, retry=batch.delay is not None):
-                found = batch
-            else:
-                passed_over.append((due, ticket, batch))
-        for waiting in passed_over:
-            heapq.heappush(self._retries, waiting)
-            self._retrying[waiting[2].namespace] += 1
-        self._retrying = +self._retrying  # without the namespaces that have none left
-        return found
+        while (batch := self._retries.take(now, partial(self._may_retry, now))) is not None:
+            if batch.live and not self._pauses.holds(batch.namespace):
+                return batch
+            self.applier.give_back(batch)
+        return None
+
+    def _may_retry(self, now: float, batch: Batch) -> bool:
+        """Whether it may leave the line: to be sent, or because it is not to be sent any more."""
+        if not batch.live or self._pauses.holds(batch.namespace):
+            return True
+        return self._limiter.admits(batch.namespace, now, retry=batch.delay is not None)
 
     def _say_next_probe(self) -> None:
         """Keep what is told of an outage true."""
@@ -257,7 +235,7 @@ class Sender:
         if not self._flights and not self._retries:
             self._outage.over(self._context.clock())  # nothing is left that could tell
             return
-        dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, _, batch in self._retries]
+        dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, batch in self._retries]
         self._outage.probes_at(None if self._flights else min(dues))
 
     def _fly(self, batch: Batch) -> None:
@@ -297,8 +275,13 @@ class Sender:
             # the process may have been stopped since the batch was launched: this is the last look before it leaves
             self._give_back(batch)
             return
-        sent = Sent(batch.ids, batch.namespace)
-        body = batch.body()
+        sent = batch.sent()
+        try:
+            body = batch.body()
+        except Unsendable as error:
+            self._halt(error.shard, error.namespace, str(error))
+            self._give_back(batch)
+            return
         batch.attempts += 1
         if batch.search is not None:
             batch.search.requests += 1
@@ -311,7 +294,7 @@ class Sender:
 
     def _idle_time(self, now: float, next_quarantine: float | None) -> float:
         """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""
-        times = [next_quarantine, self._batcher.due(), *(due for due, _, _ in self._retries)]
+        times = [next_quarantine, self._batcher.due(), *(due for due, _ in self._retries)]
         times += [self._leases.valid_until, self._pauses.next_probe(), *self._limiter.openings()]
         ahead = [time - now for time in times if time is not None and time > now]
         return min(MAX_IDLE, *ahead) if ahead else MAX_IDLE

@@ -18,6 +18,7 @@ from upsertq_worker.delivery.outcome import (
 )
 from upsertq_worker.delivery.response import Answer, Sent, TransportFailure
 from upsertq_worker.delivery.sender import Refused
+from upsertq_worker.events import Event, Events
 
 
 class StatsSeam(Protocol):
@@ -28,25 +29,31 @@ class StatsSeam(Protocol):
 
 
 _NOTHING: Final = Sent((), "")
+_NO_STATISTICS: Final = frozenset({403, 404, 405, 501})
+"""What a gateway, or a server with a part of this interface, says to a path that it does not have."""
 
 
-async def check(index: StatsSeam, url: str, shape: QueueShape, now: float) -> None:
+async def check(index: StatsSeam, url: str, shape: QueueShape, now: float, events: Events) -> None:
     """Raise where draining cannot work: no index answers, it refuses us, or its dimension is not the queue's.
 
-    Trouble that may pass (a rate, a server's error) is no reason not to start.
+    Trouble that may pass (a rate, a server's error) is no reason not to start, nor are statistics that are not offered:
+    these are told of.
 
     Raises:
-        WorldError: nobody can be reached at `url`.
-        Refused: somebody is, and refuses.
+        WorldError: nothing answers at `url`.
+        Refused: something does, and refuses.
     """
     reply = await index.stats()
     if isinstance(reply, TransportFailure):
-        raise WorldError(f"cannot reach the index at {url}: {reply.message}; check --index-host")
+        raise WorldError(f"cannot reach the index at {url}: {reply.message}; check {reply.check}")
     found = _document(reply)
     if found is not None:
         _check_dimension(found.get("dimension"), url, shape)
         return
     outcome = judge(reply, _NOTHING, now)
+    if reply.status in _NO_STATISTICS:
+        events.tell(Event.NO_STATISTICS, index=url, why=describe(outcome))
+        return
     match outcome:
         case LaneRefused():
             raise Refused(f"the index at {url}: {describe(outcome)}")

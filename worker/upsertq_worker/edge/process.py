@@ -1,21 +1,24 @@
 """Owns one worker as a process: its event loop, its signals, its logs. What it does is in `upsertq_worker.worker`."""
 
 import asyncio
-import logging
+import math
 import os
 import random
 import secrets
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from upsertq import fitness
 from upsertq.books import Books
-from upsertq.errors import NotFound
-from upsertq.exchange import Patience
+from upsertq.errors import NotFound, QueueLost, QueueMismatch
+from upsertq.exchange import Conversation, Patience, Pause
 from upsertq.keys import QueueKeys
-from upsertq.queue import find_queue, open_queue
+from upsertq.queue import QueueShape, find_queue, open_queue
 from upsertq.server import AsyncServer
 from upsertq_worker import logs
 from upsertq_worker.context import Settings, Tally
@@ -25,14 +28,15 @@ from upsertq_worker.events import Event, Events
 from upsertq_worker.queue.redis_queue import RedisQueue
 from upsertq_worker.worker import Worker
 
-log = logging.getLogger("upsertq.worker")
-
 T = TypeVar("T")
 PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
 PARENT_SECONDS = 0.5
+KEY_SECONDS = 1.0
+ANEW_SECONDS = 1.0
+"""Between two looks for another creation of a queue that was lost."""
 OPEN_SECONDS = 10.0
-"""How long a worker that starts bears with an absent server; one that runs bears with it for ever."""
+"""How long a worker that starts bears with a server that does not answer at all, as at a wrong address."""
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -49,9 +53,9 @@ def worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(log_format: str = logs.TEXT) -> None:
     """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
-    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"))
+    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"), log_format)
 
 
 async def work(
@@ -61,59 +65,141 @@ async def work(
     settings: Settings,
     *,
     timeout: float,  # noqa: ASYNC109 - of each request
+    allow_eviction: bool = False,
     watch: Callable[[Worker], Coroutine[Any, Any, None]] | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
+        ServerUnfit: what answers cannot keep a queue.
+        NotFound: there is no queue, and it was to be drained to its end.
+        QueueLost: the server lost the queue, which was to be drained to its end, or for a while. Without an end,
+            another creation of it is waited for, and drained.
         WorldError: the index or the server refuses. The records stay in the queue.
     """
-    server = AsyncServer.at(url)
+    server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
     events = Events()
     try:
-        patience = Patience(OPEN_SECONDS, time.monotonic, random.Random())
-        try:
-            shape = await server.hold(find_queue(QueueKeys(queue), patience))
-        except NotFound:
-            shape = await server.hold(open_queue(QueueKeys(queue), None, int(time.time() * 1000), patience))
-            events.tell(Event.QUEUE_NEW, queue=queue)
-        async with HttpIndex(address, timeout=timeout, connections=settings.concurrency) as index:
-            await preflight.check(index, address.url, shape, time.time())
-            seam = RedisQueue(server, shape, worker_name(), settings.lease)
-            worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
-            _heed_signals(worker)
-            events.tell(Event.STARTED, worker=seam.name, queue=queue, index=address.url)
-            beside = [asyncio.create_task(watch(worker))] if watch else []
-            if parent := os.environ.get(PARENT):
-                beside.append(asyncio.create_task(_end_with(int(parent), worker)))
-            try:
-                tally = await worker.run()
-            finally:
-                for task in beside:
-                    task.cancel()
-        return tally, await seam.books()
+        # one that answers that it is not ready is at the right address
+        patience = Patience(math.inf, time.monotonic, random.Random(), silent=OPEN_SECONDS)
+        opening = _opening(
+            QueueKeys(queue), patience, events, make=not settings.until_empty, allow_eviction=allow_eviction
+        )
+        shape = await server.hold(opening)
+        async with HttpIndex(address, timeout=timeout, connections=settings.concurrency, events=events) as index:
+            await preflight.check(index, address.url, shape, time.time(), events)
+            while True:
+                seam = RedisQueue(server, shape, worker_name(), settings.lease)
+                worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
+                _heed_signals(worker, index)
+                events.tell(Event.STARTED, worker=seam.name, queue=queue, index=address.url)
+                try:
+                    tally = await _attended(worker, index, watch)
+                    return tally, await seam.books()
+                except QueueLost as error:
+                    if settings.until_empty or settings.stop_after is not None:
+                        raise
+                    events.tell(Event.QUEUE_LOST, error=error)
+                shape = await server.hold(_created_anew(shape))
+                events.tell(Event.QUEUE_ANEW, queue=queue)
     finally:
         await server.close()
 
 
+async def _attended(
+    worker: Worker, index: HttpIndex, watch: Callable[[Worker], Coroutine[Any, Any, None]] | None
+) -> Tally:
+    """Run the worker to its end, beside what looks after its key, its parent and its display."""
+    beside = [asyncio.create_task(_await_key(worker, index))]
+    if watch:
+        beside.append(asyncio.create_task(watch(worker)))
+    if parent := os.environ.get(PARENT):
+        beside.append(asyncio.create_task(_end_with(int(parent), worker)))
+    try:
+        return await worker.run()
+    finally:
+        for task in beside:
+            task.cancel()
+        ignore_hangup()
+
+
+async def _await_key(worker: Worker, index: HttpIndex) -> None:
+    """Go on at once when the key was exchanged, while the service refuses the one there was."""
+    while True:
+        await asyncio.sleep(KEY_SECONDS)
+        reasons = {paused.reason for paused in worker.pauses.values()}
+        if reasons & {"unauthorized", "forbidden"} and index.renew_key():
+            worker.probe_now()
+
+
+def _opening(
+    keys: QueueKeys, patience: Patience, events: Events, *, make: bool, allow_eviction: bool
+) -> Conversation[QueueShape]:
+    """Find the queue, or with `make` create it, on a server that is fit for it."""
+    yield from fitness.check(patience, f"open the queue '{keys.queue}'", allow_eviction=allow_eviction)
+    try:
+        return (yield from find_queue(keys, patience))
+    except NotFound:
+        if not make:
+            raise
+    shape = yield from open_queue(keys, None, int(time.time() * 1000), patience)
+    events.tell(Event.QUEUE_NEW, queue=keys.queue)
+    return shape
+
+
+def _created_anew(lost: QueueShape) -> Conversation[QueueShape]:
+    """Wait for as long as it takes until there is another creation of the queue; none is made here."""
+    keys = QueueKeys(lost.name)
+    while True:
+        patience = Patience(math.inf, time.monotonic, random.Random())
+        with suppress(NotFound, QueueLost, QueueMismatch):
+            found = yield from find_queue(keys, patience)
+            if found.incarnation != lost.incarnation:
+                return found
+        yield Pause(ANEW_SECONDS)
+
+
 async def _end_with(parent: int, worker: Worker) -> None:
-    """Stop when the process that started this one is gone: nobody is left who would."""
-    while os.getppid() == parent:  # noqa: ASYNC110 - nobody announces a death
+    """Stop when the process that started this one is gone: nothing else would stop it."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - a death is not announced
         await asyncio.sleep(PARENT_SECONDS)
     worker.context.events.tell(Event.COMMAND_GONE)
     worker.stop()
 
 
-def _heed_signals(worker: Worker) -> None:
-    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way."""
+def ignore_hangup() -> None:
+    """Let SIGHUP, which asks for the key to be read anew, do no harm where nothing heeds it."""
+    if hangup := getattr(signal, "SIGHUP", None):
+        signal.signal(hangup, signal.SIG_IGN)
+
+
+def pass_on_hangup(worker: subprocess.Popen[bytes]) -> None:
+    """Let SIGHUP reach the worker beside: it is the one that uses the key."""
+    if hangup := getattr(signal, "SIGHUP", None):
+        signal.signal(hangup, lambda *_: worker.send_signal(hangup))
+
+
+def _heed_signals(worker: Worker, index: HttpIndex) -> None:
+    """Stop in good order on the first SIGTERM or SIGINT, at once on the second; nothing is lost either way.
+
+    On SIGHUP the API key is read anew; pauses are probed at once with another one.
+    """
     loop = asyncio.get_running_loop()
 
     def heed() -> None:
+        if worker.signals.done.is_set():  # its queue was lost, and another creation of it is waited for
+            os._exit(0)
         if worker.signals.stopping.is_set():
             os._exit(130)
         worker.context.events.tell(Event.STOPPING, in_flight=worker.sender.in_flight)
         worker.stop()
 
+    def renew() -> None:
+        if index.renew_key():
+            worker.probe_now()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heed)
+    if hangup := getattr(signal, "SIGHUP", None):
+        loop.add_signal_handler(hangup, renew)

@@ -71,6 +71,18 @@ class Pauses:
             if not watch.paused.by_hand and not watch.probing and watch.probe_at <= now:
                 yield scope
 
+    def hurry(self, now: float) -> None:
+        """Let every scope that the service has paused be probed at once."""
+        for watch in self._watches.values():
+            watch.probe_at, watch.delay = min(watch.probe_at, now), None
+
+    def probed_with(self, scope: str, namespace: str) -> bool:
+        """Whether a record of this namespace may tell whether `scope`, which the service paused, is taken again."""
+        if scope == QUEUE:
+            watch = self._watches.get(scope_of(namespace))
+            return watch is None or not watch.paused.by_hand
+        return QUEUE not in self._watches and scope_of(namespace) == scope
+
     def probed(self, scope: str) -> None:
         """A probe of this scope is out."""
         self._watches[scope].probing = True

@@ -230,22 +230,37 @@ class Hold:
         """When the last quarantine of this shard ends; `now` when there is none."""
         return max((when for when, _, target in self._timers if target.shard == shard), default=now)
 
+    def drop_lane(self, shard: int, namespace: str) -> None:
+        """Forget the entries of one lane in a shard: one of them cannot be sent, and none is passed over."""
+        held = self._held.get(shard, {})
+        for one in [one for one in held.values() if one.namespace == namespace]:
+            del held[one.stream_id]
+            self._drop(one)
+        stream = self._streams.get(shard, {}).pop(namespace, None)
+        self._drop_keys(stream.keys if stream else {})
+
     def drop(self, shard: int) -> None:
         """Forget a shard whose lease is gone: another worker has its entries, or will."""
         for held in self._held.pop(shard, {}).values():
-            held.dropped = True
-            self.ready.withdraw(held)
-            self._weigh(held, -1)
+            self._drop(held)
         for stream in self._streams.pop(shard, {}).values():
-            for known in stream.keys.values():
-                if isinstance(known, Chain):
-                    known.waiting.clear()
-                    self.ready.withdraw(known)
-                else:
-                    known.dropped = True
+            self._drop_keys(stream.keys)
         self._timers = [timer for timer in self._timers if timer[2].shard != shard]
         heapq.heapify(self._timers)
         self.settlements = [settlement for settlement in self.settlements if settlement.shard != shard]
+
+    def _drop(self, held: Held) -> None:
+        held.dropped = True
+        self.ready.withdraw(held)
+        self._weigh(held, -1)
+
+    def _drop_keys(self, keys: dict[str, Held | Chain]) -> None:
+        for known in keys.values():
+            if isinstance(known, Chain):
+                known.waiting.clear()
+                self.ready.withdraw(known)
+            else:
+                known.dropped = True
 
     def _admit_apart(self, held: Held, keys: dict[str, Held | Chain], now: float, lost_until: float) -> None:
         """Take an entry that shares a key with another one, names one twice, or was replayed."""

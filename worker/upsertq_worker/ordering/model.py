@@ -66,6 +66,8 @@ class Held:
     newer: "list[Held]" = field(default_factory=list)
     body: bytes = b""
     """The JSON of all its records, once it was made and while it is whole."""
+    refused_at: float | None = None
+    """As a whole: when it was first refused together with its lane."""
     encoder: RecordEncoder | None = None
     """Made when the first of its records is about to be sent by itself."""
 
@@ -117,6 +119,8 @@ class Version:
     chain: "Chain"
     body: bytes = b""
     """The record's JSON, once it was made."""
+    refused_at: float | None = None
+    """When it was first refused together with its lane."""
     barred: bool = False
     """It was replayed, and it is not known yet whether a newer version was acknowledged since."""
 
@@ -195,6 +199,7 @@ class Settlement:
     sequence: str
     """The entry's place in order: its stream id, or of a replayed one its original sequence."""
     dead: tuple[DeadRecord, ...] = ()
+    ids: tuple[str, ...] = ()
     held: Held | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -212,6 +217,7 @@ class Settlement:
             held.superseded,
             entry.seq or held.stream_id,
             tuple(held.dead),
+            entry.ids,
             held,
         )
 

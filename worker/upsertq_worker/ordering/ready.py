@@ -1,6 +1,7 @@
 """Owns what may be sent now, and the lines in which it waits for its turn. Pure.
 
-It knows nothing of entries and their settling: that is for `upsertq_worker.ordering.hold`, which alone changes what waits.
+It knows nothing of entries and their settling: that is for `upsertq_worker.ordering.hold`, which alone changes what
+waits.
 """
 
 from bisect import insort

@@ -9,7 +9,7 @@ from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Change, Leases
-from upsertq_worker.queue.protocols import Grant, Queue
+from upsertq_worker.queue.protocols import Queue
 
 ROUNDS: Final = 4
 """Times that a lease is prolonged in its life."""
@@ -27,6 +27,7 @@ class Keeper:
         leases: the leases.
         report: the content of a heartbeat.
         changed: told which shards were lost, or gained anew, after each round; also when there were none.
+        alarms: what needs an operator, by what it concerns.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Keeper:
         leases: Leases,
         report: Callable[[], dict[str, Any]],
         changed: Callable[[Sequence[int]], None],
+        alarms: dict[str, str],
     ) -> None:
         self._context = context
         self._signals = signals
@@ -44,6 +46,8 @@ class Keeper:
         self._leases = leases
         self._report = report
         self._changed = changed
+        self._alarms = alarms
+        self._faulty: set[int] = set()
         self._standing_by = False
         self._silent = False
         self._absence = Absence("take leases", context, signals)
@@ -74,7 +78,7 @@ class Keeper:
         keep = {shard: max(quarantine, hold.quarantine_end(shard, now) - now) for shard in self._leases.epochs}
         try:
             await self._queue.release(self._leases.epochs, keep)
-        except ServerUnavailable as error:
+        except (ServerUnavailable, ServerRefused) as error:
             self._context.events.tell(Event.NOT_SEEN, error=error, consequence="the leases will run out by themselves")
             return
         try:
@@ -94,20 +98,33 @@ class Keeper:
         self._absence.over()
         change = self._leases.granted(grants, asked_at, self._context.clock())
         self._tell(change)
+        self._tell_faults()
         self._changed((*change.lost, *(grant.shard for grant in change.gained)))
         self._say_role()
         return True
 
     def _tell(self, change: Change) -> None:
         events = self._context.events
-        for shard in change.lost:
+        for shard in set(change.lost) - self._leases.faults.keys():
             events.tell(Event.LEASE_LOST, shard=shard)
         if change.gained:
             events.tell(Event.SHARDS_GAINED, shards=[grant.shard for grant in change.gained])
-        unclean: list[Grant] = [grant for grant in change.gained if not grant.clean]
+        unclean = [grant for grant in change.gained if not grant.clean]
         if unclean:
             deaths = max(grant.deaths for grant in unclean)
             events.tell(Event.UNCLEAN_TAKEOVER, shards=len(unclean), deaths=deaths)
+
+    def _tell_faults(self) -> None:
+        """Raise an alarm for each shard that no worker can have, and end those of the mended."""
+        events, faults = self._context.events, self._leases.faults
+        for shard in self._faulty - faults.keys():
+            events.tell(Event.SHARD_MENDED, shard=shard)
+            self._alarms.pop(f"shard {shard}", None)
+        for shard, fault in faults.items():
+            if shard not in self._faulty:
+                events.tell(Event.SHARD_DAMAGED, shard=shard, error=fault)
+            self._alarms[f"shard {shard}"] = fault
+        self._faulty = set(faults)
 
     async def _beat(self) -> None:
         """Say that we live; a server that cannot note it, as one out of memory, is to be drained all the same."""
@@ -126,6 +143,6 @@ class Keeper:
             if self._standing_by:
                 events.tell(Event.TAKING_OVER, held=len(leases.epochs), shards=self._context.shards)
             self._standing_by = False
-        elif not self._standing_by:
+        elif not self._standing_by and leases.holders:
             events.tell(Event.STANDING_BY, holders=", ".join(sorted(set(leases.holders.values()))))
             self._standing_by = True

@@ -51,6 +51,8 @@ class Leases:
         """Of the shards that are ours."""
         self.holders: dict[int, str] = {}
         """The holders of the shards that are not ours."""
+        self.faults: dict[int, str] = {}
+        """Why no worker can have a shard, of those that are damaged."""
 
     def wanted(self) -> dict[int, int]:
         """What to ask for: every shard, with the epoch we hold (0: none)."""
@@ -72,6 +74,7 @@ class Leases:
                 until = None if grant.clean else now + self._quarantine
                 self.takeovers[grant.shard] = Takeover(place_of(grant.clock), until, grant.deaths, grant.mark)
         self.holders = {grant.shard: grant.holder for grant in grants if not grant.epoch and grant.holder}
+        self.faults = {grant.shard: grant.fault for grant in grants if grant.fault}
         self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 

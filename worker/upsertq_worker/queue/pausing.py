@@ -1,23 +1,30 @@
 """Owns the beginning and the end of pauses: here, as noted on the server, and as an operator sets them by hand."""
 
 from collections.abc import Mapping
+from typing import Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import ServerRefused, ServerUnavailable
 from upsertq.pauses import Paused, spoken
 from upsertq_worker.context import Context, Signals
 from upsertq_worker.events import Event
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.queue.protocols import Queue
 
+PAUSES: Final = "pauses"
+"""The alarm of notes of pauses that cannot be read or written."""
+
 
 class Pausing:
     """The pauses of one queue as this worker knows them, and what of them is still to be noted on the server."""
 
-    def __init__(self, context: Context, signals: Signals, queue: Queue, pauses: Pauses) -> None:
+    def __init__(
+        self, context: Context, signals: Signals, queue: Queue, pauses: Pauses, alarms: dict[str, str]
+    ) -> None:
         self._context = context
         self._signals = signals
         self._queue = queue
         self.pauses = pauses
+        self._alarms = alarms
         self._notes: dict[str, Paused | None] = {}
 
     def pause(self, scope: str, reason: str, message: str) -> None:
@@ -55,9 +62,12 @@ class Pausing:
             if changes:
                 await self._queue.note(changes)
             noted = await self._queue.pauses()
-        except ServerUnavailable as error:
-            events.tell(Event.NOT_SEEN, error=error, consequence="pauses by hand are not seen meanwhile")
+        except (ServerUnavailable, ServerRefused) as error:
+            if PAUSES not in self._alarms:
+                events.tell(Event.NOT_SEEN, error=error, consequence="pauses by hand are not seen meanwhile")
+            self._alarms[PAUSES] = str(error)
             return
+        self._alarms.pop(PAUSES, None)
         self._notes = {
             scope: why for scope, why in self._notes.items() if scope not in changes or changes[scope] is not why
         }

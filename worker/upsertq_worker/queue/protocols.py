@@ -4,10 +4,11 @@ The real one is `upsertq_worker.queue.redis_queue`; the simulation brings its ow
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from upsertq.books import Books
+from upsertq.errors import QueueDamaged
 from upsertq.pauses import Paused
 from upsertq.wire import Entry
 from upsertq_worker.queue.usage import Metered
@@ -30,6 +31,7 @@ class Grant:
         deaths: unclean deaths of holders in a row.
         mark: what was noted of suspects; see `upsertq_worker.recovery.suspects`.
         clock: the last sequence given in the shard.
+        fault: why no worker can have it: a key of the shard is damaged.
     """
 
     shard: int
@@ -39,6 +41,7 @@ class Grant:
     deaths: int = 0
     mark: str = ""
     clock: str = START
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Read:
 
     deliveries: Sequence[Delivery] = ()
     rings: Sequence[Ring] = ()
+    faults: Mapping[Stream, str] = field(default_factory=dict)
+    """Why nothing was read: streams that are none. Nothing of the others was read either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +88,27 @@ class Settled:
     Attributes:
         foreign: shards whose lease is not ours: nothing was settled in them.
         emptied: streams that are gone with their last entry, and the shard's clock then.
+        faults: what is damaged in shards in which perhaps not all was settled.
     """
 
     foreign: frozenset[int] = frozenset()
     emptied: Mapping[Stream, str] | None = None
+    faults: Mapping[int, str] = field(default_factory=dict)
+
+
+class ShardsDamaged(QueueDamaged):
+    """Keys of some shards are damaged: `faults` says what is wrong, by shard. The other shards are well."""
+
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        self.faults = faults
+        super().__init__("; ".join(f"shard {shard}: {fault}" for shard, fault in faults.items()))
 
 
 class Queue(Protocol):
-    """What a worker needs of a queue. Each call may be repeated; one that fails raises `ServerUnavailable`."""
+    """What a worker needs of a queue. Each call may be repeated.
+
+    One that fails raises `ServerUnavailable`; one that meets damage `ShardsDamaged`: in the other shards it was done.
+    """
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""

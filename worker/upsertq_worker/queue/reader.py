@@ -7,9 +7,10 @@ that is paused or has its share here is not read. It never decides what to send.
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import QueueDamaged, ServerUnavailable
 from upsertq.pauses import scope_of, spoken
 from upsertq.wire import Entry, UnknownEntry, decode
 from upsertq_worker.context import Context, Signals, signalled
@@ -19,7 +20,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Leases, Takeover, place_of
-from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, Stream
+from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, ShardsDamaged, Stream
 
 READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries: short, for a read must not be cancelled when the worker stops."""
@@ -35,6 +36,8 @@ READ_BYTES: Final = 16_000_000
 """Bytes that one read should bring at most, about."""
 FIRST_MEAN: Final = 100_000
 """Bytes of an entry, about, before one was seen."""
+AGAIN_SECONDS: Final = 5.0
+"""Between two looks at a stream whose next entry was not understood."""
 BATCHES_AHEAD: Final = 4
 """Batches a lane may have here for each request that may be in flight: what is more only costs memory."""
 
@@ -51,7 +54,9 @@ class _Cursor:
     behind: bool = True
     """There may be more than was read."""
     gone: bool = False
-    """The stream is gone, halted, or not ours any more."""
+    """The stream is gone, or not ours any more."""
+    again_at: float = 0.0
+    """Until then it is not read: its next entry was not understood, or it is no stream."""
 
 
 @dataclass(eq=False, slots=True)
@@ -118,6 +123,10 @@ class Reader:
                 await self._check_replayed()
                 pause = await self._round()
                 self._absence.over()
+            except QueueDamaged as error:
+                for shard, fault in error.faults.items() if isinstance(error, ShardsDamaged) else ():
+                    self._alarms[f"shard {shard}"] = fault
+                await self._absence.wait(error)
             except ServerUnavailable as error:
                 await self._absence.wait(error)
             else:
@@ -130,7 +139,7 @@ class Reader:
             known = self._shards.pop(shard, None)
             for cursor in known.cursors.values() if known else ():
                 cursor.gone = True
-            for name in [name for name in self._alarms if name.startswith(f"shard {shard}:")]:
+            for name in [name for name in self._alarms if f"{name}:".startswith(f"shard {shard}:")]:
                 del self._alarms[name]
 
     def emptied(self, streams: Mapping[Stream, str]) -> None:
@@ -141,22 +150,33 @@ class Reader:
             if known is not None and cursor is not None and cursor.rung <= place_of(clock):
                 cursor.gone = True
                 del known.cursors[namespace]
+                self._go_on(cursor)
+
+    def halt(self, shard: int, namespace: str) -> None:
+        """Read nothing more of this lane while the shard is held."""
+        known = self._shards.get(shard)
+        if known is not None and namespace in known.cursors:
+            known.cursors[namespace].again_at = inf
 
     def caught_up(self, shard: int) -> bool:
-        """Whether all is read of what stood in the shard when it was taken over, but for lanes that are not read now."""
+        """Whether all is read of what stood in the shard at its takeover, but for lanes that are not read now."""
         known = self._shards.get(shard)
         if known is None or known.bell is None:
             return False
         boundary = known.takeover.boundary
         return not any(
-            cursor.behind and place_of(cursor.place) < boundary and not cursor.gone and self._wanted(cursor.namespace)
+            cursor.behind
+            and place_of(cursor.place) < boundary
+            and not (cursor.gone or cursor.again_at)
+            and self._wanted(cursor.namespace)
             for cursor in known.cursors.values()
         )
 
     @property
     def exhausted(self) -> bool:
         """Whether all streams were read to their end or to an entry that is not understood."""
-        return not self._behind and all(known.bell is not None for known in self._shards.values())
+        left = any(not cursor.again_at for cursor in self._behind)
+        return not left and all(known.bell is not None for known in self._shards.values())
 
     def _follow_leases(self) -> None:
         takeovers = self._leases.takeovers
@@ -172,25 +192,30 @@ class Reader:
         if not bells:
             return 1.0
         now = self._context.clock()
-        behind = self._turns(self._behind, READ_STREAMS)
+        behind = self._turns(self._behind, READ_STREAMS, now)
         held_back = bool(self._behind)
         if held_back and not behind and now < self._looked_at + POLL_SECONDS:
             return self._looked_at + POLL_SECONDS - now
         self._looked_at = now
-        at_end = self._turns(self._at_end, WATCHED_STREAMS)
+        at_end = self._turns(self._at_end, WATCHED_STREAMS, now)
         cursors = {(one.shard, one.namespace): one for one in (*behind, *at_end)}
         places = {stream: one.place for stream, one in cursors.items()}
         count = self._count(len(behind))
         try:
             read = await self._queue.read(places, bells, count, 0.0 if behind or held_back else READ_WAIT)
-        except ServerUnavailable:
+        except (ServerUnavailable, QueueDamaged):
             self._line_up(cursors.values())
             raise
+        for stream, fault in read.faults.items():
+            self._halt(cursors[stream], fault)
+        if read.faults:
+            self._line_up(cursors.values())
+            return 0.0
         self._take_in_rings(read.rings, bells, count)
         self._take_in(read.deliveries, cursors)
         found = Counter((one.shard, one.namespace) for one in read.deliveries)
         for stream, cursor in cursors.items():
-            cursor.behind = found[stream] >= count
+            cursor.behind = found[stream] >= count or bool(cursor.again_at)
         self._line_up(cursors.values())
         if self._hold.ready.stirred:
             self._signals.sendable.set()
@@ -217,7 +242,7 @@ class Reader:
         known.cursors[namespace] = cursor = _Cursor(shard, namespace, rung=rung)
         self._behind.append(cursor)
 
-    def _turns(self, line: deque[_Cursor], most: int) -> list[_Cursor]:
+    def _turns(self, line: deque[_Cursor], most: int, now: float) -> list[_Cursor]:
         """Take up to `most` streams that may be read now out of a line; the others stay."""
         taken: list[_Cursor] = []
         wanted: dict[str, bool] = {}
@@ -227,7 +252,7 @@ class Reader:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            if wanted[cursor.namespace]:
+            if wanted[cursor.namespace] and cursor.again_at <= now:
                 taken.append(cursor)
                 if len(taken) == most:
                     break
@@ -277,15 +302,20 @@ class Reader:
         now = self._context.clock()
         for delivery in deliveries:
             cursor = cursors[delivery.shard, delivery.namespace]
-            if cursor.gone:
+            if cursor.gone or cursor.again_at > now:
                 continue
             try:
-                entry = decode(delivery.fields)
+                self._admit(delivery, decode(delivery.fields), now)
             except UnknownEntry as error:
-                self._halt(cursor, delivery, error)
-                continue
-            cursor.place = delivery.stream_id
-            self._admit(delivery, entry, now)
+                self._halt(cursor, f"entry {delivery.stream_id}: {error}")
+            except Exception as error:  # noqa: BLE001 - no entry may end a worker
+                self._halt(
+                    cursor,
+                    f"entry {delivery.stream_id} cannot be taken in ({error!r}) and stays: report this bug",
+                )
+            else:
+                cursor.place = delivery.stream_id
+                self._go_on(cursor)
 
     def _admit(self, delivery: Delivery, entry: Entry, now: float) -> None:
         takeover = self._shards[delivery.shard].takeover
@@ -297,14 +327,22 @@ class Reader:
         if entry.seq:
             self._unchecked.append(held)
 
-    def _halt(self, cursor: _Cursor, delivery: Delivery, error: Exception) -> None:
-        """Read no further in this stream: an entry that is not understood is never passed over."""
-        cursor.gone = True
-        lane = spoken(scope_of(delivery.namespace))
-        self._alarms[f"shard {delivery.shard}: {lane}"] = f"{delivery.stream_id}: {error}"
-        self._context.events.tell(
-            Event.STREAM_HALTED, shard=delivery.shard, lane=lane, entry=delivery.stream_id, error=error
-        )
+    def _halt(self, cursor: _Cursor, fault: str) -> None:
+        """Read no further in this stream until it is mended: what is not understood is never passed over."""
+        cursor.again_at = self._context.clock() + AGAIN_SECONDS
+        lane = spoken(scope_of(cursor.namespace))
+        name = f"shard {cursor.shard}: {lane}"
+        if self._alarms.get(name) != fault:
+            self._context.events.tell(Event.STREAM_HALTED, shard=cursor.shard, lane=lane, error=fault)
+        self._alarms[name] = fault
+
+    def _go_on(self, cursor: _Cursor) -> None:
+        """This stream is sound, or gone: it needs no operator any more."""
+        if cursor.again_at:
+            cursor.again_at = 0.0
+            lane = spoken(scope_of(cursor.namespace))
+            self._alarms.pop(f"shard {cursor.shard}: {lane}", None)
+            self._context.events.tell(Event.LANE_MENDED, shard=cursor.shard, lane=lane)
 
     async def _check_replayed(self) -> None:
         """Let replayed entries be sent, or end them where a newer version of their record was acknowledged.

@@ -1,7 +1,7 @@
 """Owns what a worker says to the queue's server: leases, reading, settling, heartbeats. It never decides what to send.
 
-A failed call raises `ServerUnavailable` (try again), `ServerRefused` (it will not help) or `QueueLost` (the server has
-lost the queue's data); every call may be repeated.
+A failed call raises `ServerUnavailable` (try again), `ServerRefused` (it will not help), `ShardsDamaged` (some shards
+are stopped) or `QueueLost` (the server has lost the queue's data); every call may be repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,22 @@ from typing import Any, Final
 import orjson
 
 from upsertq.books import COUNTERS, Books, of_reply, total
-from upsertq.errors import QueueLost, ServerRefused, ServerUnavailable
-from upsertq.exchange import Argument, Conversation, Script, Trouble, ask_all, named, run_scripts, worst
+from upsertq.errors import QueueLost
+from upsertq.exchange import (
+    DAMAGED,
+    RENAME,
+    WRONG_TYPE,
+    Argument,
+    Conversation,
+    Failed,
+    Script,
+    ask_all,
+    named,
+    refused,
+    run_scripts,
+    unavailable,
+    worst,
+)
 from upsertq.keys import QueueKeys
 from upsertq.letter import encode_letter, is_superseded, mark_field
 from upsertq.pauses import Paused, note
@@ -21,7 +35,17 @@ from upsertq.queue import QueueShape
 from upsertq.server import AsyncServer
 from upsertq.standing import beat_at, forgotten, time_of
 from upsertq.wire import Entry
-from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
+from upsertq_worker.queue.protocols import (
+    START,
+    Delivery,
+    Grant,
+    LaneList,
+    Read,
+    Ring,
+    Settled,
+    ShardsDamaged,
+    Stream,
+)
 from upsertq_worker.queue.usage import Metered, Usage
 
 LEASE: Final = Script.load("upsertq_worker", "lease")
@@ -58,8 +82,9 @@ class RedisQueue:
             keys = self._keys.shard(shard)
             arguments: list[Argument] = [self.name, epoch, self._lease_ms, "1" if take else "0"]
             calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
-        replies = await self._run(LEASE, calls, list(wanted), "take the shards' leases")
-        return [_grant(shard, reply) for shard, reply in zip(wanted, replies, strict=True)]
+        faults, replies = await self._run(LEASE, calls, list(wanted), "take the shards' leases")
+        grants = [Grant(shard, 0, fault=fault) for shard, fault in faults.items()]
+        return grants + [_grant(shard, reply) for shard, reply in replies.items()]
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
         """As `Queue.release`."""
@@ -68,7 +93,7 @@ class RedisQueue:
             keys = self._keys.shard(shard)
             arguments: list[Argument] = [self._holder(epoch), int(keep.get(shard, 0.0) * 1000)]
             calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
-        await self._run(RELEASE, calls, list(held), "give the shards' leases up")
+        _sound_shards((await self._run(RELEASE, calls, list(held), "give the shards' leases up"))[0])
 
     async def lanes(self, shards: Sequence[int]) -> dict[int, LaneList]:
         """As `Queue.lanes`."""
@@ -77,10 +102,13 @@ class RedisQueue:
             keys = self._keys.shard(shard)
             # the bell first: what enters the lanes later is heard behind this place
             commands += [["XREVRANGE", keys.bell, "+", "-", "COUNT", 1], ["SMEMBERS", keys.lanes]]
-        replies = await self._sure(ask_all(commands)(), "list the lanes")
+        replies = await self._server.hold(ask_all(commands)())
+        of_shards = dict(zip(shards, zip(replies[::2], replies[1::2], strict=True), strict=True))
+        _sound_shards({shard: _fault(bell) or _fault(lanes) for shard, (bell, lanes) in of_shards.items()})
+        _sound(replies, "list the lanes")
         return {
-            shard: LaneList(latest[0][0].decode() if latest else START, sorted(map(_text, members)))
-            for shard, latest, members in zip(shards, replies[::2], replies[1::2], strict=True)
+            shard: LaneList(latest[0][0].decode() if latest else START, sorted(map(_name, members)))
+            for shard, (latest, members) in of_shards.items()
         }
 
     async def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int, wait: float) -> Read:
@@ -89,14 +117,20 @@ class RedisQueue:
         shards = {self._keys.shard(shard).bell.encode(): shard for shard in bells}
         block: list[Argument] = ["BLOCK", max(1, int(wait * 1000))] if wait > 0 else []
         command: list[Argument] = ["XREAD", "COUNT", count, *block, "STREAMS"]
-        (reply,) = await self._sure(
-            ask_all([[*command, *streams, *shards, *cursors.values(), *bells.values()]])(), "read the queue"
-        )
+        ask = ask_all([[*command, *streams, *shards, *cursors.values(), *bells.values()]])
+        (reply,) = await self._server.hold(ask())
+        if isinstance(reply, Failed) and WRONG_TYPE in reply.message:
+            return Read(faults=await self._no_streams(streams, shards))
+        _sound([reply], "read the queue")
         deliveries: list[Delivery] = []
         rings: list[Ring] = []
         for name, entries in reply or ():
             if name in shards:
-                rings += [Ring(shards[name], _text(fields[b"ns"]), place.decode()) for place, fields in entries]
+                rings += [
+                    Ring(shards[name], _name(fields[b"ns"]), place.decode())
+                    for place, fields in entries
+                    if b"ns" in fields
+                ]
             else:
                 shard, namespace = streams[name]
                 deliveries += [Delivery(shard, namespace, place.decode(), fields) for place, fields in entries]
@@ -111,26 +145,31 @@ class RedisQueue:
             keys = self._keys.shard(shard)
             arguments: list[Argument] = [self._holder(held.get(shard, 0)), "" if deaths is None else deaths, text]
             calls.append(([keys.lease, keys.books], [self._shape.incarnation, *arguments]))
-        replies = await self._run(MARK, calls, list(marks), "mark what is sent alone")
-        return frozenset(shard for shard, (ours, *_) in zip(marks, replies, strict=True) if not ours)
+        faults, replies = await self._run(MARK, calls, list(marks), "mark what is sent alone")
+        _sound_shards(faults)
+        return frozenset(shard for shard, (ours, *_) in replies.items() if not ours)
 
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
         """As `Queue.settle`."""
-        left = [list(group) for _, group in groupby(sorted(settlements, key=_shard), key=_shard)]
+        left = {shard: list(group) for shard, group in groupby(sorted(settlements, key=_shard), key=_shard)}
         foreign: set[int] = set()
+        faults: dict[int, str] = {}
         emptied: dict[Stream, str] = {}
         while left:
-            now = [group[:SETTLE_ENTRIES] for group in left]
-            shards = [_shard(group[0]) for group in now]
-            for shard, reply in zip(shards, await self._settle(held, now), strict=True):
+            now = {shard: group[:SETTLE_ENTRIES] for shard, group in left.items()}
+            wrong, replies = await self._settle(held, now)
+            faults |= wrong
+            for shard, reply in replies.items():
                 if reply[0] == ELSEWHERE:
                     foreign.add(shard)
                 else:
-                    emptied |= {(shard, _text(namespace)): _text(reply[2]) for namespace in reply[3:]}
-            left = [
-                group[SETTLE_ENTRIES:] for group in left if group[SETTLE_ENTRIES:] and _shard(group[0]) not in foreign
-            ]
-        return Settled(frozenset(foreign), emptied)
+                    emptied |= {(shard, _name(namespace)): _text(reply[2]) for namespace in reply[3:]}
+            left = {
+                shard: group[SETTLE_ENTRIES:]
+                for shard, group in left.items()
+                if group[SETTLE_ENTRIES:] and shard not in foreign and shard not in faults
+            }
+        return Settled(frozenset(foreign), emptied, faults)
 
     async def books(self) -> Books:
         """As `Queue.books`."""
@@ -141,14 +180,17 @@ class RedisQueue:
         for shard, (incarnation, *_) in enumerate(replies):
             if incarnation != self._shape.incarnation.encode():
                 raise self._lost(shard)
-        return total(of_reply(reply[1:]) for reply in replies)
+        names = [self._keys.shard(k).books for k in range(self._shape.shards)]
+        return total(of_reply(reply[1:], name) for reply, name in zip(replies, names, strict=True))
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """As `Queue.superseded`."""
         commands: list[list[Argument]] = [
             ["HGET", self._keys.shard(shard).dead_ids, mark_field(entry)] for shard, entry in replayed
         ]
-        marks = await self._sure(ask_all(commands)(), "look for newer versions of what is replayed")
+        marks = await self._server.hold(ask_all(commands)())
+        _sound_shards({shard: _fault(mark) for (shard, _), mark in zip(replayed, marks, strict=True)})
+        _sound(marks, "look for newer versions of what is replayed")
         return [is_superseded(mark, entry.seq) for mark, (_, entry) in zip(marks, replayed, strict=True)]
 
     async def note(self, changes: Mapping[str, Paused | None]) -> None:
@@ -185,18 +227,29 @@ class RedisQueue:
         """As `Queue.leave`."""
         await self._sure(ask_all([["HDEL", self._keys.workers, self.name]])(), "take the heartbeat away")
 
-    async def _settle(self, held: Mapping[int, int], groups: Sequence[Sequence[Metered]]) -> list[Any]:
+    async def _settle(
+        self, held: Mapping[int, int], groups: Mapping[int, Sequence[Metered]]
+    ) -> tuple[dict[int, str], dict[int, Any]]:
         """Settle each group in its shard, again with the books of runs that turn out to be concerned."""
-        shards = [_shard(group[0]) for group in groups]
-        calls = [self._settle_call(held[shard], group, ()) for shard, group in zip(shards, groups, strict=True)]
-        replies = await self._run(SETTLE, calls, shards, "settle")
-        while again := [i for i, reply in enumerate(replies) if reply[0] == RUNS_MISSING]:
-            calls = [self._settle_call(held[shards[i]], groups[i], list(map(_text, replies[i][1:]))) for i in again]
-            for i, reply in zip(
-                again, await self._run(SETTLE, calls, [shards[i] for i in again], "settle"), strict=True
-            ):
-                replies[i] = reply
-        return replies
+        calls = [self._settle_call(held[shard], group, ()) for shard, group in groups.items()]
+        faults, replies = await self._run(SETTLE, calls, list(groups), "settle")
+        while again := {shard: reply[1:] for shard, reply in replies.items() if reply[0] == RUNS_MISSING}:
+            calls = [
+                self._settle_call(held[shard], groups[shard], list(map(_text, runs))) for shard, runs in again.items()
+            ]
+            wrong, later = await self._run(SETTLE, calls, list(again), "settle")
+            faults |= wrong
+            replies = {shard: reply for shard, reply in replies.items() if shard not in again} | later
+        return faults, replies
+
+    async def _no_streams(self, streams: Mapping[bytes, Stream], bells: Mapping[bytes, int]) -> dict[Stream, str]:
+        """Which of these keys are no streams, by the stream that is not to be read; raises for a shard's bell."""
+        names = [*streams, *bells]
+        kinds = dict(zip(names, await self._sure(ask_all([["TYPE", name] for name in names])(), "look"), strict=True))
+        wrong = [name for name, kind in kinds.items() if kind not in {b"stream", b"none", "stream", "none"}]
+        told = {name: f"{_text(name)} is no stream: {RENAME}" for name in wrong}
+        _sound_shards({bells[name]: told[name] for name in wrong if name in bells})
+        return {streams[name]: told[name] for name in wrong if name in streams}
 
     def _settle_call(self, epoch: int, settlements: Sequence[Metered], also: Sequence[str]) -> Call:
         keys = self._keys.shard(_shard(settlements[0]))
@@ -224,6 +277,8 @@ class RedisQueue:
                 fields = encode_letter(dead.entry, dead.verdict)
                 arguments += [dead.row, dead.entry.seq, dead.verdict.reason, len(fields), *fields]
             arguments += figures
+        if all(one.settlement.ids for one in settlements):
+            arguments += ["ids", *(orjson.dumps(one.settlement.ids) for one in settlements)]
         for run in also:
             if run not in runs:
                 names.append(keys.run(run))
@@ -235,25 +290,53 @@ class RedisQueue:
     def _holder(self, epoch: int) -> str:
         return f"{epoch}:{self.name}"
 
-    async def _run(self, script: Script, calls: Sequence[Call], shards: Sequence[int], what: str) -> list[Any]:
-        """The replies of a script to calls about these shards; none of them says that the queue is lost."""
-        replies = await self._sure(run_scripts(script, calls), what)
-        for shard, reply in zip(shards, replies, strict=True):
-            if isinstance(reply, list) and reply and reply[0] == LOST:
-                raise self._lost(shard)
-        return [reply if isinstance(reply, list) else [reply] for reply in replies]
+    async def _run(
+        self, script: Script, calls: Sequence[Call], shards: Sequence[int], what: str
+    ) -> tuple[dict[int, str], dict[int, list[Any]]]:
+        """What is wrong with damaged shards, and what a script replies to a call about each of the others.
 
-    def _lost(self, shard: int) -> QueueLost:
-        return QueueLost(self._shape.name, f"shard {shard} is gone, or is of another creation of the queue")
+        None of the replies says that the queue is lost.
+        """
+        replies = dict(zip(shards, await self._server.hold(run_scripts(script, calls)), strict=True))
+        faults = {shard: fault for shard, reply in replies.items() if (fault := _fault(reply))}
+        _sound([reply for shard, reply in replies.items() if shard not in faults], what)
+        lost = [shard for shard, reply in replies.items() if isinstance(reply, list) and reply and reply[0] == LOST]
+        if lost:
+            raise self._lost(*lost)
+        return faults, {
+            shard: reply if isinstance(reply, list) else [reply]
+            for shard, reply in replies.items()
+            if shard not in faults
+        }
+
+    def _lost(self, *shards: int) -> QueueLost:
+        several = len(shards) > 1
+        which = f"shard{'s' * several} {', '.join(map(str, shards))} {'are' if several else 'is'}"
+        return QueueLost(self._shape.name, f"{which} gone, or of another creation of the queue")
 
     async def _sure(self, conversation: Conversation[list[Any]], what: str) -> list[Any]:
-        replies = await self._server.hold(conversation)
-        failure = worst(replies)
-        if failure is None:
-            return replies
-        if failure.trouble in {Trouble.REFUSED, Trouble.NO_SCRIPT}:
-            raise ServerRefused(f"cannot {what}: the server refuses: {failure.message}")
-        raise ServerUnavailable(f"cannot {what}: {failure.message}")
+        return _sound(await self._server.hold(conversation), what)
+
+
+def _fault(reply: Any) -> str:
+    """What is damaged, where that is the reply."""
+    return reply.message.partition(DAMAGED)[2] if isinstance(reply, Failed) else ""
+
+
+def _sound_shards(faults: Mapping[int, str]) -> None:
+    """Raise `ShardsDamaged` where there is a fault."""
+    if damaged := {shard: fault for shard, fault in faults.items() if fault}:
+        raise ShardsDamaged(damaged)
+
+
+def _sound(replies: list[Any], what: str) -> list[Any]:
+    """The replies; raises where one is a failure."""
+    failure = worst(replies)
+    if failure is None:
+        return replies
+    if failure.passes:
+        raise unavailable(failure, what)
+    raise refused(failure, what)
 
 
 def _grant(shard: int, reply: Sequence[Any]) -> Grant:
@@ -268,6 +351,11 @@ def _figures(place: int, usage: Usage | None) -> list[Argument]:
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
+
+
+def _name(value: bytes) -> str:
+    """A namespace as it is written in keys, whatever it is made of."""
+    return value.decode("utf-8", "surrogateescape")
 
 
 def _shard(metered: Metered) -> int:

@@ -1,6 +1,7 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from upsertq.errors import ServerUnavailable
 from upsertq_worker.context import Context, Signals, Tally, signalled
@@ -9,7 +10,13 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue, Settled
-from upsertq_worker.queue.usage import Meter, Metered
+from upsertq_worker.queue.usage import Meter
+
+if TYPE_CHECKING:
+    from upsertq_worker.queue.usage import Metered
+
+AGAIN_SECONDS: Final = 5.0
+"""Between two attempts to settle in a damaged shard."""
 
 
 class Settler:
@@ -24,6 +31,7 @@ class Settler:
         meter: what requests took.
         tally: where confirmed records are counted.
         settled: told what came of each call.
+        alarms: what needs an operator, by what it concerns.
     """
 
     def __init__(
@@ -36,6 +44,7 @@ class Settler:
         meter: Meter,
         tally: Tally,
         settled: Callable[[Settled], None],
+        alarms: dict[str, str],
     ) -> None:
         self._context = context
         self._signals = signals
@@ -46,7 +55,10 @@ class Settler:
         self._tally = tally
         self._settled = settled
         self._absence = Absence("settle", context, signals)
+        self._alarms = alarms
         self._taken: list[Metered] = []
+        self._again_at: dict[int, float] = {}
+        """When settling is tried again in shards in which something is damaged."""
 
     @property
     def unsettled(self) -> int:
@@ -73,20 +85,23 @@ class Settler:
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost, or gained anew: what was given out under the old lease is void."""
         self._taken = [one for one in self._taken if one.settlement.shard not in shards]
+        for shard in shards:
+            self._again_at.pop(shard, None)
 
     async def settle(self) -> bool:
         """Carry out what there is; returns whether there was anything that may be settled now.
 
         The lease must outlive the quarantine: of a version that is settled, a copy whose answer was lost may travel so
-        long, and the next holder of the shard, which finds nothing of it in the stream, must not send a newer one before.
+        long; the next holder of the shard, which finds nothing of it in the stream, must not send a newer one before.
         """
         context, held = self._context, dict(self._leases.epochs)
+        now = context.clock()
         fresh = [one for one in self._hold.settlements if one.shard in held]
         self._hold.settlements.clear()
-        taken = [one for one in self._taken if one.settlement.shard in held]
-        taken += self._meter.metered(fresh, int(context.wall() * 1000))
-        self._taken = taken
-        if not taken or not self._leases.safe(context.clock() + context.settings.quarantine):
+        self._taken = [one for one in self._taken if one.settlement.shard in held]
+        self._taken += self._meter.metered(fresh, int(context.wall() * 1000))
+        taken = [one for one in self._taken if self._again_at.get(one.settlement.shard, 0.0) <= now]
+        if not taken or not self._leases.safe(now + context.settings.quarantine):
             return False
         try:
             came_of_it = await self._queue.settle(held, taken)
@@ -94,9 +109,15 @@ class Settler:
             await self._absence.wait(error)
             return True
         self._absence.over()
+        self._note_faults(came_of_it.faults, {one.settlement.shard for one in taken})
+        tried = set(map(id, taken))
         # what was lost meanwhile is gone from the list, and what is left of it was carried out
-        carried_out = [one for one in self._taken if one.settlement.shard not in came_of_it.foreign]
-        self._taken = []
+        carried_out = [
+            one
+            for one in self._taken
+            if id(one) in tried and one.settlement.shard not in came_of_it.foreign | came_of_it.faults.keys()
+        ]
+        self._taken = [one for one in self._taken if id(one) not in tried or one.settlement.shard in came_of_it.faults]
         self._hold.settled((one.settlement for one in carried_out), context.clock())
         for one in carried_out:
             self._tally.acked += one.settlement.acked
@@ -105,3 +126,16 @@ class Settler:
         context.events.tell(Event.SETTLED, entries=len(carried_out))
         self._settled(came_of_it)
         return True
+
+    def _note_faults(self, faults: Mapping[int, str], tried: set[int]) -> None:
+        """Keep what cannot be settled, and try it again: nothing of it need be sent again once the shard is mended."""
+        events = self._context.events
+        for shard, fault in faults.items():
+            if shard not in self._again_at:
+                events.tell(Event.SHARD_DAMAGED, shard=shard, error=fault)
+            self._again_at[shard] = self._context.clock() + AGAIN_SECONDS
+            self._alarms[f"shard {shard}"] = fault
+        for shard in tried & self._again_at.keys() - faults.keys():
+            del self._again_at[shard]
+            self._alarms.pop(f"shard {shard}", None)
+            events.tell(Event.SHARD_MENDED, shard=shard)

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from upsertq.errors import ServerUnavailable
+from upsertq.errors import QueueDamaged, ServerUnavailable
 from upsertq.pauses import scope_of, spoken
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.delivery.batch import Batch
@@ -175,7 +175,7 @@ class Careful:
             try:
                 again = await self._step()
                 self._absence.over()
-            except ServerUnavailable as error:
+            except (ServerUnavailable, QueueDamaged) as error:
                 await self._absence.wait(error)
             else:
                 if not again:
@@ -296,7 +296,7 @@ class Careful:
         marks[shard] = replace(self._marks.get(shard, Mark()), alone=alone)
         try:
             await self._write(marks)
-        except ServerUnavailable:
+        except (ServerUnavailable, QueueDamaged):
             self._put_back(items)
             raise
         live = [item for item in items if not entry_of(item).dropped]

@@ -9,38 +9,35 @@
 -- A lease that ran out unnoticed goes back to its holder with the same epoch when no other came between, which is no
 -- death; one that was released is not prolonged, and its epoch is never given again.
 -- DEL of nothing comes before the other writes: after it they work even when the server is out of memory.
+expect(KEYS[1], 'string')
+expect(KEYS[2], 'hash')
+if fault then return redis.error_reply(fault) end
 local names = {'incarnation', 'epoch', 'released', 'deaths', 'mark', 'clock'}
 local books = redis.call('HMGET', KEYS[2], 'incarnation', 'epoch', 'released', 'deaths', 'mark', 'clock')
 if books[1] ~= ARGV[1] then return {-1, books[1] or ''} end
 
-local function damaged(key, field, value)
-  return redis.error_reply('DAMAGED ' .. key .. ' ' .. field .. ' ' ..
-    string.gsub(string.sub(value, 1, 40), '[^%w%p]', '?'))
+for i = 2, 4 do
+  local number = whole(books[i])
+  if not number or number < 0 then
+    damaged(KEYS[2], 'holds as ' .. names[i] .. ' what is no number, or too great a one: HSET it to a greater one than any that '
+      .. 'a worker had, or to 0 while no worker runs')
+  end
 end
-
-local function number(value, most)
-  value = value or '0'
-  return #value < 17 and string.match(value, '^%d+$') and tonumber(value) <= most and tonumber(value)
-end
-
-local most_epoch, most_deaths = 9007199254740990, 999999999999999
-for i = 2, 3 do
-  if not number(books[i], most_epoch) then return damaged(KEYS[2], names[i], books[i]) end
-end
-if not number(books[4], most_deaths) then return damaged(KEYS[2], 'deaths', books[4]) end
-if books[6] and not string.match(books[6], '^%d+%-%d+$') then return damaged(KEYS[2], 'clock', books[6]) end
-local epoch, released = number(books[2], most_epoch), number(books[3], most_epoch)
+clock_of(KEYS[2], books[6])
+local epoch, released = whole(books[2]), whole(books[3])
 
 local current = redis.call('GET', KEYS[1])
 if current then
   local its, holder = string.match(current, '^(%d+):(.*)$')
-  if not its or not number(its, most_epoch) then return damaged(KEYS[1], 'lease', current) end
-  if current ~= ARGV[3] .. ':' .. ARGV[2] or number(its, most_epoch) == released then
+  if not its or not whole(its) then damaged(KEYS[1], 'is no lease: DEL it') end
+  if fault then return redis.error_reply(fault) end
+  if current ~= ARGV[3] .. ':' .. ARGV[2] or whole(its) == released then
     return {0, holder, 1, 0, '', ''}
   end
   redis.call('PEXPIRE', KEYS[1], ARGV[4])
-  return {number(its, most_epoch), holder, 1, 0, '', ''}
+  return {whole(its), holder, 1, 0, '', ''}
 end
+if fault then return redis.error_reply(fault) end
 if ARGV[5] ~= '1' then return {0, '', 1, 0, '', ''} end
 
 redis.call('DEL', KEYS[1])
@@ -49,7 +46,7 @@ if epoch > 0 and tonumber(ARGV[3]) == epoch and released ~= epoch then
   return {epoch, ARGV[2], 1, 0, '', ''}
 end
 local clean = (epoch == 0 or released == epoch) and 1 or 0
-local deaths = clean == 1 and 0 or number(books[4], most_deaths) + 1
+local deaths = clean == 1 and 0 or whole(books[4]) + 1
 epoch = epoch + 1
 local clock = books[6] or '0-0'
 redis.call('SET', KEYS[1], string.format('%.0f', epoch) .. ':' .. ARGV[2], 'PX', ARGV[4])

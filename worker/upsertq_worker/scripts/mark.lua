@@ -5,6 +5,9 @@
 -- Returns: 1 when it was done, 0 when the lease is not ours: nothing was done; {-1, incarnation found or ''} for
 -- another incarnation
 -- HDEL comes first: after it HSET works even when the server is out of memory.
+expect(KEYS[1], 'string')
+expect(KEYS[2], 'hash')
+if fault then return redis.error_reply(fault) end
 local found = redis.call('HGET', KEYS[2], 'incarnation')
 if found ~= ARGV[1] then return {-1, found or ''} end
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end

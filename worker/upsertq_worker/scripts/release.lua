@@ -4,6 +4,9 @@
 -- Returns: 1 when it was ours, else 0; {-1, incarnation found or ''} for another incarnation: nothing was done
 -- A lease is kept while a request of its holder may still take effect. DEL or PEXPIRE comes first: after it HSET works
 -- even when the server is out of memory.
+expect(KEYS[1], 'string')
+expect(KEYS[2], 'hash')
+if fault then return redis.error_reply(fault) end
 local found = redis.call('HGET', KEYS[2], 'incarnation')
 if found ~= ARGV[1] then return {-1, found or ''} end
 if redis.call('GET', KEYS[1]) ~= ARGV[2] then return 0 end

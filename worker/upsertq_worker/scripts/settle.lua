@@ -22,7 +22,8 @@
 -- A mark (namespace NUL id -> 'D,sequence,letter's stream id,run R,sequence A,sequence') names the dead letters of an
 -- id, its replayed ones that are not settled, and the newest version acknowledged since these were replayed. Whatever
 -- is acknowledged turns older letters into superseded ones, and leaves word for older ones that are being replayed.
-local unpack = unpack or table.unpack
+for i, kind in ipairs({'string', 'hash', 'set', 'stream', 'hash'}) do expect(KEYS[i], kind) end
+if fault then return redis.error_reply(fault) end
 local found = redis.call('HGET', KEYS[2], 'incarnation')
 if found ~= ARGV[1] then return {-1, found or ''} end
 local current = redis.call('GET', KEYS[1])
@@ -30,12 +31,6 @@ if current ~= ARGV[2] then return {0, current or ''} end
 
 local most_lanes = 1000 -- of which the books keep an LSN: they must not grow with the number of namespaces
 local standard = {'pending', 'bytes', 'acked', 'superseded', 'dead', 'settled_at'}
-local problem = nil -- what cannot be read
-
-local function damaged(key, field, value)
-  local told = string.gsub(string.sub(field, 1, 200) .. ' ' .. string.sub(value, 1, 40), '[^%w%p ]', '?')
-  problem = problem or 'DAMAGED ' .. key .. ' ' .. told
-end
 
 -- the books: the names that may change are read once, changed here, and written once
 
@@ -62,7 +57,7 @@ local function read_books(place)
     for i = from, to do
       local name, value = names[place][i], told[i - from + 1]
       local digits = value and string.match(value, is_lsn(name) and '^%d+$' or '^%-?(%d+)$')
-      if value and (not digits or #digits > (is_lsn(name) and 40 or 15)) then damaged(KEYS[place], name, value) end
+      if value and (not digits or #digits > (is_lsn(name) and 40 or 15)) then no_counter(KEYS[place], name) end
       if is_lsn(name) then
         values[place][name] = value
         length[place] = length[place] or redis.call('HLEN', KEYS[place])
@@ -157,9 +152,11 @@ local new_letters, superseded, unknown, missing = {}, {}, {}, {}
 
 local function read_mark(field, text)
   local words, namespace, id = {}, string.match(field, '^([^%z]*)%z(.*)$')
-  if not namespace then return damaged(KEYS[5], field, text) end
+  if not namespace then return damaged(KEYS[5], 'holds a field that is no mark: HDEL ' .. printable(field)) end
   for kind, sequence, rest in string.gmatch(text, '(%u),([%d%-]+)(%S*)') do
-    if not string.match(sequence, '^%d+%-%d+%-?%d*$') then return damaged(KEYS[5], field, text) end
+    if not string.match(sequence, '^%d+%-%d+%-?%d*$') then
+      return damaged(KEYS[5], 'holds a mark that cannot be read: HDEL ' .. printable(field))
+    end
     words[#words + 1] = {kind = kind, sequence = sequence, rest = rest, dead_id = string.match(rest, '^,([%d%-]+),')}
   end
   marked[namespace] = marked[namespace] or {}
@@ -233,7 +230,7 @@ end
 
 local function look_at(entry)
   local sound, ids = pcall(cjson.decode, entry.ids)
-  if not sound or type(ids) ~= 'table' then return damaged(KEYS[entry.stream], entry.id, entry.ids) end
+  if not sound or type(ids) ~= 'table' then return damaged(KEYS[entry.stream], 'has no ids in entry ' .. entry.id) end
   local namespace, sequence = ARGV[entry.at + 2], ARGV[entry.at + 9]
   local replayed = string.match(sequence, '^%d+%-%d+%-%d+$') ~= nil
   if not all_read then read_marks_of(namespace, ids) end
@@ -242,7 +239,7 @@ local function look_at(entry)
   for _ = 1, entry.letters do
     local row, fields = tonumber(ARGV[head]), tonumber(ARGV[head + 3])
     local id = ids[row + 1]
-    if not id then return damaged(KEYS[entry.stream], entry.id, 'row ' .. row) end
+    if not id then return damaged(KEYS[entry.stream], 'has no row ' .. row .. ' in entry ' .. entry.id) end
     local letter = {at = head + 4, to = head + 3 + fields, sequence = ARGV[head + 1], reason = ARGV[head + 2],
       run = ARGV[entry.at + 4], books = entry.books}
     new_letters[#new_letters + 1] = letter
@@ -259,6 +256,9 @@ local function look_at(entry)
   end
 end
 
+for _, entry in ipairs(entries) do expect(KEYS[entry.stream], 'stream') end
+for place in pairs(names) do expect(KEYS[place], 'hash') end
+if fault then return redis.error_reply(fault) end
 local left, streams, seen = {}, {}, {}
 for _, entry in ipairs(entries) do
   if not left[entry.stream] then
@@ -279,12 +279,12 @@ for _, entry in ipairs(entries) do
   seen[name] = true
   if concerned and entry.ids and not entry.gone then look_at(entry) end
 end
-if #missing > 0 and not problem then return {2, unpack(missing)} end
-redis.call('SCARD', KEYS[3])
-redis.call('XLEN', KEYS[4])
+if #missing > 0 and not fault then return {2, unpack(missing)} end
+for place in pairs(names) do expect(KEYS[place], 'hash') end
+if fault then return redis.error_reply(fault) end
 for place in pairs(names) do read_books(place) end
 local clock = redis.call('HGET', KEYS[2], 'clock')
-if problem then return redis.error_reply(problem) end
+if fault then return redis.error_reply(fault) end
 
 -- from here on nothing fails
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq_worker.delivery.response import BODY_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
+from upsertq_worker.delivery.messages import ADVICE
 from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,
@@ -19,7 +19,7 @@ from upsertq_worker.delivery.outcome import (
     describe,
     judge,
 )
-from upsertq_worker.delivery.messages import ADVICE
+from upsertq_worker.delivery.response import BODY_MAX, Answer, Refusal, Sent, TransportFailure, TransportKind
 
 if TYPE_CHECKING:
     from upsertq_worker.delivery.outcome import Outcome
@@ -151,44 +151,42 @@ def test_a_success_in_html_counts_nothing(headers: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize(
-    ("message", "suspects", "field", "dimension"),
+    ("message", "suspects", "dimension"),
     [
-        ("Vector dimension 3072 does not match the dimension of the index 1024", (), None, (3072, 1024)),
+        ("Vector dimension 3072 does not match the dimension of the index 1024", (), (3072, 1024)),
         (
             "Dense vectors must contain at least one non-zero value. Vector ID 'f81d' contains only zeros",
             (1,),
             None,
-            None,
         ),
-        ('Vector ID "f81d-2" contains only zeros', (2,), None, None),
-        ("Vector ID 'f81d-3' contains only zeros", (), None, None),
-        ("Vector ID f81d contains only zeros", (), None, None),
-        ("Vector ID 'it's' contains only zeros", (3,), None, None),
-        ("Vector ID 'x y' and 'f81d' contain only zeros", (1, 4), None, None),
+        ('Vector ID "f81d-2" contains only zeros', (2,), None),
+        ("Vector ID 'f81d-3' contains only zeros", (), None),
+        ("Vector ID f81d contains only zeros", (), None),
+        ("Vector ID 'it's' contains only zeros", (3,), None),
+        ("Vector ID 'x y' and 'f81d' contain only zeros", (1, 4), None),
         (
             (
                 "Metadata value must be a string, number, boolean or list of strings, got '[1758694138.0,0....' "
                 "for field 'modifiedAt'"
             ),
             (),
-            "modifiedAt",
             None,
         ),
-        ("Metadata value must be a string, got 'a' for field 'x y'", (), "x y", None),
-        ("Metadata value must be a string, got 'for field 'a'' for field 'it's'", (), "it's", None),
-        ("Metadata size is 42177 bytes, which exceeds the limit of 40960 bytes per vector", (), None, None),
-        ("ID must be ASCII, but got 'x y'", (4,), None, None),
-        ("Vector ID must not contain null character", (), None, None),
-        ("Sparse vector must contain at least one value", (), None, None),
-        ("something never seen before", (), None, None),
+        ("Metadata value must be a string, got 'a' for field 'x y'", (), None),
+        ("Metadata value must be a string, got 'for field 'a'' for field 'it's'", (), None),
+        ("Metadata size is 42177 bytes, which exceeds the limit of 40960 bytes per vector", (), None),
+        ("ID must be ASCII, but got 'x y'", (4,), None),
+        ("Vector ID must not contain null character", (), None),
+        ("Sparse vector must contain at least one value", (), None),
+        ("something never seen before", (), None),
     ],
 )
 def test_a_bad_request_is_about_records(
-    status: int, message: str, suspects: tuple[int, ...], field: str | None, dimension: tuple[int, int] | None
+    status: int, message: str, suspects: tuple[int, ...], dimension: tuple[int, int] | None
 ) -> None:
-    """The message names ids, a field or dimensions, or nothing."""
+    """The message names ids or dimensions, or nothing."""
     expected = refusal(status, message, "INVALID_ARGUMENT")
-    assert judged(status, rpc(message)) == RecordRefused(expected, suspects, field, dimension)
+    assert judged(status, rpc(message)) == RecordRefused(expected, suspects, dimension)
 
 
 @pytest.mark.parametrize(

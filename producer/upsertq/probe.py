@@ -1,0 +1,51 @@
+"""Owns finding out what answers at an address in place of a Redis server: it says PING, and tries TLS.
+
+It uses a socket of its own, sends no login and no data, and never raises: it is asked where a first one failed.
+"""
+
+import socket
+import ssl
+from contextlib import suppress
+from typing import Final
+
+SECONDS: Final = 2.0
+"""For each of two attempts."""
+_ENOUGH: Final = 64
+
+
+def what_answers(host: str, port: int, *, tls: bool) -> str:
+    """What is wrong with the address as one clause; empty where nothing is known to be.
+
+    Args:
+        host: name or address.
+        port: its port.
+        tls: whether the conversation that failed was over TLS.
+    """
+    where = f"{host}:{port}"
+    answer = _ping(host, port)
+    if answer.startswith((b"HTTP/", b"<")):
+        return f"{where} is an HTTP server: name the port of a Redis or Valkey server"
+    if tls and answer.startswith((b"+", b"-")):
+        return f"{where} does not speak TLS: use redis:// in place of rediss://"
+    if not tls and not answer.startswith((b"+", b"-")) and (answer[:1] == b"\x15" or _speaks_tls(host, port)):
+        return f"{where} speaks TLS: use rediss:// in place of redis://"
+    return ""
+
+
+def _ping(host: str, port: int) -> bytes:
+    """The beginning of the answer to an inline PING, empty without one."""
+    with suppress(OSError), socket.create_connection((host, port), SECONDS) as line:
+        line.sendall(b"PING\r\n")
+        return line.recv(_ENOUGH)
+    return b""
+
+
+def _speaks_tls(host: str, port: int) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # nothing is sent: it is only asked whether this is TLS at all
+    with suppress(OSError, ValueError), socket.create_connection((host, port), SECONDS) as line:
+        line.settimeout(SECONDS)
+        with context.wrap_socket(line, server_hostname=host):
+            return True
+    return False

@@ -1,0 +1,141 @@
+"""A worker on junk: what is not essential stops nothing, what is essential its shard alone, with an alarm."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import pytest
+
+import junk
+from junk import KEYS, QUEUE, SHARDS, Stage
+from upsertq.queue import QueueShape
+from upsertq.server import AsyncServer
+from upsertq_worker.delivery.response import Answer
+from upsertq_worker.delivery.batch import BatchLimits
+from upsertq_worker.desk import Settings
+from upsertq_worker.drain import Drain
+from upsertq_worker.stream import RedisQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from junk import Damage
+    from servers import RealServer
+    from upsertq_worker.delivery.response import TransportFailure
+
+SETTINGS: Final = Settings(
+    batch=BatchLimits(linger=0.0), lease=1.0, quarantine=0.05, grace=1.0, until_empty=True, stop_after=4.0
+)
+
+
+class Index:
+    """An index that takes everything, and remembers the ids."""
+
+    def __init__(self) -> None:
+        self.landed: set[str] = set()
+
+    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+        """Take a batch."""
+        vectors = orjson.loads(body)["vectors"]
+        self.landed |= {vector["id"] for vector in vectors}
+        return Answer(200, {}, orjson.dumps({"upsertedCount": len(vectors)}))
+
+
+def drain(url: str, settings: Settings = SETTINGS) -> tuple[set[str], Exception | None, dict[str, str]]:
+    """Let one worker drain the queue; returns what landed, what ended it, and its alarms."""
+
+    async def work() -> tuple[set[str], Exception | None, dict[str, str]]:
+        server, index = AsyncServer.at(url), Index()
+        try:
+            seam = RedisQueue(server, QueueShape(QUEUE, SHARDS, 4), "me", settings.lease)
+            worker = Drain("me", SHARDS, seam, index, settings)
+            ended: Exception | None = None
+            try:
+                await worker.run()
+            except Exception as error:  # noqa: BLE001 - it is what is asked for
+                ended = error
+            return index.landed, ended, dict(worker.desk.alarms)
+        finally:
+            await server.close()
+
+    return asyncio.run(work())
+
+
+@pytest.fixture
+def stage(redis_server: RealServer) -> Iterator[Stage]:
+    """Provide a queue with something in every key."""
+    stage = Stage(redis_server)
+    yield stage
+    stage.close()
+
+
+def ready(stage: Stage, damage: Damage | None = None) -> tuple[set[str], set[str]]:
+    """Set the queue up, without leases, and damage it; returns the ids that are pending in shards 0 and 1."""
+    stage.reset()
+    ids = []
+    for shard in range(SHARDS):
+        stage.client.delete(KEYS.shard(shard).lease)
+        entries: Any = stage.client.xrange(KEYS.shard(shard).stream)
+        ids.append({name for _, fields in entries for name in orjson.loads(fields[b"ids"])})
+    if damage is not None:
+        damage.do(stage.client)
+    return ids[0], ids[1]
+
+
+PASSING: Final = (KEYS.workers, KEYS.runs, KEYS.lanes, KEYS.loads, KEYS.shard(0).suspects)
+"""What stops no worker."""
+
+
+def check(stage: Stage, damage: Damage) -> None:
+    """Whatever is damaged in shard 0: the other shard lands, and only a complaint that names it ends the worker."""
+    here, there = ready(stage, damage)
+    landed, ended, alarms = drain(stage.server.url)
+    told = (damage.name, landed, ended, alarms)
+    assert there <= landed, told
+    assert ended is None or type(ended).__module__.startswith("upsertq"), told
+    if damage.name.startswith(PASSING):
+        assert here <= landed, told
+        assert ended is None, told
+    if not here <= landed:
+        assert alarms, told
+        assert ended is not None, told
+        assert any(name in str(ended) for name in (KEYS.shard(0).stream[:-6], "entry ")), told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_foreign_types(stage: Stage) -> None:
+    """Each key as each other type."""
+    for damage in junk.foreign_types():
+        if not damage.name.startswith(KEYS.meta):
+            check(stage, damage)
+
+
+def some(damages: Iterator[Damage], one_in: int) -> list[Damage]:
+    """One in so many, spread over all keys and kinds: `make fuzz` goes through all."""
+    return [damage for at, damage in enumerate(damages) if at % one_in == at // one_in % one_in]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_fields(stage: Stage) -> None:
+    """Values that are none, in each field."""
+    for damage in some(junk.bad_fields(), 20):
+        if not damage.name.startswith((KEYS.meta, "shards", "no ")):
+            check(stage, damage)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_entries(stage: Stage) -> None:
+    """An entry that cannot be read stops its shard; what stands before it lands."""
+    for damage in some(junk.bad_entries(), 20):
+        here, there = ready(stage, damage)
+        landed, ended, alarms = drain(stage.server.url)
+        told = (damage.name, landed, ended, alarms)
+        assert here | there <= landed, told
+        assert (ended is None) == (not alarms), told
+        assert alarms or "junk" in landed or "\\ud800" in damage.name, told
+        assert all("entry " in alarm and len(alarm) < 400 for alarm in alarms.values()), told

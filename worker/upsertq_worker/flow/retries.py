@@ -1,0 +1,61 @@
+"""Owns what waits to be sent again, by when it is due. Pure: it is told the time."""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Generic, Protocol, TypeVar
+
+
+class Retried(Protocol):
+    """What is needed of a batch here."""
+
+    namespace: str
+
+
+T = TypeVar("T", bound=Retried)
+
+
+class Retries(Generic[T]):
+    """Batches that wait, in the order in which they fall due."""
+
+    def __init__(self) -> None:
+        self._line: list[tuple[float, int, T]] = []
+        self._by_lane: Counter[str] = Counter()
+        self._ticket = 0
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[tuple[float, T]]:
+        """When each is due, and the batch."""
+        return ((due, batch) for due, _, batch in self._line)
+
+    def waits(self, namespace: str) -> bool:
+        """Whether a batch of this namespace waits."""
+        return namespace in self._by_lane
+
+    def add(self, batch: T, due: float) -> None:
+        """Let `batch` wait until `due`."""
+        self._ticket += 1
+        self._push((due, self._ticket, batch))
+
+    def take(self, now: float, wanted: Callable[[T], bool]) -> T | None:
+        """Take the first one that is due and wanted; those that are not wanted stay, in their places."""
+        passed_over = []
+        found = None
+        while self._line and self._line[0][0] <= now and found is None:
+            waiting = heapq.heappop(self._line)
+            self._by_lane[waiting[2].namespace] -= 1
+            if wanted(waiting[2]):
+                found = waiting[2]
+            else:
+                passed_over.append(waiting)
+        for waiting in passed_over:
+            self._push(waiting)
+        self._by_lane = +self._by_lane  # without the namespaces that have none left
+        return found
+
+    def _push(self, waiting: tuple[float, int, T]) -> None:
+        heapq.heappush(self._line, waiting)
+        self._by_lane[waiting[2].namespace] += 1
