@@ -19,9 +19,9 @@ from typing import Any, Final
 import numpy as np
 import redis
 
-from upsertq.keys import QueueKeys, shard_of
-from upsertq.letter import Reason, Verdict, encode_letter, mark_field
-from upsertq.wire import Entry
+from upsertq.contract.dead_letter import Reason, Verdict, encode_letter, mark_field
+from upsertq.contract.keys import QueueKeys, shard_of
+from upsertq.contract.wire import Entry
 
 QUEUE: Final = "default"
 SHARDS: Final = 8

@@ -30,10 +30,10 @@ import orjson
 import uvloop
 
 from upsertq import Producer
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys
-from upsertq.queue import find_queue
-from upsertq.server import AsyncServer
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import find_queue
+from upsertq.contract.server import AsyncServer
 from upsertq_worker.context import Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 from upsertq_worker.queue.redis_queue import RedisQueue

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from upsertq import wire
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason, Verdict, encode_letter, place
-from upsertq.wire import Entry
+from upsertq.contract import wire
+from upsertq.contract.dead_letter import Reason, Verdict, encode_letter, place
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.wire import Entry
 from worker_scripts import DeadRow, Settling, ShardWorker
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import redis
 
     from upsertq import Server
-    from upsertq.keys import ShardKeys
+    from upsertq.contract.keys import ShardKeys
 
 INCARNATION = "by-hand"
 NOW_MS = int(time.time() * 1000)

@@ -9,7 +9,7 @@ import hashlib
 import sys
 from typing import TYPE_CHECKING, Final
 
-from upsertq.exchange import Script
+from upsertq.contract.protocol import Script
 
 if TYPE_CHECKING:
     import pytest

@@ -13,10 +13,11 @@ import orjson
 import redis
 
 import buried
-from upsertq import Producer, Server, pauses
+from upsertq import Producer, Server
 from upsertq.cli.main import run_command_line
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
+from upsertq.contract import pauses
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

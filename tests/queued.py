@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from upsertq import wire
-from upsertq.books import COUNTERS, Books
-from upsertq.keys import QueueKeys
+from upsertq.contract import wire
+from upsertq.contract.books import COUNTERS, Books
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from transitions_model import State, order_of
 from transitions_raw import contents, entry_at, letter_at
-from upsertq.books import COUNTERS, of_reply
+from upsertq.contract.books import COUNTERS, of_reply
 
 if TYPE_CHECKING:
     from transitions_model import Shard

@@ -15,25 +15,26 @@ from transitions_checks import books_balance, each_record_is_once, marks_are_of_
 from transitions_model import Shard, State, order_of
 from transitions_people import WORLD, Drainer, Loader
 from transitions_raw import entry_at, read_raw
-from upsertq import dead_moves, pauses, queue
-from upsertq.audit import RECOUNT
-from upsertq.dead import Selector, make_plan
-from upsertq.dead_moves import Tally
-from upsertq.errors import QueueFull, ServerUnavailable
-from upsertq.exchange import run_scripts
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason, is_superseded, mark_field
-from upsertq.queue import Limits
-from upsertq.server import Server
+from upsertq.admin.audit import RECOUNT
+from upsertq.contract import pauses, queue
+from upsertq.contract.dead_letter import Reason, is_superseded, mark_field
+from upsertq.contract.errors import QueueFull, ServerUnavailable
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import run_scripts
+from upsertq.contract.queue import Limits
+from upsertq.contract.server import Server
+from upsertq.dead import moves as dead_moves
+from upsertq.dead.finding import Selector, make_plan
+from upsertq.dead.moves import Tally
 from worker_scripts import LIFE_MS
 
 if TYPE_CHECKING:
     from conftest import Backend
     from transitions_model import Version
     from transitions_raw import LossyServer, RawShard
-    from upsertq.dead import Plan
-    from upsertq.exchange import Argument, Patience
-    from upsertq.pauses import Paused
+    from upsertq.contract.pauses import Paused
+    from upsertq.contract.protocol import Argument, Patience
+    from upsertq.dead.finding import Plan
     from worker_scripts import Settling
 
 SHARDS: Final = 2

@@ -14,13 +14,13 @@ import numpy as np
 
 from transitions_model import Fate, Outcome, Version
 from transitions_raw import contents, entry_at, metadata_of, sparse_of
-from upsertq.errors import QueueFull, ServerRefused, ServerUnavailable
-from upsertq.circumstances import Circumstances
-from upsertq.intake import Intake
-from upsertq.keys import shard_of
-from upsertq.letter import Reason, Verdict, encode_letter
-from upsertq.record import make_records
-from upsertq.wire import Record, one_record
+from upsertq.client.producer_core import Intake
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.dead_letter import Reason, Verdict, encode_letter
+from upsertq.contract.errors import QueueFull, ServerRefused, ServerUnavailable
+from upsertq.contract.keys import shard_of
+from upsertq.contract.record import make_records
+from upsertq.contract.wire import Record, one_record
 from worker_scripts import DeadRow, Settling, ShardWorker
 
 if TYPE_CHECKING:
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from transitions_model import Key, Shard
     from transitions_raw import LossyServer, RawShard
-    from upsertq.keys import QueueKeys
-    from upsertq.queue import Limits, QueueShape
-    from upsertq.server import Server
-    from upsertq.wire import Entry
+    from upsertq.contract.keys import QueueKeys
+    from upsertq.contract.queue import Limits, QueueShape
+    from upsertq.contract.server import Server
+    from upsertq.contract.wire import Entry
 
 WORLD = Circumstances(time.monotonic, time.time, random.Random(7))
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from upsertq.exchange import Failed, Trouble
-from upsertq.letter import decode_letter, place
-from upsertq.server import Server
-from upsertq.wire import decode
+from upsertq.contract.dead_letter import decode_letter, place
+from upsertq.contract.protocol import Failed, Trouble
+from upsertq.contract.server import Server
+from upsertq.contract.wire import decode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import redis
 
-    from upsertq.exchange import Command
-    from upsertq.keys import QueueKeys
-    from upsertq.wire import Entry
+    from upsertq.contract.keys import QueueKeys
+    from upsertq.contract.protocol import Command
+    from upsertq.contract.wire import Entry
 
 HELD = ("incarnation", "epoch", "released", "clock", "deaths", "mark", "boundary")
 PAYLOAD = (b"ids", b"values", b"sparse", b"meta")

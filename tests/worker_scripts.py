@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from upsertq.exchange import Script, run_scripts
+from upsertq.contract.protocol import Script, run_scripts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from upsertq import Server
-    from upsertq.exchange import Argument
-    from upsertq.keys import ShardKeys
+    from upsertq.contract.keys import ShardKeys
+    from upsertq.contract.protocol import Argument
 
 LEASE: Final = Script.load("upsertq_worker", "lease")
 RELEASE: Final = Script.load("upsertq_worker", "release")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from upsertq.books import Books
+from upsertq.contract.books import Books
 from upsertq_chaos.cast import is_poison
 from upsertq_chaos.settled import Settled
 

@@ -15,13 +15,13 @@ from typing import Any, NoReturn
 
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import ANSWER_SECONDS, print_json
-from upsertq.embedded_guardian import Home, is_held
-from upsertq.errors import NotFound, UsageError
-from upsertq.exchange import Patience
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.private_dir import make_private
-from upsertq.queue import find_queue, remove_queue
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.errors import NotFound, UsageError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import find_queue, remove_queue
+from upsertq.embedded.guardian import Home, is_held
+from upsertq.embedded.private_dir import make_private
 from upsertq_chaos.cast import DIMENSION, POISON_FAULT, Cast, Role, usual_faults
 from upsertq_chaos.chaos_options import chaos_command, say
 from upsertq_chaos.checking import MOST_STEPS, Evidence, Violation, judge
@@ -186,7 +186,7 @@ def _server(redis_url: str | None, directory: Path) -> Iterator[str]:
     if redis_url:
         yield redis_url
         return
-    from upsertq.embedded import embedded_server  # noqa: PLC0415 - only where there is no server
+    from upsertq.embedded.sharing import embedded_server  # noqa: PLC0415 - only where there is no server
 
     state = directory / "state"
     with embedded_server(state, appendfsync="always") as url:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import Final
 
-from upsertq import dead, queue
-from upsertq.books import Books, read
-from upsertq.exchange import Patience
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.server import Server
+from upsertq.contract import queue
+from upsertq.contract.books import Books, read
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.server import Server
+from upsertq.dead import finding as dead
 from upsertq_chaos.cast import Cast, namespace_of
 from upsertq_chaos.checking import Applied, Evidence, Put
 from upsertq_chaos.putting import read_notes

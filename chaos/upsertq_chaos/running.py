@@ -14,7 +14,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-from upsertq.errors import WorldError
+from upsertq.contract.errors import WorldError
 from upsertq_chaos.cast import Cast, Kill, Role
 from upsertq_chaos.checking import Step
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
 
-from upsertq.keys import shard_of
+from upsertq.contract.keys import shard_of
 from upsertq_chaos.cast import namespace_of, producer_of
 
 Batch = tuple[int, int]

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Final
 
-from upsertq.errors import WorldError
-from upsertq.exchange import Ask, Conversation, Failed, Hash, pairs
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.queue import find_queue
-from upsertq.server import Server
-from upsertq.wire import decode
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.errors import WorldError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Ask, Conversation, Failed, Hash, pairs
+from upsertq.contract.queue import find_queue
+from upsertq.contract.server import Server
+from upsertq.contract.wire import decode
 from upsertq_chaos.cast import producer_of
 from upsertq_chaos.gathering import reached
 from upsertq_chaos.settled import Batch, Look, Looks

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from upsertq.printable import printable
+from upsertq.contract.printable import printable
 from upsertq_emulator.app import Emulator
 from upsertq_emulator.journal import Journal
 from upsertq_emulator.limits import Metric, VectorType

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from upsertq import AsyncProducer, AsyncServer, NotFound, Producer, Server, WaitTimeout
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Callable

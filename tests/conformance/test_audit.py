@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from upsertq import Producer, QueueMismatch, Server, queue
-from upsertq import audit as module
-from upsertq.audit import Drift, audit
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
+from upsertq import Producer, QueueMismatch, Server
+from upsertq.admin import audit as module
+from upsertq.admin.audit import Drift, audit
+from upsertq.contract import queue
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Backend
-    from upsertq.audit import Report
+    from upsertq.admin.audit import Report
 
 KEYS = QueueKeys("q")
 SHARDS = 3

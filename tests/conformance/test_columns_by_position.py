@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from upsertq import AsyncProducer, AsyncServer, InvalidRecord, Producer, Server
-from upsertq.keys import QueueKeys
-from upsertq.wire import decode
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.wire import decode
 
 if TYPE_CHECKING:
     from conftest import Backend

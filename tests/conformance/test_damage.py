@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+from upsertq_worker.stream import LEASE, MARK, RELEASE, SETTLE
 
 import junk
 from junk import KEYS, RUN, Stage
 from upsertq import Server
-from upsertq.dead_moves import DISCARD, REPLAY
-from upsertq.exchange import Failed, run_scripts
-from upsertq.keys import CONSUMER, GROUP
-from upsertq.letter import Reason, Verdict, decode_letter, encode_letter
-from upsertq.wire import UnknownEntry, decode, one_record
-from upsertq_worker.stream import LEASE, MARK, RELEASE, SETTLE
+from upsertq.contract.dead_letter import Reason, Verdict, decode_letter, encode_letter
+from upsertq.contract.keys import CONSUMER, GROUP
+from upsertq.contract.protocol import Failed, run_scripts
+from upsertq.contract.wire import UnknownEntry, decode, one_record
+from upsertq.dead.moves import DISCARD, REPLAY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from junk import Damage
     from servers import RealServer
-    from upsertq.exchange import Script
+    from upsertq.contract.protocol import Script
 
 SHARD: Final = KEYS.shard(0)
 EPOCH: Final = "1:me"
@@ -91,7 +91,7 @@ def calls(stage: Stage) -> dict[str, Call]:
 
 
 def _enqueue() -> Script:
-    from upsertq.queue import ENQUEUE  # noqa: PLC0415 - named apart from the calls above
+    from upsertq.contract.queue import ENQUEUE  # noqa: PLC0415 - named apart from the calls above
 
     return ENQUEUE
 

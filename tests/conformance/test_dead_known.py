@@ -11,17 +11,19 @@ import pytest
 
 import buried
 from buried import refused
-from upsertq import Producer, Server, dead, dead_known
-from upsertq.dead_choice import Choice, Selector
-from upsertq.exchange import Ask
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
+from upsertq import Producer, Server
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Ask
+from upsertq.dead import finding as dead
+from upsertq.dead import known as dead_known
+from upsertq.dead.choice import Choice, Selector
 
 if TYPE_CHECKING:
     from conftest import Backend
-    from upsertq.exchange import Conversation
-    from upsertq.letter import Verdict
+    from upsertq.contract.dead_letter import Verdict
+    from upsertq.contract.protocol import Conversation
 
 KEYS = QueueKeys("q")
 SHARDS = 4

@@ -11,27 +11,29 @@ import pytest
 
 import buried
 from buried import refused
-from upsertq import Producer, Server, dead, dead_choice
-from upsertq.audit import audit
-from upsertq.books import Books, read
-from upsertq.dead import Plan, find_letters, find_picks, make_plan, walk
-from upsertq.dead_choice import Selector
-from upsertq.dead_moves import Tally, discard, replay, wait_until_replayed
-from upsertq.errors import NotFound, ServerRefused, WaitTimeout
-from upsertq.exchange import Ask, Failed, Trouble
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
-from upsertq.queue import find_queue
-from upsertq.wire import decode
+from upsertq import Producer, Server
+from upsertq.admin.audit import audit
+from upsertq.contract.books import Books, read
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.errors import NotFound, ServerRefused, WaitTimeout
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Ask, Failed, Trouble
+from upsertq.contract.queue import find_queue
+from upsertq.contract.wire import decode
+from upsertq.dead import choice as dead_choice
+from upsertq.dead import finding as dead
+from upsertq.dead.choice import Selector
+from upsertq.dead.finding import Plan, find_letters, find_picks, make_plan, walk
+from upsertq.dead.moves import Tally, discard, replay, wait_until_replayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Backend
-    from upsertq.exchange import Conversation, Patience
-    from upsertq.letter import Head, Verdict
-    from upsertq.queue import QueueShape
+    from upsertq.contract.dead_letter import Head, Verdict
+    from upsertq.contract.protocol import Conversation, Patience
+    from upsertq.contract.queue import QueueShape
 
 KEYS = QueueKeys("q")
 SHARDS = 2

@@ -8,23 +8,31 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buried import pending
-from upsertq import books, queue, runs
-from upsertq.errors import NotFound, QueueFull, QueueLost, QueueMismatch, ServerRefused, TooManyDead, UsageError
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys, shard_of
-from upsertq.pack import Packer
-from upsertq.queue import Enqueuer, Limits
-from upsertq.record import make_record
-from upsertq.server import AsyncServer, Server
-from upsertq.wire import FORMAT, decode
+from upsertq.client.pack import Packer
+from upsertq.contract import books, queue, runs
+from upsertq.contract.errors import (
+    NotFound,
+    QueueFull,
+    QueueLost,
+    QueueMismatch,
+    ServerRefused,
+    TooManyDead,
+    UsageError,
+)
+from upsertq.contract.keys import QueueKeys, shard_of
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import Enqueuer, Limits
+from upsertq.contract.record import make_record
+from upsertq.contract.server import AsyncServer, Server
+from upsertq.contract.wire import FORMAT, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Backend
-    from upsertq.books import Books
-    from upsertq.exchange import Conversation
-    from upsertq.wire import Entry
+    from upsertq.contract.books import Books
+    from upsertq.contract.protocol import Conversation
+    from upsertq.contract.wire import Entry
 
 KEYS = QueueKeys("q")
 SHARDS = 4

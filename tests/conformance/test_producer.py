@@ -23,15 +23,15 @@ from upsertq import (
     UsageError,
     WaitTimeout,
 )
-from upsertq.keys import QueueKeys
-from upsertq.wire import decode
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.wire import decode
 from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Backend
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 KEYS = QueueKeys("q")
 SHARDS = 2
@@ -328,7 +328,7 @@ def test_many_namespaces_do_not_fill_the_memory(
     backend: Backend, make: Callable[..., Producer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Entries that are not full are sent too once many are open, for few ever are with very many namespaces."""
-    monkeypatch.setattr("upsertq.intake.OPEN_RECORDS", 2_000)
+    monkeypatch.setattr("upsertq.client.producer_core.OPEN_RECORDS", 2_000)
     with make() as producer:
         most = 0
         for i in range(5_000):

@@ -11,28 +11,29 @@ import pytest
 
 import buried
 from buried import refused
-from upsertq import AsyncProducer, Producer, Server, receipt
-from upsertq.audit import Drift, audit
-from upsertq.books import COUNTERS, REASON
-from upsertq.dead import make_plan
-from upsertq.dead_choice import Selector
-from upsertq.dead_moves import Tally, discard, replay
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq.wire import decode
-from upsertq_worker.queue.usage import Postage
+from upsertq import AsyncProducer, Producer, Server
+from upsertq.admin.audit import Drift, audit
+from upsertq.client import receipt
+from upsertq.contract.books import COUNTERS, REASON
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
+from upsertq.contract.wire import decode
+from upsertq.dead.choice import Selector
+from upsertq.dead.finding import make_plan
+from upsertq.dead.moves import Tally, discard, replay
+from upsertq_worker.ordering.model import Settlement
 from upsertq_worker.queue.protocols import NEW
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.ordering.model import Settlement
+from upsertq_worker.queue.usage import Postage
 
 if TYPE_CHECKING:
     from conftest import Backend
     from upsertq import Receipt
-    from upsertq.exchange import Patience
-    from upsertq.letter import Verdict
+    from upsertq.contract.dead_letter import Verdict
+    from upsertq.contract.protocol import Patience
     from upsertq_worker.queue.protocols import Delivery
 
 KEYS = QueueKeys("q")

@@ -10,26 +10,27 @@ import pytest
 
 import declared_keys
 from buried import alone, refused
-from upsertq import Server, queue
-from upsertq.books import COUNTERS
-from upsertq.dead import HEADS, Selector, make_plan
-from upsertq.dead_moves import DISCARD, REPLAY, Tally, replay
-from upsertq.errors import QueueFull, QueueLost, ServerRefused
-from upsertq.exchange import Failed, Patience, Script, run_scripts
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason, encode_letter, place
-from upsertq.pack import Packer
-from upsertq.queue import CREATE, ENQUEUE, FOUND, Enqueuer, Limits, QueueShape
-from upsertq.record import make_record
-from upsertq.runs import RUN
-from upsertq.wire import decode
+from upsertq import Server
+from upsertq.client.pack import Packer
+from upsertq.contract import queue
+from upsertq.contract.books import COUNTERS
+from upsertq.contract.dead_letter import Reason, encode_letter, place
+from upsertq.contract.errors import QueueFull, QueueLost, ServerRefused
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Failed, Patience, Script, run_scripts
+from upsertq.contract.queue import CREATE, ENQUEUE, FOUND, Enqueuer, Limits, QueueShape
+from upsertq.contract.record import make_record
+from upsertq.contract.runs import RUN
+from upsertq.contract.wire import decode
+from upsertq.dead.finding import HEADS, Selector, make_plan
+from upsertq.dead.moves import DISCARD, REPLAY, Tally, replay
 from worker_scripts import LEASE, MARK, RELEASE, SETTLE, DeadRow, Settling, ShardWorker, settle_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from conftest import Backend
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 KEYS = QueueKeys("q")
 SHARD = KEYS.shard(0)

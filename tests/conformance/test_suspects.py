@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import redis
+from upsertq_worker.suspicion import Mark, Stage
 
 from servers import available_kinds
-from upsertq.async_client import AsyncProducer
-from upsertq.keys import QueueKeys
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq.wire import decode
+from upsertq.client.async_producer import AsyncProducer
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
+from upsertq.contract.wire import decode
+from upsertq_worker.ordering.model import Settlement
 from upsertq_worker.queue.protocols import NEW
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.suspicion import Mark, Stage
-from upsertq_worker.ordering.model import Settlement
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,19 +11,19 @@ import pytest
 import redis
 
 from servers import available_kinds
-from upsertq.async_client import AsyncProducer
-from upsertq.audit import audit
-from upsertq.books import Books
-from upsertq.errors import QueueFull, ServerUnavailable
-from upsertq.exchange import Patience
-from upsertq.keys import CONSUMER, GROUP, QueueKeys
-from upsertq.letter import Reason, Verdict
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq.wire import decode, one_record
+from upsertq.admin.audit import audit
+from upsertq.client.async_producer import AsyncProducer
+from upsertq.contract.books import Books
+from upsertq.contract.dead_letter import Reason, Verdict
+from upsertq.contract.errors import QueueFull, ServerUnavailable
+from upsertq.contract.keys import CONSUMER, GROUP, QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
+from upsertq.contract.wire import decode, one_record
+from upsertq_worker.ordering.model import Grave, Settlement
 from upsertq_worker.queue.protocols import NEW
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.ordering.model import Grave, Settlement
 from waiting import wait_until_async
 
 if TYPE_CHECKING:

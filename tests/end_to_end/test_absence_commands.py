@@ -8,7 +8,7 @@ import pytest
 
 from processes import call, complaint, emulated, start
 from upsertq import Producer
-from upsertq.keys import QueueKeys, shard_of
+from upsertq.contract.keys import QueueKeys, shard_of
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 from processes import COMMAND, COUNTERS, call
 from terminals import on_a_terminal
 from upsertq import Producer, Server
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:

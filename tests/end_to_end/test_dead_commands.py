@@ -17,9 +17,9 @@ from processes import COMMAND, books, call, complaint, document, environment, st
 from terminals import on_a_terminal
 from upsertq import Producer, Server
 from upsertq.cli.dead_options import moment
-from upsertq.errors import UsageError
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.errors import UsageError
+from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import redis
 
     from servers import RealServer
-    from upsertq.letter import Verdict
+    from upsertq.contract.dead_letter import Verdict
 
 KEYS = QueueKeys("q")
 CONTRACT = {
@@ -270,7 +270,7 @@ def test_export_to_where_nothing_can_be_written(url: str, tmp_path: Path) -> Non
         (lambda _: refused("other", Reason.SHORT_ACK), 0, 20),
     ],
 )
-def test_a_few_first(  # noqa: PLR0917 - what is tried, and what comes of it
+def test_a_few_first(
     url: str, client: redis.Redis, tmp_path: Path, judge: Callable[[str], Verdict | None], code: int, replayed: int
 ) -> None:
     """With --first the rest follows only if none of the few died again for the same reason."""

@@ -13,7 +13,7 @@ import pytest
 
 from processes import call, complaint, document, emulated, environment
 from upsertq import Producer, Server
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import pytest
 
 from processes import COMMAND, emulated, environment
 from upsertq import Producer, Server
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason, Verdict, encode_letter
-from upsertq.pauses import Paused, note, scope_of
-from upsertq.wire import Entry
+from upsertq.contract.dead_letter import Reason, Verdict, encode_letter
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.pauses import Paused, note, scope_of
+from upsertq.contract.wire import Entry
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pytest
-
-import junk
-from junk import KEYS, QUEUE, SHARDS, Stage
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq_worker.delivery.response import Answer
-from upsertq_worker.delivery.batch import BatchLimits
 from upsertq_worker.desk import Settings
 from upsertq_worker.drain import Drain
 from upsertq_worker.stream import RedisQueue
+
+import junk
+from junk import KEYS, QUEUE, SHARDS, Stage
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
+from upsertq_worker.delivery.batch import BatchLimits
+from upsertq_worker.delivery.response import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

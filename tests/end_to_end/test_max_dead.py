@@ -11,8 +11,8 @@ import buried
 from buried import refused
 from processes import books, call, complaint, document, emulated
 from upsertq import Server
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from pathlib import Path

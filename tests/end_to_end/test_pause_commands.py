@@ -11,8 +11,8 @@ import pytest
 
 from processes import call, complaint, document
 from upsertq import Producer, Server
-from upsertq.keys import QueueKeys
-from upsertq.pauses import QUEUE, Paused, note, of_reply, scope_of
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.pauses import QUEUE, Paused, note, of_reply, scope_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from processes import books, call, emulated, end_all, start
 from servers import RealServer, available_kinds
 from upsertq import Producer
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     import subprocess

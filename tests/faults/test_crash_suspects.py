@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import pytest
+from upsertq_worker.suspicion import COMPANY, DEATHS
 
 from killer import killing
 from processes import books, call, document, emulated, start
-from upsertq.keys import QueueKeys
-from upsertq_worker.suspicion import COMPANY, DEATHS
+from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from servers import available_kinds
-from upsertq.async_client import AsyncProducer
-from upsertq.audit import audit
-from upsertq.books import Books
-from upsertq.errors import QueueLost, WorldError
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys
-from upsertq.queue import open_queue
-from upsertq.server import AsyncServer
+from upsertq.admin.audit import audit
+from upsertq.client.async_producer import AsyncProducer
+from upsertq.contract.books import Books
+from upsertq.contract.errors import QueueLost, WorldError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import open_queue
+from upsertq.contract.server import AsyncServer
 from upsertq_emulator.app import Emulator
 from upsertq_worker.context import BatchLimits, Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress

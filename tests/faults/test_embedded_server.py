@@ -21,9 +21,9 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from servers import available_kinds
-from upsertq.embedded import embedded_server
-from upsertq.embedded_guardian import Home, is_held
-from upsertq.errors import ServerUnavailable
+from upsertq.contract.errors import ServerUnavailable
+from upsertq.embedded.guardian import Home, is_held
+from upsertq.embedded.sharing import embedded_server
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 USER = """
 import sys
 from pathlib import Path
-from upsertq.embedded import embedded_server
+from upsertq.embedded.sharing import embedded_server
 with embedded_server(Path(sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()
@@ -156,7 +156,7 @@ def only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[ServerKin
         if kind is not None:
             (folder / f"{kind.name}-server").symlink_to(kind.binary)
         monkeypatch.setenv("PATH", str(folder))
-        monkeypatch.setattr("upsertq.embedded.WHEEL", "no_such_wheel")
+        monkeypatch.setattr("upsertq.embedded.sharing.WHEEL", "no_such_wheel")
 
     return choose
 

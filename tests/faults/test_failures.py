@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from processes import books, call, document, emulated, start
-from upsertq.keys import QueueKeys
-from upsertq.queue import DEFAULT_SHARDS
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.queue import DEFAULT_SHARDS
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 
 from queued import books_of, command, records_of, upsertq
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:

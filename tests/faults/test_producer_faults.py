@@ -28,12 +28,12 @@ from upsertq import (
     ServerUnavailable,
     UpsertqError,
     UsageError,
-    queue,
 )
-from upsertq.audit import audit
-from upsertq.circumstances import Circumstances
-from upsertq.keys import QueueKeys
-from upsertq.server import AsyncServer
+from upsertq.admin.audit import audit
+from upsertq.contract import queue
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.server import AsyncServer
 from waiting import wait_until, wait_until_async
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def test_a_server_that_stays_away(make_server: Callable[..., RealServer]) -> Non
 
 def test_a_server_that_stands_still(make_server: Callable[..., RealServer], monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that got no answer in time may be carried out later: repeating it enqueues nothing twice."""
-    monkeypatch.setattr("upsertq.server.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("upsertq.contract.server.ANSWER_SECONDS", 0.2)
     server = make_server()
     producer = producer_at(server.url)
     producer.put_many(*numbered(10))

@@ -10,7 +10,7 @@ import pytest
 
 import buried
 from processes import books, call, document, kill, start
-from upsertq.keys import QueueKeys
+from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:

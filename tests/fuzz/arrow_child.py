@@ -10,9 +10,9 @@ import resource
 import sys
 from pathlib import Path
 
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
-from upsertq.rejects import line_of
+from upsertq.client.loading import outcomes
+from upsertq.client.rejects import line_of
+from upsertq.contract.errors import SourceError
 from upsertq.sources import Columns, open_sources
 from upsertq.sources.chunk import Fault
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 import junk
 from fuzzing import fuzzed
 from mutants import mutated
-from upsertq.wire import UnknownEntry, decode, encode, one_record
+from upsertq.contract.wire import UnknownEntry, decode, encode, one_record
 from upsertq_worker.delivery.encoder import Encoder, MetadataOf
 from upsertq_worker.ordering.hold import Hold
 
 if TYPE_CHECKING:
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 ENTRIES = (
     mutated(junk.ENTRY)

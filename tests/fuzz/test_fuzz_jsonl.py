@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import fuzzed
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
-from upsertq.rejects import line_of
+from upsertq.client.loading import outcomes
+from upsertq.client.rejects import line_of
+from upsertq.contract.errors import SourceError
 from upsertq.sources import Columns, Fault, open_sources
 
 if TYPE_CHECKING:

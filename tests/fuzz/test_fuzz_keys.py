@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from upsertq_worker.stream import RedisQueue
 
 import junk
 from fuzzing import fuzzed
 from junk import KEYS, QUEUE, RUN, SHARDS, WORKER, Stage
 from mutants import VALUES, mutated
-from upsertq.errors import UpsertqError
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq_worker.stream import RedisQueue
+from upsertq.contract.errors import UpsertqError
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
 
 if TYPE_CHECKING:
     from servers import RealServer

@@ -11,9 +11,9 @@ import junk
 from fuzzing import fuzzed
 from mutants import mutated
 from upsertq.cli.dead_shown import document_of, dumped, export_line, item_of, page_of, table
-from upsertq.dead_choice import Selector
-from upsertq.letter import decode_head, decode_letter
-from upsertq.wire import UnknownEntry
+from upsertq.contract.dead_letter import decode_head, decode_letter
+from upsertq.contract.wire import UnknownEntry
+from upsertq.dead.choice import Selector
 
 LETTERS = mutated(junk.LETTER) | st.dictionaries(st.binary(max_size=8), st.binary(max_size=60), max_size=6)
 

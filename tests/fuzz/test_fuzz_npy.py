@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import fuzzed
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
+from upsertq.client.loading import outcomes
+from upsertq.contract.errors import SourceError
 from upsertq.sources import Columns, open_sources
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upsertq.wire import Entry, Record, pack
+from upsertq.contract.wire import Entry, Record, pack
 from upsertq_worker.context import BatchLimits
 from upsertq_worker.delivery.batch import Batch, Batcher
 from upsertq_worker.ordering.hold import Hold

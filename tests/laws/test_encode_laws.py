@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.record import make_record
-from upsertq.wire import pack
+from upsertq.contract.record import make_record
+from upsertq.contract.wire import pack
 from upsertq_worker.delivery.encoder import Encoder, join, overhead
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)

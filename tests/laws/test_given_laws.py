@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upsertq.errors import InvalidRecord
-from upsertq.record import make_records
-from upsertq.wire import Record
+from upsertq.contract.errors import InvalidRecord
+from upsertq.contract.record import make_records
+from upsertq.contract.wire import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +105,7 @@ TEXTS: dict[str, Any] = {
     st.sampled_from(sorted(COLUMNS)),
     st.sampled_from(sorted(COLUMNS)),
 )
-def test_every_container_gives_the_records_of_the_lists(  # noqa: PLR0917 - one for each column
+def test_every_container_gives_the_records_of_the_lists(
     labels: list[int], ids: str, matrix: str, spaces: str, fields: str, pairs: str
 ) -> None:
     """The records are those of the plain lists, in any mixture of containers and under any labels."""

@@ -7,8 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from upsertq.letter import Reason, Verdict
-from upsertq.wire import Entry
+from upsertq.contract.dead_letter import Reason, Verdict
+from upsertq.contract.wire import Entry
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import RECORD_WEIGHT, Chain, Fate, Held, Item, Version, entry_of
 from upsertq_worker.ordering.ready import _next

@@ -11,13 +11,13 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq import wire
-from upsertq.keys import shard_of
-from upsertq.pack import Packer
-from upsertq.wire import Record
+from upsertq.client.pack import Packer
+from upsertq.contract import wire
+from upsertq.contract.keys import shard_of
+from upsertq.contract.wire import Record
 
 if TYPE_CHECKING:
-    from upsertq.pack import Parcel
+    from upsertq.client.pack import Parcel
 
 Put = tuple[str, str, str, int]
 puts = st.lists(

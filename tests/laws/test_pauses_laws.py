@@ -7,7 +7,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.pauses import QUEUE, Paused, scope_of
+from upsertq.contract.pauses import QUEUE, Paused, scope_of
 from upsertq_worker.flow.pauses import PROBE, Pauses
 
 RNGS = st.integers(0, 2**32).map(random.Random)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.cli.plain import Plain
-from upsertq.errors import InvalidRecord, LoadStopped, SourceError, shown
-from upsertq.printable import printable, printable_lines
+from upsertq.contract.errors import InvalidRecord, LoadStopped, SourceError, shown
+from upsertq.contract.printable import printable, printable_lines
 from upsertq_worker.logs import Dated
 
 if TYPE_CHECKING:

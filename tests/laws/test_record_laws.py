@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.errors import InvalidRecord
-from upsertq.record import MAX_METADATA_BYTES, make_record, make_records
-from upsertq.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record
+from upsertq.contract.errors import InvalidRecord
+from upsertq.contract.record import MAX_METADATA_BYTES, make_record, make_records
+from upsertq.contract.wire import MAX_DIMENSION, MAX_NAME, MAX_SPARSE, Record
 
 BIGGEST = float(np.finfo(np.float32).max)
 ONE = [1.0]

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from upsertq.keys import MAX_SHARDS, shard_of
+from upsertq.contract.keys import MAX_SHARDS, shard_of
 
 GOLDEN = [
     ("", "a", 2070692657),
@@ -30,7 +30,7 @@ def test_golden_values(namespace: str, record_id: str, crc: int, shards: int) ->
 
 def test_the_same_in_another_process() -> None:
     """No seed of the process takes part, as it would with `hash`."""
-    program = "from upsertq.keys import shard_of; print([shard_of('n', f'id{i}', 8) for i in range(50)])"
+    program = "from upsertq.contract.keys import shard_of; print([shard_of('n', f'id{i}', 8) for i in range(50)])"
     answers = {
         subprocess.run(
             [sys.executable, "-c", program],

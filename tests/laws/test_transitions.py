@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import declared_keys
 from servers import available_kinds
-from upsertq.exchange import Script
+from upsertq.contract.protocol import Script
 
 pytest.register_assert_rewrite("transitions_checks", "transitions_machine", "transitions_model", "transitions_people")
 
@@ -70,9 +70,9 @@ PLANTED: Final = {
         "if current ~= ARGV[2] then return {0, current or ''} end",
         "if current ~= ARGV[2] then current = nil end",
     ),
-    "a replayed letter stays": ("upsertq.dead_moves.REPLAY", "redis.call('XDEL', KEYS[4], move.dead_id)", ""),
+    "a replayed letter stays": ("upsertq.dead.moves.REPLAY", "redis.call('XDEL', KEYS[4], move.dead_id)", ""),
     "newer versions are forgotten": ("worker_scripts.SETTLE", "if replaying and acked then", "if false then"),
-    "the clock is not kept": ("upsertq.queue.ENQUEUE", "'HSET', KEYS[1], 'clock', clock,", "'HSET', KEYS[1],"),
+    "the clock is not kept": ("upsertq.contract.queue.ENQUEUE", "'HSET', KEYS[1], 'clock', clock,", "'HSET', KEYS[1],"),
     "what was not removed is counted": ("worker_scripts.SETTLE", "entry.id) == 1 then", "entry.id) >= 0 then"),
     "a stream goes with an entry in it": (
         "worker_scripts.SETTLE",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.wire import Entry
+from upsertq.contract.wire import Entry
 from upsertq_worker.ordering.model import Chain, Held, Settlement, Version
 from upsertq_worker.queue.usage import MOST_RUNS, Meter, Metered
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.record import make_record
-from upsertq.wire import FORMAT, UnknownEntry, decode, encode, pack
+from upsertq.contract.record import make_record
+from upsertq.contract.wire import FORMAT, UnknownEntry, decode, encode, pack
 
 if TYPE_CHECKING:
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 names = st.text(st.characters(min_codepoint=1, max_codepoint=127), min_size=1, max_size=20)
 

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from upsertq.books import COUNTERS
-from upsertq.keys import shard_of
-from upsertq.letter import Reason
+from upsertq.contract.books import COUNTERS
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.keys import shard_of
 from upsertq_worker.context import MOST_CULPRITS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from upsertq.books import Books
-    from upsertq.wire import Entry
+    from upsertq.contract.books import Books
+    from upsertq.contract.wire import Entry
     from upsertq_worker.ordering.model import DeadRecord, Settlement
 
 Key = tuple[str, str]

@@ -18,9 +18,9 @@ from model_queue import ModelQueue
 from model_service import IndexLink, ModelService
 from queue_link import QueueLink
 from scenario import NAMESPACES, Scenario
-from upsertq import wire
-from upsertq.errors import WorldError
-from upsertq.pauses import by_hand, scope_of
+from upsertq.contract import wire
+from upsertq.contract.errors import WorldError
+from upsertq.contract.pauses import by_hand, scope_of
 from upsertq_worker import worker as shell
 from upsertq_worker.context import Settings
 from virtual_time import Process, TimeStandsStill, VirtualLoop

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from upsertq.letter import is_superseded, mark_field, place_of
+from upsertq.contract.dead_letter import is_superseded, mark_field, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 
 class Token(NamedTuple):

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from checker import Filed
 from model_letters import Letters
-from upsertq import wire
-from upsertq.books import COUNTERS, REASON, Books, total
-from upsertq.letter import mark_field
+from upsertq.contract import wire
+from upsertq.contract.books import COUNTERS, REASON, Books, total
+from upsertq.contract.dead_letter import mark_field
 from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from checker import Checker, Key
-    from upsertq.pauses import Paused
-    from upsertq.wire import Entry
+    from upsertq.contract.pauses import Paused
+    from upsertq.contract.wire import Entry
     from upsertq_worker.ordering.model import Settlement
     from upsertq_worker.queue.protocols import Stream
     from upsertq_worker.queue.usage import Metered, Usage

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from faults import Trouble
-from upsertq.keys import shard_of
+from upsertq.contract.keys import shard_of
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from model_queue import ModelQueue
 from planted_deaths import PLANTED_DEATHS
 from planted_reading import PLANTED_READING
 from queue_link import QueueLink
-from upsertq.errors import ServerUnavailable
+from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.delivery import sender
 from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from model_letters import Letters
 from queue_link import QueueLink
-from upsertq.letter import Reason
+from upsertq.contract.dead_letter import Reason
 from upsertq_worker.delivery import apply, policy
 from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.bisect import Search

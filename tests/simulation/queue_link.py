@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from faults import Mishap
-from upsertq.errors import ServerUnavailable
+from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.queue.protocols import Read, Settled
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from faults import Faults
     from model_queue import ModelQueue
-    from upsertq.books import Books
-    from upsertq.pauses import Paused
-    from upsertq.wire import Entry
+    from upsertq.contract.books import Books
+    from upsertq.contract.pauses import Paused
+    from upsertq.contract.wire import Entry
     from upsertq_worker.queue.protocols import Grant, LaneList, Stream
     from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop

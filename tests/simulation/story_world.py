@@ -18,9 +18,9 @@ from faults import Faults
 from model_queue import ModelQueue
 from model_service import records_of
 from queue_link import QueueLink
-from upsertq import wire
-from upsertq.keys import shard_of
-from upsertq.pauses import by_hand, scope_of
+from upsertq.contract import wire
+from upsertq.contract.keys import shard_of
+from upsertq.contract.pauses import by_hand, scope_of
 from upsertq_worker.context import Settings
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
 from upsertq_worker.worker import Worker

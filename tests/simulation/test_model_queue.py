@@ -13,16 +13,16 @@ import pytest
 import model_queue
 from checker import Checker
 from model_queue import ModelQueue, place_of
-from upsertq import wire
-from upsertq.books import COUNTERS, REASON
-from upsertq.dead import Pick
-from upsertq.dead_moves import Tally, replay
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys
-from upsertq.letter import Reason, Verdict, decode_letter, mark_field
-from upsertq.pack import Packer
-from upsertq.queue import Enqueuer, Limits, open_queue
-from upsertq.server import AsyncServer
+from upsertq.client.pack import Packer
+from upsertq.contract import wire
+from upsertq.contract.books import COUNTERS, REASON
+from upsertq.contract.dead_letter import Reason, Verdict, decode_letter, mark_field
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import Enqueuer, Limits, open_queue
+from upsertq.contract.server import AsyncServer
+from upsertq.dead.finding import Pick
+from upsertq.dead.moves import Tally, replay
 from upsertq_worker.ordering.model import DeadRecord, Settlement
 from upsertq_worker.queue.protocols import START
 from upsertq_worker.queue.redis_queue import RedisQueue

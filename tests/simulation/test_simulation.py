@@ -17,8 +17,8 @@ from checker import Checker, Filed
 from history import live
 from planted import PLANTED
 from scenario import CLIMATES
-from upsertq import wire
-from upsertq.letter import Reason, Verdict
+from upsertq.contract import wire
+from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.model import DeadRecord, Settlement
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 

@@ -24,15 +24,11 @@ from upsertq import (
     TooManyDead,
     WaitTimeout,
 )
-from upsertq.record import make_record, make_records
-from upsertq.wire import Record
+from upsertq.contract.record import make_record, make_records
+from upsertq.contract.wire import Record
 
 if TYPE_CHECKING:
-    from upsertq import (
-        UpsertqError,
-        UsageError,
-        WorldError,
-    )
+    from upsertq import UpsertqError, UsageError, WorldError
 
 
 def blocking() -> None:

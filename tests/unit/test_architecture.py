@@ -249,7 +249,7 @@ def test_keys_are_spelled_in_one_module() -> None:
     assert not strays
 
 
-@pytest.mark.parametrize("module", ["upsertq", "upsertq.load", "upsertq.sources"])
+@pytest.mark.parametrize("module", ["upsertq", "upsertq.client.load", "upsertq.sources"])
 def test_importing_the_library_is_thin(module: str) -> None:
     """Importing the library loads nothing of the command line, the worker or the file formats."""
     program = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"

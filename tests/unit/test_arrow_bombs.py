@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
-from upsertq.rejects import line_of
+from upsertq.client.loading import outcomes
+from upsertq.client.rejects import line_of
+from upsertq.contract.errors import SourceError
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, open_sources
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 READ = """
 import json, sys
 import numpy, pyarrow, pyarrow.compute, pyarrow.parquet
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
+from upsertq.contract.errors import SourceError
+from upsertq.client.loading import outcomes
 from upsertq.sources import Columns, open_sources
 
 def peak():

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from upsertq.wire import Record, pack
+from upsertq.contract.wire import Record, pack
 from upsertq_worker.context import BatchLimits
 from upsertq_worker.delivery.batch import Batch, Batcher
 from upsertq_worker.delivery.encoder import Encoder, Unsendable
 from upsertq_worker.ordering.hold import Hold
 
 if TYPE_CHECKING:
-    from upsertq.wire import Entry
+    from upsertq.contract.wire import Entry
 
 
 def record(name: str, metadata: bytes = b"") -> Record:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.books import Books
-from upsertq.exchange import Ask, Failed, Trouble
-from upsertq.keys import QueueKeys
-from upsertq.wire import Entry, encode
+from upsertq.contract.books import Books
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Ask, Failed, Trouble
+from upsertq.contract.wire import Entry, encode
 from upsertq_chaos.cast import SERVER_SECONDS, Cast, Role, is_poison, namespace_of, usual_faults
 from upsertq_chaos.checking import Applied, Evidence, Put, judge
 from upsertq_chaos.putting import next_batch, read_notes

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.edge.http_index import is_loopback
 

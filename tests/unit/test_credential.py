@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.options import api_key
 from upsertq_worker.edge.credential import Credential
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upsertq.books import Books
-from upsertq.fitness import ServerFacts
-from upsertq.health import Wrong, only_paused, problems
-from upsertq.pauses import Paused
-from upsertq.queue import QueueShape
-from upsertq.standing import FORGOTTEN, Standing, beat_at, forgotten, workers_of
+from upsertq.admin.health import Wrong, only_paused, problems
+from upsertq.admin.status import FORGOTTEN, Standing, beat_at, forgotten, workers_of
+from upsertq.contract.books import Books
+from upsertq.contract.fitness import ServerFacts
+from upsertq.contract.pauses import Paused
+from upsertq.contract.queue import QueueShape
 
 NOW = 1_800_000_000.0
 FINE = Standing(

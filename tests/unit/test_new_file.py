@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from terminals import a_device
-from upsertq.errors import SourceError
-from upsertq.new_file import NewFile
+from upsertq.client.new_file import NewFile
+from upsertq.contract.errors import SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,7 +151,7 @@ def test_a_full_disk_keeps_the_lines_that_fit(tmp_path: Path, monkeypatch: pytes
         room[0] -= done
         return done
 
-    monkeypatch.setattr("upsertq.new_file.os.write", filling)
+    monkeypatch.setattr("upsertq.client.new_file.os.write", filling)
     with NewFile(target) as file:
         file.write(b"one\n")
         with pytest.raises(SourceError, match=r"a\.jsonl cannot be written: No space left on device"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from upsertq.errors import QueueFull, ServerUnavailable
-from upsertq.exchange import Failed, Patience, Trouble, ask_all, persistently
+from upsertq.contract.errors import QueueFull, ServerUnavailable
+from upsertq.contract.protocol import Failed, Patience, Trouble, ask_all, persistently
 
 
 def waited(trouble: Trouble, seconds: float, silent: float) -> tuple[float, str]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upsertq.letter import Reason
+from upsertq.contract.dead_letter import Reason
 from upsertq_worker.delivery.bisect import Part
 from upsertq_worker.delivery.messages import ADVICE
 from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge

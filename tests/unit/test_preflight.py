@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from upsertq.errors import WorldError
-from upsertq.queue import QueueShape
+from upsertq.contract.errors import WorldError
+from upsertq.contract.queue import QueueShape
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
 from upsertq_worker.delivery.sender import Refused
 from upsertq_worker.edge.preflight import check

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upsertq.embedded import embedded_server
-from upsertq.embedded_guardian import Home, hold, open_log, try_hold, write_fresh
-from upsertq.errors import ServerUnavailable
-from upsertq.private_dir import make_private
+from upsertq.contract.errors import ServerUnavailable
+from upsertq.embedded.guardian import Home, hold, open_log, try_hold, write_fresh
+from upsertq.embedded.private_dir import make_private
+from upsertq.embedded.sharing import embedded_server
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.edge.proxies import Proxy, proxy_for
 

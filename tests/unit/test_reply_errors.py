@@ -9,8 +9,8 @@ import pytest
 from redis import exceptions
 from redis._parsers.base import BaseParser
 
-from upsertq.exchange import Failed, Trouble, ask_all
-from upsertq.server import Server
+from upsertq.contract.protocol import Failed, Trouble, ask_all
+from upsertq.contract.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
+from upsertq.client.loading import outcomes
+from upsertq.contract.errors import SourceError
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, open_sources
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

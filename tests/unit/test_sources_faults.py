@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq.loading import outcomes
-from upsertq.rejects import line_of
+from upsertq.client.loading import outcomes
+from upsertq.client.rejects import line_of
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, open_sources
 from upsertq.sources.text import MAX_LINE
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

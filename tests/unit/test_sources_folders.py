@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from upsertq.errors import SourceError, UsageError
-from upsertq.loading import outcomes
+from upsertq.client.loading import outcomes
+from upsertq.contract.errors import SourceError, UsageError
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Format, open_sources, places
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from pathlib import Path

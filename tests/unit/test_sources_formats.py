@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from upsertq.loading import outcomes
+from upsertq.client.loading import outcomes
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, open_sources
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from upsertq.errors import SourceError
-from upsertq.loading import outcomes
-from upsertq.rejects import line_of
+from upsertq.client.loading import outcomes
+from upsertq.client.rejects import line_of
+from upsertq.contract.errors import SourceError
+from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, Format, open_sources
 from upsertq.sources import text as text_module
 from upsertq.sources.text import MAX_LINE
-from upsertq.wire import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources import text
 from upsertq.sources.text import Bytes, opened
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.pauses import NO_MESSAGE, QUEUE, Paused, by_hand, describe, note, of_reply, one_line, scope_of
-from upsertq.stall import PROBED_SECONDS, stuck_on
+from upsertq.client.stall import PROBED_SECONDS, stuck_on
+from upsertq.contract.pauses import NO_MESSAGE, QUEUE, Paused, by_hand, describe, note, of_reply, one_line, scope_of
 
 NOW = 10_000.0
 NAMESPACE = scope_of("a")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TextIO
 
-from upsertq.printable import printable
+from upsertq.contract.printable import printable
 from upsertq_worker.events import EVENT, FIELDS
 
 TEXT: Final = "text"

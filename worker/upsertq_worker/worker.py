@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from upsertq.errors import QueueDamaged, ServerUnavailable, WorldError
-from upsertq.pauses import Paused, scope_of, spoken
+from upsertq.contract.errors import QueueDamaged, ServerUnavailable, WorldError
+from upsertq.contract.pauses import Paused, scope_of, spoken
 from upsertq_worker.context import Context, Settings, Signals, Tally, signalled
 from upsertq_worker.delivery.batch import Batcher
 from upsertq_worker.delivery.sender import Index, Refused, Sender

@@ -2,13 +2,13 @@
 
 import click
 
-from upsertq.audit import Drift, Report
-from upsertq.audit import audit as recount
+from upsertq.admin.audit import Drift, Report
+from upsertq.admin.audit import audit as recount
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
-from upsertq.printable import printable
-from upsertq.wire import legible
+from upsertq.contract.printable import printable
+from upsertq.contract.wire import legible
 
 PATIENCE_SECONDS = 30.0
 

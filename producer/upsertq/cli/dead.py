@@ -17,18 +17,18 @@ from upsertq.cli.dead_shown import counted, document_of, dumped, export_line, it
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
 from upsertq.cli.strict import StrictGroup
-from upsertq.dead import Count, Plan, count, find_letters, find_picks, make_plan, walk
-from upsertq.dead_moves import discard as discard_letters
-from upsertq.dead_moves import replay as replay_letters
-from upsertq.exchange import Patience
-from upsertq.letter import Head
-from upsertq.new_file import NewFile
-from upsertq.printable import printable
+from upsertq.client.new_file import NewFile
+from upsertq.contract.dead_letter import Head
+from upsertq.contract.printable import printable
+from upsertq.contract.protocol import Patience
+from upsertq.dead.finding import Count, Plan, count, find_letters, find_picks, make_plan, walk
+from upsertq.dead.moves import discard as discard_letters
+from upsertq.dead.moves import replay as replay_letters
 
 Found = TypeVar("Found", Plan, Count)
 
 if TYPE_CHECKING:
-    from upsertq.wire import UnknownEntry
+    from upsertq.contract.wire import UnknownEntry
 
 PATIENCE_SECONDS: Final = 30.0
 UNLIMITED_WIDTH: Final = 1_000_000

@@ -11,12 +11,12 @@ import click
 from upsertq.cli.dead_shown import counted
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, print_json
-from upsertq.dead import Count, Pick, Plan
-from upsertq.dead_moves import Tally, wait_until_replayed
-from upsertq.errors import UpsertqError
-from upsertq.exchange import Conversation, Patience
-from upsertq.keys import QueueKeys
-from upsertq.queue import QueueShape
+from upsertq.contract.errors import UpsertqError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Conversation, Patience
+from upsertq.contract.queue import QueueShape
+from upsertq.dead.finding import Count, Pick, Plan
+from upsertq.dead.moves import Tally, wait_until_replayed
 
 PATIENCE_SECONDS: Final = 30.0
 

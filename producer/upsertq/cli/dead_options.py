@@ -11,10 +11,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from upsertq.cli.options import Name
-from upsertq.dead_choice import Selector
-from upsertq.errors import UsageError, shown
-from upsertq.letter import Reason
-from upsertq.wire import default_namespace
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.errors import UsageError, shown
+from upsertq.contract.wire import default_namespace
+from upsertq.dead.choice import Selector
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from upsertq.letter import Head, Letter, Verdict
-from upsertq.printable import printable
+from upsertq.contract.dead_letter import Head, Letter, Verdict
+from upsertq.contract.printable import printable
+from upsertq.contract.wire import is_shallow
 from upsertq.sources.columns import DEAD
-from upsertq.wire import is_shallow
 
 FEW_VALUES: Final = 5
 _TITLES: Final = ("dead id", "id", "namespace", "run", "reason", "status", "tries", "last failed", "message")

@@ -6,23 +6,23 @@ from collections.abc import Callable
 
 import click
 
-from upsertq import receipt
-from upsertq.books import Books
-from upsertq.circumstances import Circumstances
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import details, one_line
 from upsertq.cli.watching import Shown, watching
-from upsertq.errors import LanePaused, WaitTimeout
-from upsertq.keys import QueueKeys, queue_option
-from upsertq.load import Interrupted, Loaded, Plan
-from upsertq.load import load as load_plan
-from upsertq.printable import printable
-from upsertq.receipt import Receipt
-from upsertq.server import Server
-from upsertq.waiting import PATIENCE_SECONDS, Wait, wait_until_settled
+from upsertq.client import receipt
+from upsertq.client.load import Interrupted, Loaded, Plan
+from upsertq.client.load import load as load_plan
+from upsertq.client.receipt import Receipt
+from upsertq.client.waiting import PATIENCE_SECONDS, Wait, wait_until_settled
+from upsertq.contract.books import Books
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.errors import LanePaused, WaitTimeout
+from upsertq.contract.keys import QueueKeys, queue_option
+from upsertq.contract.printable import printable
+from upsertq.contract.server import Server
 
 SIGNALLED = 128
 """A command that a signal ended exits with this and the signal's number: 130 for SIGINT, 143 for SIGTERM."""

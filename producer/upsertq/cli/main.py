@@ -13,7 +13,15 @@ from upsertq.cli import commands
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.output import OutputFailed, complain
 from upsertq.cli.strict import StrictGroup
-from upsertq.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout, shown
+from upsertq.contract.errors import (
+    InvalidRecord,
+    LanePaused,
+    QueueMismatch,
+    UpsertqError,
+    UsageError,
+    WaitTimeout,
+    shown,
+)
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from upsertq.errors import UsageError, shown
-from upsertq.keys import checked_name
+from upsertq.contract.errors import UsageError, shown
+from upsertq.contract.keys import checked_name
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,7 +110,7 @@ def server_url(given: str | None) -> Iterator[str]:
     if given:
         yield given
         return
-    from upsertq.embedded import embedded_server  # noqa: PLC0415 - only where there is no server
+    from upsertq.embedded.sharing import embedded_server  # noqa: PLC0415 - only where there is no server
 
     state = os.environ.get("UPSERTQ_STATE_DIR")
     with embedded_server(Path(state) if state else None) as url:

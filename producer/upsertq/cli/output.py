@@ -12,12 +12,12 @@ from select import select
 from typing import Any, Final, TextIO
 
 from upsertq.cli.exit_code import ExitCode
-from upsertq.errors import UpsertqError
+from upsertq.contract.errors import UpsertqError
 
 _GONE: Final = (errno.EPIPE, errno.ECONNRESET)
 
 
-class OutputFailed(UpsertqError):  # noqa: N818 - as its siblings in `upsertq.errors`
+class OutputFailed(UpsertqError):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
     """stdout does not take what was written; `quiet` where its reader has gone, which needs no complaint."""
 
     def __init__(self, error: OSError) -> None:

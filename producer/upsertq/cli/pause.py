@@ -6,13 +6,13 @@ import socket
 
 import click
 
-from upsertq import pauses
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
-from upsertq.errors import InvalidRecord, UsageError
-from upsertq.pauses import QUEUE, scope_of
-from upsertq.record import make_record
+from upsertq.contract import pauses
+from upsertq.contract.errors import InvalidRecord, UsageError
+from upsertq.contract.pauses import QUEUE, scope_of
+from upsertq.contract.record import make_record
 
 _namespace = click.option("--namespace", metavar="NS", help="This namespace alone ('' is the default one).")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from upsertq.printable import printable_lines
+from upsertq.contract.printable import printable_lines
 
 
 class Plain:

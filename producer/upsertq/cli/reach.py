@@ -10,15 +10,15 @@ from typing import Any
 import click
 import orjson
 
-from upsertq import fitness, queue, runs
-from upsertq.circumstances import Circumstances
 from upsertq.cli.options import server_url
-from upsertq.errors import ServerUnavailable
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys
-from upsertq.printable import printable
-from upsertq.queue import QueueShape
-from upsertq.server import Server
+from upsertq.contract import fitness, queue, runs
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.errors import ServerUnavailable
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.printable import printable
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import Server
 
 ANSWER_SECONDS = 5.0
 """How long a command bears with a server that is away: a person waits for the answer."""

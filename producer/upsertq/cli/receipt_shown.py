@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from upsertq.books import Books
-from upsertq.keys import queue_option
-from upsertq.printable import printable
-from upsertq.receipt import Receipt, spoken
+from upsertq.client.receipt import Receipt, spoken
+from upsertq.contract.books import Books
+from upsertq.contract.keys import queue_option
+from upsertq.contract.printable import printable
 
 MOST_NAMESPACES: Final = 5
 

@@ -9,17 +9,17 @@ from itertools import groupby
 
 import click
 
-from upsertq import pauses
-from upsertq.books import Books
+from upsertq.admin.health import only_paused, problems
+from upsertq.admin.status import Lease, Rates, Standing, Worker, look
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json
-from upsertq.fitness import ServerFacts
-from upsertq.health import only_paused, problems
-from upsertq.keys import queue_option
-from upsertq.printable import printable
-from upsertq.receipt import DEFAULT_NAMESPACE
-from upsertq.standing import Lease, Rates, Standing, Worker, look
+from upsertq.client.receipt import DEFAULT_NAMESPACE
+from upsertq.contract import pauses
+from upsertq.contract.books import Books
+from upsertq.contract.fitness import ServerFacts
+from upsertq.contract.keys import queue_option
+from upsertq.contract.printable import printable
 
 WATCH_PATIENCE = 30.0
 

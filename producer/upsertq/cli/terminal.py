@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 
 from upsertq.cli.plain import guarded_streams
-from upsertq.printable import printable, printable_lines
+from upsertq.contract.printable import printable, printable_lines
 
 _Words = partial(TextColumn, markup=False)
 

@@ -7,14 +7,14 @@ from functools import partial
 
 import click
 
-from upsertq import receipt
-from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.cli.receipt_shown import page
-from upsertq.errors import LanePaused, WaitTimeout
-from upsertq.waiting import OPEN_TIMEOUT, Wait, wait_until_settled
+from upsertq.client import receipt
+from upsertq.client.waiting import OPEN_TIMEOUT, Wait, wait_until_settled
+from upsertq.contract.books import Books
+from upsertq.contract.errors import LanePaused, WaitTimeout
 
 
 @click.command()

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from upsertq.load import Interrupted, Watch
-from upsertq.loading import Loading
+from upsertq.client.load import Interrupted, Watch
+from upsertq.client.loading import Loading
 from upsertq.sources import Source
 
 Show = Callable[[str, int, int | None, str], None]

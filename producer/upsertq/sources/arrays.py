@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from upsertq.errors import shown
-from upsertq.record import id_text
+from upsertq.contract.errors import shown
+from upsertq.contract.record import id_text
+from upsertq.contract.wire import FLOAT32
 from upsertq.sources.arrow_values import (
     is_binary,
     is_list,
@@ -24,7 +25,6 @@ from upsertq.sources.arrow_values import (
 from upsertq.sources.cells import Misread, as_metadata, as_object, as_values
 from upsertq.sources.chunk import Chunk, Fault
 from upsertq.sources.columns import Layout
-from upsertq.wire import FLOAT32
 
 _PRINTABLE: Final = np.isin(np.arange(256), [*b"\t\r\n\0", *range(0x20, 0x7F)])
 """The bytes that text of numbers is made of; zeros pad it."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources import ipc
 from upsertq.sources.arrays import batch_chunk
 from upsertq.sources.arrow_sizes import is_plain, row_sizes

@@ -6,7 +6,7 @@ It is given pyarrow by `upsertq.sources.arrow` and never imports it.
 from collections.abc import Callable
 from typing import Any
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
 from upsertq.sources.arrow_values import (
     Unsupported,
     bare,

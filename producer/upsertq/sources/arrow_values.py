@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from upsertq.record import id_text
+from upsertq.contract.record import id_text
 from upsertq.sources.cells import Misread
 
 Reader = Callable[[Any], list[Any]]

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.errors import shown
+from upsertq.contract.errors import shown
 from upsertq.sources.nested import MAX_DEPTH, too_deep
 from upsertq.sources.printed import GAP, MISSING_NUMBERS, from_base64, looks_like_base64, printed_numbers
 

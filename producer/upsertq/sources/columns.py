@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
 
 REJECT = "_reject"
 """The field that a file of rejects adds to each record; reading ignores it."""

@@ -7,7 +7,7 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Fault
 from upsertq.sources.columns import Columns, resolve
 from upsertq.sources.kinds import check_text, ending_of

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
 from upsertq.sources.nested import TOKEN, too_deep
 from upsertq.sources.text import BLOCK, MAX_LINE, Bytes
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import orjson
 
-from upsertq.errors import SourceError
-from upsertq.printable import printable
+from upsertq.contract.errors import SourceError
+from upsertq.contract.printable import printable
 from upsertq.sources.columns import Columns
 
 SAMPLE: Final = 2**16

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Final
 from urllib.parse import unquote
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources import npy
 from upsertq.sources.kinds import Format, format_of, is_known
 from upsertq.sources.text import STDIN

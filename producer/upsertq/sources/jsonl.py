@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 import orjson
 
-from upsertq.errors import shown
+from upsertq.contract.errors import shown
 from upsertq.sources import document
 from upsertq.sources.cells import Misread
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk, Fault

@@ -8,7 +8,7 @@ import re
 from enum import StrEnum
 from typing import Final
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources.text import STDIN, Bytes
 
 

@@ -13,10 +13,10 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import numpy.typing as npt
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
+from upsertq.contract.wire import MAX_DIMENSION
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS, Chunk
 from upsertq.sources.text import MAX_LINE, counted_lines, decoded, opened
-from upsertq.wire import MAX_DIMENSION
 
 GUESSES: Final = (".ids.npy", ".ids.txt", "_ids.npy", "_ids.txt")
 _SUFFIX: Final = ".npy"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from upsertq.errors import SourceError, UsageError, shown
+from upsertq.contract.errors import SourceError, UsageError, shown
 from upsertq.sources import arrow, delimited, jsonl, npy
 from upsertq.sources.chunk import Chunk, Source
 from upsertq.sources.columns import EVERY, Columns

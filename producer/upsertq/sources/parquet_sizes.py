@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
 from upsertq.sources.chunk import CHUNK_BYTES, CHUNK_ROWS
 from upsertq.sources.ipc import FREE, Broken, too_large
 from upsertq.sources.parquet_pages import (

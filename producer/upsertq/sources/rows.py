@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from upsertq.errors import SourceError, shown
+from upsertq.contract.errors import SourceError, shown
 from upsertq.sources.cells import Misread, as_metadata, as_numbers, as_object, as_values
 from upsertq.sources.chunk import Chunk, Fault
 from upsertq.sources.columns import (

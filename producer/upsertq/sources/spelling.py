@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from upsertq.errors import shown
+from upsertq.contract.errors import shown
 from upsertq.sources.cells import Misread
 
 _MOST: Final = 10_000

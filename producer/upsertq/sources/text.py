@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol, cast
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 from upsertq.sources import zstd
 
 STDIN: Final = "-"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from upsertq.errors import SourceError
+from upsertq.contract.errors import SourceError
 
 FEED: Final = 512
 """Compressed bytes given at once: a block of 4 bytes may unfold to 128 KiB, so this bounds what comes out to 16 MiB."""

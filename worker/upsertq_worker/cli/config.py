@@ -7,7 +7,7 @@ from math import inf
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
-from upsertq.errors import UsageError, shown
+from upsertq.contract.errors import UsageError, shown
 from upsertq_worker.context import MOST_CULPRITS, BatchLimits, Settings
 from upsertq_worker.edge.credential import TOKEN
 from upsertq_worker.edge.http_index import IndexAddress, is_loopback

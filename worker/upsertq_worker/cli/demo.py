@@ -21,11 +21,11 @@ import orjson
 
 from upsertq.cli import options
 from upsertq.cli.reach import print_json
-from upsertq.errors import WorldError
-from upsertq.exchange import Patience
-from upsertq.keys import QueueKeys
-from upsertq.queue import remove_queue
-from upsertq.server import Server
+from upsertq.contract.errors import WorldError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Patience
+from upsertq.contract.queue import remove_queue
+from upsertq.contract.server import Server
 from upsertq_worker.edge.process import ignore_hangup
 
 DIMENSION: Final = 128
@@ -74,7 +74,7 @@ def _say(step: int, text: str) -> None:
 
 
 def _shown(url: str) -> str:
-    from upsertq.server import shown_url  # noqa: PLC0415 - imports redis-py only when it is needed
+    from upsertq.contract.server import shown_url  # noqa: PLC0415 - imports redis-py only when it is needed
 
     return "an embedded server" if url.startswith("unix://") else shown_url(url)
 
@@ -85,7 +85,7 @@ def _server(redis_url: str | None, directory: str) -> Iterator[str]:
     if redis_url:
         yield redis_url
         return
-    from upsertq.embedded import embedded_server  # noqa: PLC0415 - only where there is no server
+    from upsertq.embedded.sharing import embedded_server  # noqa: PLC0415 - only where there is no server
 
     with embedded_server(Path(directory) / "state") as url:
         yield url

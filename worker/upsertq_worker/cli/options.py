@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import DEFAULT_API_VERSION
 from upsertq_worker.context import MOST_CULPRITS
 from upsertq_worker.logs import JSON, TEXT

@@ -14,9 +14,9 @@ from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load import load_and_report
 from upsertq.cli.load_options import LoadOptions, load_options
-from upsertq.errors import LoadStopped, WorldError
-from upsertq.printable import printable
-from upsertq.server import Server
+from upsertq.contract.errors import LoadStopped, WorldError
+from upsertq.contract.printable import printable
+from upsertq.contract.server import Server
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.edge.process import PARENT, ignore_hangup, pass_on_hangup
@@ -24,7 +24,7 @@ from upsertq_worker.edge.process import PARENT, ignore_hangup, pass_on_hangup
 STOP_SECONDS = 10.0
 
 
-class WorkerEnded(WorldError):  # noqa: N818 - as its siblings in `upsertq.errors`
+class WorkerEnded(WorldError):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
     """The worker beside the load has ended before its time; it has said why."""
 
     def __init__(self, code: int) -> None:

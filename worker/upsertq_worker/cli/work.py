@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from upsertq.books import Books
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import one_line
-from upsertq.printable import printable
+from upsertq.contract.books import Books
+from upsertq.contract.printable import printable
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from upsertq.letter import Reason
-from upsertq.pauses import QUEUE, scope_of, spoken
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.pauses import QUEUE, scope_of, spoken
 from upsertq_worker.context import Context
 from upsertq_worker.delivery import policy
 from upsertq_worker.delivery.batch import Batch, Culprit

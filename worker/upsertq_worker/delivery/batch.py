@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from upsertq.letter import Verdict
-from upsertq.wire import Entry
+from upsertq.contract.dead_letter import Verdict
+from upsertq.contract.wire import Entry
 from upsertq_worker.context import BatchLimits
 from upsertq_worker.delivery.bisect import Search
 from upsertq_worker.delivery.encoder import MetadataOf, Unsendable, encode, join, overhead

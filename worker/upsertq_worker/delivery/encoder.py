@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from upsertq.wire import Entry
+from upsertq.contract.wire import Entry
 from upsertq_worker.ordering.model import Held, Item, entry_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _HEAD, _TAIL = b'{"vectors":[', b"]}"
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
-class Unsendable(Exception):  # noqa: N818 - as its siblings in `upsertq.errors`
+class Unsendable(Exception):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
     """No JSON can be made of a record, though its entry was decoded: a bug of ours, and its lane's affair alone.
 
     Attributes:

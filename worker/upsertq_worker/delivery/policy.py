@@ -6,8 +6,8 @@ from typing import Final
 
 import orjson
 
-from upsertq.letter import Reason, Verdict
-from upsertq.wire import Entry
+from upsertq.contract.dead_letter import Reason, Verdict
+from upsertq.contract.wire import Entry
 from upsertq_worker.delivery.bisect import Part, take_apart
 from upsertq_worker.delivery.messages import Reason as LaneReason
 from upsertq_worker.delivery.outcome import (

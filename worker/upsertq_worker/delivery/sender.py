@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-from upsertq.errors import WorldError
+from upsertq.contract.errors import WorldError
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
 from upsertq_worker.delivery.batch import Batch, Batcher
@@ -28,7 +28,7 @@ HANGING = 5.0
 """Seconds without an answer after which a request keeps no suspect waiting."""
 
 
-class Refused(WorldError):  # noqa: N818 - as its siblings in `upsertq.errors`
+class Refused(WorldError):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
     """The service refuses the queue; nothing was lost, the records wait."""
 
 

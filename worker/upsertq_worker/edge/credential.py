@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 from upsertq_worker.events import Event, Events
 
 TOKEN = re.compile(r"[!-~]+")

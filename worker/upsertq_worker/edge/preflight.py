@@ -4,8 +4,8 @@ from typing import Final, Protocol
 
 import orjson
 
-from upsertq.errors import WorldError
-from upsertq.queue import QueueShape
+from upsertq.contract.errors import WorldError
+from upsertq.contract.queue import QueueShape
 from upsertq_worker.delivery.outcome import (
     Accepted,
     Busy,

@@ -13,13 +13,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from upsertq import fitness
-from upsertq.books import Books
-from upsertq.errors import NotFound, QueueLost, QueueMismatch
-from upsertq.exchange import Conversation, Patience, Pause
-from upsertq.keys import QueueKeys
-from upsertq.queue import QueueShape, find_queue, open_queue
-from upsertq.server import AsyncServer
+from upsertq.contract import fitness
+from upsertq.contract.books import Books
+from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Conversation, Patience, Pause
+from upsertq.contract.queue import QueueShape, find_queue, open_queue
+from upsertq.contract.server import AsyncServer
 from upsertq_worker import logs
 from upsertq_worker.context import Settings, Tally
 from upsertq_worker.edge import preflight

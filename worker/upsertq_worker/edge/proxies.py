@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from upsertq.errors import UsageError
+from upsertq.contract.errors import UsageError
 
 _DEFAULT_PORT: Final = 80
 _HOST: Final = re.compile(r"[^\s\\%<>\"{}|^`@/?#]+")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from upsertq.pauses import QUEUE, Paused, scope_of
+from upsertq.contract.pauses import QUEUE, Paused, scope_of
 from upsertq_worker.flow.backoff import Backoff
 
 PROBE: Final = Backoff(1.0, 15.0)

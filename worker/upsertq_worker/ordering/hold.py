@@ -17,8 +17,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from upsertq.letter import Verdict
-from upsertq.wire import Entry, one_record
+from upsertq.contract.dead_letter import Verdict
+from upsertq.contract.wire import Entry, one_record
 from upsertq_worker.ordering.model import Chain, DeadRecord, Fate, Held, Item, Settlement, Version
 from upsertq_worker.ordering.ready import Ready, wait
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol, TypeAlias
 
-from upsertq.letter import Verdict
-from upsertq.wire import FLOAT32, Entry
+from upsertq.contract.dead_letter import Verdict
+from upsertq.contract.wire import FLOAT32, Entry
 
 Order: TypeAlias = tuple[int, int, int]
 """Where a version stands among all versions of its id: sequence (milliseconds, number), then row in the entry."""

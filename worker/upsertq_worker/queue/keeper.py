@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from upsertq.errors import ServerRefused, ServerUnavailable
+from upsertq.contract.errors import ServerRefused, ServerUnavailable
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold

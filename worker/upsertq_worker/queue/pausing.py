@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from upsertq.errors import ServerRefused, ServerUnavailable
-from upsertq.pauses import Paused, spoken
+from upsertq.contract.errors import ServerRefused, ServerUnavailable
+from upsertq.contract.pauses import Paused, spoken
 from upsertq_worker.context import Context, Signals
 from upsertq_worker.events import Event
 from upsertq_worker.flow.pauses import Pauses

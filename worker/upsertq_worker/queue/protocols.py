@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from upsertq.books import Books
-from upsertq.errors import QueueDamaged
-from upsertq.pauses import Paused
-from upsertq.wire import Entry
+from upsertq.contract.books import Books
+from upsertq.contract.errors import QueueDamaged
+from upsertq.contract.pauses import Paused
+from upsertq.contract.wire import Entry
 from upsertq_worker.queue.usage import Metered
 
 Stream = tuple[int, str]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-from upsertq.errors import QueueDamaged, ServerUnavailable
-from upsertq.pauses import scope_of, spoken
-from upsertq.wire import Entry, UnknownEntry, decode
+from upsertq.contract.errors import QueueDamaged, ServerUnavailable
+from upsertq.contract.pauses import scope_of, spoken
+from upsertq.contract.wire import Entry, UnknownEntry, decode
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.flow.pauses import Pauses

@@ -10,9 +10,14 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.books import COUNTERS, Books, of_reply, total
-from upsertq.errors import QueueLost
-from upsertq.exchange import (
+from upsertq.admin.status import beat_at, forgotten, time_of
+from upsertq.contract.books import COUNTERS, Books, of_reply, total
+from upsertq.contract.dead_letter import encode_letter, is_superseded, mark_field
+from upsertq.contract.errors import QueueLost
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.pauses import Paused, note
+from upsertq.contract.pauses import of_reply as of_pauses
+from upsertq.contract.protocol import (
     DAMAGED,
     RENAME,
     WRONG_TYPE,
@@ -27,14 +32,9 @@ from upsertq.exchange import (
     unavailable,
     worst,
 )
-from upsertq.keys import QueueKeys
-from upsertq.letter import encode_letter, is_superseded, mark_field
-from upsertq.pauses import Paused, note
-from upsertq.pauses import of_reply as of_pauses
-from upsertq.queue import QueueShape
-from upsertq.server import AsyncServer
-from upsertq.standing import beat_at, forgotten, time_of
-from upsertq.wire import Entry
+from upsertq.contract.queue import QueueShape
+from upsertq.contract.server import AsyncServer
+from upsertq.contract.wire import Entry
 from upsertq_worker.queue.protocols import (
     START,
     Delivery,

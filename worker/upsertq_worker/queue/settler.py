@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from upsertq.errors import ServerUnavailable
+from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold

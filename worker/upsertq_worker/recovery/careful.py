@@ -8,8 +8,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from upsertq.errors import QueueDamaged, ServerUnavailable
-from upsertq.pauses import scope_of, spoken
+from upsertq.contract.errors import QueueDamaged, ServerUnavailable
+from upsertq.contract.pauses import scope_of, spoken
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.delivery.batch import Batch
 from upsertq_worker.events import Event

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.letter import Reason, Verdict
+from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.model import Held
 
 DEATHS: Final = 2

@@ -1,0 +1,1 @@
+"""Dead letters: finding, choosing, replaying and discarding them."""

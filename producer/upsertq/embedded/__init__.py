@@ -1,0 +1,1 @@
+"""The embedded server, which commands share where no server is given."""
