@@ -21,7 +21,7 @@ from upsertq.contract.dead_letter import Reason, is_superseded, mark_field
 from upsertq.contract.errors import QueueFull, ServerUnavailable
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import run_scripts
-from upsertq.contract.queue import Limits
+from upsertq.client.enqueue import Limits
 from upsertq.contract.server import Server
 from upsertq.dead import moves as dead_moves
 from upsertq.dead.finding import Selector, make_plan

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from upsertq.client.enqueue import Limits
 from upsertq.client.producer import Producer
 from upsertq.contract.errors import WorldError
-from upsertq.contract.queue import Limits
 from upsertq_chaos.cast import BATCH_SECONDS, DIMENSION, Share
 from upsertq_chaos.checking import Put
 

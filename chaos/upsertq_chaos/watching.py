@@ -80,13 +80,22 @@ def watched(url: str, name: str) -> Iterator[Watch]:
 def look_at(keys: QueueKeys, shards: int, wall: Callable[[], float]) -> Conversation[list[Look]]:
     """One look at every shard; a shard that gives no answer is left out."""
     before = wall()
-    replies = yield Ask([["XRANGE", keys.shard(shard).stream, "-", "+"] for shard in range(shards)])
-    after = wall()
-    return [
-        Look(shard, before, after, {batch for _, fields in reply for batch in _batches(fields)})
-        for shard, reply in enumerate(replies)
-        if not isinstance(reply, Failed)
+    lanes = yield Ask([["SMEMBERS", keys.shard(shard).lanes] for shard in range(shards)])
+    streams = [
+        (shard, keys.shard(shard).stream(name.decode()))
+        for shard, names in enumerate(lanes)
+        if not isinstance(names, Failed)
+        for name in names
     ]
+    replies = (yield Ask([["XRANGE", stream, "-", "+"] for _, stream in streams])) if streams else []
+    after = wall()
+    found = {shard: set[Batch]() for shard, names in enumerate(lanes) if not isinstance(names, Failed)}
+    for (shard, _), reply in zip(streams, replies, strict=True):
+        if isinstance(reply, Failed):
+            found.pop(shard, None)
+        elif shard in found:
+            found[shard] |= {batch for _, fields in reply for batch in _batches(fields)}
+    return [Look(shard, before, after, batches) for shard, batches in found.items()]
 
 
 def _batches(fields: Hash) -> set[Batch]:

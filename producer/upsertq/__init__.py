@@ -1,6 +1,7 @@
 """A durable queue between ETL jobs and a vector index: nothing lost, books that balance, no stale overwrite."""
 
 from upsertq.client.async_producer import AsyncProducer, AsyncRun
+from upsertq.client.enqueue import Limits
 from upsertq.client.files import load
 from upsertq.client.load import Loaded
 from upsertq.client.producer import Producer, Run
@@ -25,7 +26,6 @@ from upsertq.contract.errors import (
     WaitTimeout,
     WorldError,
 )
-from upsertq.contract.queue import Limits
 from upsertq.contract.server import AsyncServer, Server
 from upsertq.sources import Columns
 

@@ -91,7 +91,7 @@ def calls(stage: Stage) -> dict[str, Call]:
 
 
 def _enqueue() -> Script:
-    from upsertq.contract.queue import ENQUEUE  # noqa: PLC0415 - named apart from the calls above
+    from upsertq.client.enqueue import ENQUEUE  # noqa: PLC0415 - named apart from the calls above
 
     return ENQUEUE
 

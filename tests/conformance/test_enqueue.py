@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from buried import pending
+from upsertq.client import enqueue
+from upsertq.client.enqueue import Enqueuer, Limits
 from upsertq.client.pack import Packer
 from upsertq.contract import books, queue, runs
 from upsertq.contract.errors import (
@@ -21,7 +23,6 @@ from upsertq.contract.errors import (
 )
 from upsertq.contract.keys import QueueKeys, shard_of
 from upsertq.contract.protocol import Patience
-from upsertq.contract.queue import Enqueuer, Limits
 from upsertq.contract.record import make_record
 from upsertq.contract.server import AsyncServer, Server
 from upsertq.contract.wire import FORMAT, decode
@@ -278,7 +279,7 @@ def test_the_limit_of_dead_letters_is_of_the_whole_queue(backend: Backend, serve
 def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, server: Server) -> None:
     """A long enqueue is refused soon after the limit is reached: what it enqueued before stays, the rest is kept."""
     shop = Shop(server, shards=1, max_dead=1)
-    shop.pack(25 * queue.CALL_ENTRIES + 1_000)
+    shop.pack(25 * enqueue.CALL_ENTRIES + 1_000)
 
     def while_one_dies() -> Conversation[None]:
         enqueuing = shop.enqueuer.enqueue(shop.packer, no_patience)
@@ -290,7 +291,7 @@ def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, ser
 
     with pytest.raises(TooManyDead):
         server.hold(while_one_dies())
-    assert shop.books().enqueued == len(ids_of(backend, 1)) == 25 * queue.CALL_ENTRIES
+    assert shop.books().enqueued == len(ids_of(backend, 1)) == 25 * enqueue.CALL_ENTRIES
     assert shop.packer.records == 1_000
 
 

@@ -18,7 +18,8 @@ from upsertq.contract.dead_letter import Reason, encode_letter, place
 from upsertq.contract.errors import QueueFull, QueueLost, ServerRefused
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Failed, Patience, Script, run_scripts
-from upsertq.contract.queue import CREATE, ENQUEUE, FOUND, Enqueuer, Limits, QueueShape
+from upsertq.client.enqueue import ENQUEUE, Enqueuer, Limits
+from upsertq.contract.queue import CREATE, FOUND, QueueShape
 from upsertq.contract.record import make_record
 from upsertq.contract.runs import RUN
 from upsertq.contract.wire import decode

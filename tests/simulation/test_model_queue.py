@@ -19,7 +19,8 @@ from upsertq.contract.books import COUNTERS, REASON
 from upsertq.contract.dead_letter import Reason, Verdict, decode_letter, mark_field
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
-from upsertq.contract.queue import Enqueuer, Limits, open_queue
+from upsertq.client.enqueue import Enqueuer, Limits
+from upsertq.contract.queue import open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq.dead.finding import Pick
 from upsertq.dead.moves import Tally, replay

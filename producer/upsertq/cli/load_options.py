@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import click
 
 from upsertq.cli.options import allow_eviction, run
+from upsertq.client.enqueue import Limits
 from upsertq.client.files import plan_of
 from upsertq.client.load import Plan
 from upsertq.client.rejects import MAX_BYTES
 from upsertq.contract.errors import UsageError
-from upsertq.contract.queue import DEFAULT_SHARDS, Limits
+from upsertq.contract.queue import DEFAULT_SHARDS
 from upsertq.sources import Columns, Format
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -7,11 +7,11 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from upsertq.client.enqueue import Limits
 from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL, intake_of
 from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
 from upsertq.contract.keys import checked_name
-from upsertq.contract.queue import Limits
 from upsertq.contract.record import Metadata, SparseValues, Values
 from upsertq.contract.server import AsyncServer
 

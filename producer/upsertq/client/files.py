@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from upsertq.client.enqueue import Limits
 from upsertq.client.load import Loaded, Plan
 from upsertq.client.load import load as load_plan
 from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL
 from upsertq.client.rejects import MAX_BYTES
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.errors import InvalidRecord, UsageError, shown
-from upsertq.contract.queue import Limits
 from upsertq.contract.record import make_record
 from upsertq.contract.server import Server
 from upsertq.sources import Columns, Format, Place, fingerprint, id_files, is_stream, open_sources, places

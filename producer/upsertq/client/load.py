@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from upsertq.client import resume
+from upsertq.client.enqueue import Limits
 from upsertq.client.loading import BadRecord, Loading
 from upsertq.client.producer_core import Intake
 from upsertq.client.rejects import MAX_BYTES, Rejects
@@ -23,7 +24,7 @@ from upsertq.contract.errors import LoadStopped, SourceError, UpsertqError, Usag
 from upsertq.contract.keys import QueueKeys, checked_name
 from upsertq.contract.printable import printable
 from upsertq.contract.protocol import Conversation, Patience, Pause
-from upsertq.contract.queue import Limits, QueueShape, open_queue
+from upsertq.contract.queue import QueueShape, open_queue
 from upsertq.contract.server import Server
 from upsertq.sources import Chunk, Source
 

@@ -8,12 +8,12 @@ from typing import Any, Self
 
 import numpy.typing as npt
 
+from upsertq.client.enqueue import Limits
 from upsertq.client.producer_core import Intake
 from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.keys import checked_name
-from upsertq.contract.queue import Limits
 from upsertq.contract.record import Metadata, SparseValues, Values
 from upsertq.contract.server import Server
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy.typing as npt
 
 from upsertq.client import receipt
+from upsertq.client.enqueue import Enqueuer, Limits
 from upsertq.client.pack import Packer
 from upsertq.client.receipt import Receipt
 from upsertq.client.waiting import Wait, wait_until_settled
@@ -21,7 +22,7 @@ from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.errors import InvalidRecord, UsageError
 from upsertq.contract.keys import QueueKeys, checked_name
 from upsertq.contract.protocol import Conversation, Patience
-from upsertq.contract.queue import Enqueuer, Limits, QueueShape
+from upsertq.contract.queue import QueueShape
 from upsertq.contract.record import Metadata, SparseValues, Values, make_record, make_records
 from upsertq.contract.wire import Record
 
