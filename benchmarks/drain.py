@@ -34,7 +34,7 @@ from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
 from upsertq.contract.queue import find_queue
 from upsertq.contract.server import AsyncServer
-from upsertq_worker.context import Settings
+from upsertq_worker.settings import Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 from upsertq_worker.queue.redis_queue import RedisQueue
 from upsertq_worker.worker import Worker

@@ -9,6 +9,7 @@ import orjson
 import pandas as pd
 import pytest
 
+from buried import pending
 from upsertq import AsyncProducer, AsyncServer, InvalidRecord, Producer, Server
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.wire import decode
@@ -36,19 +37,13 @@ def shuffled() -> pd.DataFrame:
 def found(backend: Backend) -> dict[str, tuple[str, list[float], Any, Any]]:
     """What is in the queue, by id."""
     records = {}
-    for _, fields in [entry for k in range(2) for entry in read(backend, k)]:
+    for _, fields in [one for k in range(2) for one in pending(backend.sync, KEYS.shard(k))]:
         entry = decode(fields)
         values = np.frombuffer(entry.values, "<f4").reshape(len(entry.ids), entry.dim).tolist()
         told, pairs = orjson.loads(entry.metadata), orjson.loads(entry.sparse)
         for row, record_id in enumerate(entry.ids):
             records[record_id] = (entry.namespace, values[row], told[row], pairs[row])
     return records
-
-
-def read(backend: Backend, shard: int) -> list[Any]:
-    """The entries of one shard."""
-    entries: Any = backend.sync.xrange(KEYS.shard(shard).stream)
-    return list(entries)
 
 
 WANTED = {

@@ -374,7 +374,7 @@ def test_the_first_claim_of_the_dimension_holds(backend: Backend, server: Server
 
 
 def test_a_run_is_begun_sealed_and_opened_again(backend: Backend, server: Server) -> None:
-    """It keeps its first time; a second seal changes nothing; adding to it opens it; a lost queue has no runs."""
+    """It keeps its first time; it is sealed by the server's time; to begin it opens it; a lost queue has no runs."""
     shape = server.hold(queue.open_queue(KEYS, None, 0, no_patience()))
 
     def register(now: int) -> runs.RunState:
@@ -383,12 +383,21 @@ def test_a_run_is_begun_sealed_and_opened_again(backend: Backend, server: Server
     def seal(now: int) -> runs.RunState:
         return server.hold(runs.seal_run(KEYS, shape, "r", now, no_patience()))
 
+    def now() -> int:
+        told: Any = backend.sync.time()
+        return int(told[0] * 1000 + told[1] // 1000)
+
     assert register(5) == register(9) == runs.RunState(5, None)
     assert server.hold(runs.find_run(KEYS, "r", no_patience())) == runs.RunState(5, None)
-    assert seal(10) == seal(11) == runs.RunState(5, 10)
-    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == runs.RunState(5, 10)
+    before = now()
+    first, second = seal(10), seal(11)
+    assert first.sealed is not None
+    assert second.sealed is not None
+    assert before <= first.sealed <= second.sealed <= now()
+    assert (first.begun, first.records) == (5, 0)
+    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == second
     assert register(12) == runs.RunState(5, None)
-    assert seal(13) == runs.RunState(5, 13)
+    assert seal(13).sealed is not None
     backend.sync.flushall()
     for act in (register, seal):
         with pytest.raises(QueueLost):
@@ -422,7 +431,7 @@ def test_a_key_of_a_foreign_type_changes_nothing(backend: Backend, server: Serve
     backend.sync.set(name, "foreign")
     before = everything(backend)
     shop.pack(30, run="r")
-    with pytest.raises(ServerRefused, match=r"is no (stream|hash)"):
+    with pytest.raises(ServerRefused, match=r"is no (stream|hash|set)"):
         shop.send()
     assert everything(backend) == before
     assert shop.packer.records == 30

@@ -8,9 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 import pytest
 
+import buried
 from upsertq import (
     AsyncProducer,
     AsyncServer,
@@ -39,8 +39,7 @@ SHARDS = 2
 
 def entries(backend: Backend, shards: int = SHARDS) -> list[Entry]:
     """Return all entries of the queue."""
-    stored: list[Any] = [backend.sync.xrange(KEYS.shard(k).stream) for k in range(shards)]
-    return [decode(fields) for shard in stored for _, fields in shard]
+    return [decode(fields) for k in range(shards) for _, fields in buried.pending(backend.sync, KEYS.shard(k))]
 
 
 def ids(backend: Backend, shards: int = SHARDS) -> list[str]:
@@ -48,33 +47,10 @@ def ids(backend: Backend, shards: int = SHARDS) -> list[str]:
     return sorted(record_id for entry in entries(backend, shards) for record_id in entry.ids)
 
 
-SETTLE = """
-local entries = redis.call('XRANGE', KEYS[1], '-', '+')
-redis.call('DEL', KEYS[1])
-for i = 2, #KEYS do
-  local pending = redis.call('HGET', KEYS[i], 'pending')
-  if pending then
-    redis.call('HINCRBY', KEYS[i], 'acked', pending)
-    redis.call('HSET', KEYS[i], 'pending', 0, 'bytes', 0)
-  end
-end
-local found = {}
-for _, entry in ipairs(entries) do
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == 'ids' then found[#found + 1] = entry[2][i + 1] end
-  end
-end
-return found
-"""
-
-
 def settle(backend: Backend) -> list[str]:
-    """Acknowledge everything, as a worker would, a shard at a time; return the ids."""
+    """Acknowledge everything, as a worker does; return the ids."""
     found: list[str] = []
-    for k in range(SHARDS):
-        shard = KEYS.shard(k)
-        packed: Any = backend.sync.eval(SETTLE, 3, shard.stream, shard.books, shard.run("night"))
-        found += [record_id for part in packed for record_id in orjson.loads(part)]
+    buried.settle(Server(backend.sync), backend.sync, found.append, shards=SHARDS)
     return found
 
 
@@ -198,7 +174,7 @@ def test_wait_ends_when_nothing_is_pending(backend: Backend, make: Callable[...,
     with make() as producer:
         run = producer.run("night")
         run.put_many(*numbered(40))
-        with pytest.raises(WaitTimeout, match="run 'night' still has 40 records pending after 0 s"):
+        with pytest.raises(WaitTimeout, match="40 of 40 records of run 'night' are pending after 0 s"):
             run.wait(timeout=0)
         found = []
         waiter = threading.Thread(target=lambda: found.append(run.wait(timeout=30)))

@@ -21,7 +21,7 @@ from upsertq.contract.protocol import Patience
 from upsertq.contract.queue import open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq_emulator.app import Emulator
-from upsertq_worker.context import BatchLimits, Settings
+from upsertq_worker.settings import BatchLimits, Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 from upsertq_worker.queue.redis_queue import RedisQueue
 from upsertq_worker.worker import Worker

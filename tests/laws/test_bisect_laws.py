@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.context import MOST_CULPRITS
+from upsertq_worker.settings import MOST_CULPRITS
 from upsertq_worker.delivery.bisect import Part, Search, request_budget, take_apart
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from upsertq.contract import wire
 from upsertq.contract.errors import WorldError
 from upsertq.contract.pauses import by_hand, scope_of
 from upsertq_worker import worker as shell
-from upsertq_worker.context import Settings
+from upsertq_worker.settings import Settings
 from virtual_time import Process, TimeStandsStill, VirtualLoop
 
 if TYPE_CHECKING:

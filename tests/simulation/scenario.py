@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from faults import Faults, Mishap, Outage, Trouble
 from service_policy import REFUSED, Poison, Refusal, ServicePolicy
 from upsertq.contract.keys import shard_of
-from upsertq_worker.context import BatchLimits, Settings
+from upsertq_worker.settings import BatchLimits, Settings
 
 if TYPE_CHECKING:
     import random

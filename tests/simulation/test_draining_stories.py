@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from story_world import SIZE, Reaction, World
-from upsertq_worker.context import Settings
+from upsertq_worker.settings import Settings
 
 if TYPE_CHECKING:
     from story_world import Post

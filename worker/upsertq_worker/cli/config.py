@@ -8,9 +8,9 @@ from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
 
 from upsertq.contract.errors import UsageError, shown
-from upsertq_worker.context import MOST_CULPRITS, BatchLimits, Settings
 from upsertq_worker.edge.credential import TOKEN
 from upsertq_worker.edge.http_index import IndexAddress, is_loopback
+from upsertq_worker.settings import MOST_CULPRITS, BatchLimits, Settings
 
 MAX_BATCH_RECORDS: Final = 1_000
 """The service's own ceiling for one request."""

@@ -9,8 +9,8 @@ import click
 
 from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import DEFAULT_API_VERSION
-from upsertq_worker.context import MOST_CULPRITS
 from upsertq_worker.logs import JSON, TEXT
+from upsertq_worker.settings import MOST_CULPRITS
 
 KEY_FILE_MAX: Final = 8_000
 """Characters of a key at most: a header has no room for more."""

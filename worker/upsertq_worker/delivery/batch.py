@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 
 from upsertq.contract.dead_letter import Verdict
 from upsertq.contract.wire import Entry
-from upsertq_worker.context import BatchLimits
 from upsertq_worker.delivery.bisect import Search
 from upsertq_worker.delivery.encoder import MetadataOf, Unsendable, encode, join, overhead
 from upsertq_worker.delivery.response import Sent
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version, entry_of, ids_of, records_of
 from upsertq_worker.ordering.ready import Lane
+from upsertq_worker.settings import BatchLimits
 
 
 @dataclass(frozen=True, slots=True)

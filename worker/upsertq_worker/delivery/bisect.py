@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from math import ceil, log2
 from typing import Generic, TypeVar
 
-from upsertq_worker.context import MOST_CULPRITS
+from upsertq_worker.settings import MOST_CULPRITS
 
 T = TypeVar("T")
 

@@ -21,11 +21,12 @@ from upsertq.contract.protocol import Conversation, Patience, Pause
 from upsertq.contract.queue import QueueShape, find_queue, open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq_worker import logs
-from upsertq_worker.context import Settings, Tally
+from upsertq_worker.context import Tally
 from upsertq_worker.edge import preflight
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 from upsertq_worker.events import Event, Events
 from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.settings import Settings
 from upsertq_worker.worker import Worker
 
 T = TypeVar("T")
