@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from upsertq import Server
     from upsertq.contract.keys import ShardKeys
 
-INCARNATION = "by-hand"
+INCARNATION = "byhand"
 NOW_MS = int(time.time() * 1000)
 
 
@@ -72,12 +72,18 @@ def settle(
     """Settle all that is pending as a worker does: records with a verdict die, the others are acknowledged."""
     for shard in range(shards):
         keys = QueueKeys(queue).shard(shard)
-        found: Any = client.hget(keys.books, "incarnation")
-        worker = ShardWorker(server, keys, found.decode(), epoch=1)
-        client.set(keys.lease, worker.mark)
+        worker = holder(server, client, keys)
         for stream_id, fields in pending(client, keys):
-            reply = worker.settle([_settling(stream_id, wire.decode(fields), judge)])
+            reply = worker.settle([settling(stream_id, wire.decode(fields), judge)])
             assert reply[:2] == [1, 1], reply
+
+
+def holder(server: Server, client: redis.Redis, keys: ShardKeys) -> ShardWorker:
+    """A worker that holds the shard from now on, whatever held it before."""
+    found: Any = client.hget(keys.books, "incarnation")
+    worker = ShardWorker(server, keys, found.decode(), epoch=1)
+    client.set(keys.lease, worker.mark)
+    return worker
 
 
 def pending(client: redis.Redis, keys: ShardKeys) -> list[tuple[str, dict[bytes, bytes]]]:
@@ -88,7 +94,8 @@ def pending(client: redis.Redis, keys: ShardKeys) -> list[tuple[str, dict[bytes,
     return sorted(found, key=lambda one: place(one[0]))
 
 
-def _settling(stream_id: str, entry: Entry, judge: Callable[[str], Verdict | None]) -> Settling:
+def settling(stream_id: str, entry: Entry, judge: Callable[[str], Verdict | None]) -> Settling:
+    """What a worker says of an entry whose records with a verdict die, and whose others are acknowledged."""
     graves = [(row, verdict) for row, name in enumerate(entry.ids) if (verdict := judge(name)) is not None]
     letters = []
     for row, verdict in graves:

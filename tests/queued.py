@@ -58,8 +58,10 @@ def shards_of(client: redis.Redis, queue: str) -> int:
 
 
 def _of_shard(client: redis.Redis, queue: str, shard: int) -> Iterator[Queued]:
-    entries: Any = client.xrange(QueueKeys(queue).shard(shard).stream)
-    for _, fields in entries:
+    keys = QueueKeys(queue).shard(shard)
+    lanes: Any = client.smembers(keys.lanes)
+    found: list[Any] = [entry for lane in lanes for entry in _entries(client, keys.stream(lane.decode()))]
+    for _, fields in sorted(found, key=lambda entry: [*map(int, entry[0].split(b"-"))]):
         entry = wire.decode(fields)
         size = entry.dim * wire.FLOAT32
         sparse = orjson.loads(entry.sparse) if entry.sparse else [None] * len(entry.ids)
@@ -67,6 +69,10 @@ def _of_shard(client: redis.Redis, queue: str, shard: int) -> Iterator[Queued]:
         for at, record_id in enumerate(entry.ids):
             values = entry.values[at * size : (at + 1) * size]
             yield Queued(record_id, entry.namespace, values, sparse[at], metadata[at], entry.run)
+
+
+def _entries(client: redis.Redis, stream: str) -> Any:
+    return client.xrange(stream)
 
 
 class Ended(NamedTuple):

@@ -6,25 +6,44 @@ import itertools
 import random
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from transitions_checks import books_balance, each_record_is_once, marks_are_of_letters, the_shard_is_held_as_told
+from transitions_choices import (
+    LIMIT,
+    LIMITS,
+    NAMESPACES,
+    RUNS,
+    SCOPES,
+    SELECTION,
+    SHARDS,
+    few,
+    luck,
+    many,
+    mostly,
+    namespaces,
+    rarely,
+    several,
+    shards,
+    takes,
+    three,
+    two,
+)
 from transitions_model import Shard, State, order_of
 from transitions_people import WORLD, Drainer, Loader
 from transitions_raw import entry_at, read_raw
-from upsertq.admin.audit import RECOUNT
+from upsertq.admin.audit import audit
 from upsertq.contract import pauses, queue
-from upsertq.contract.dead_letter import Reason, is_superseded, mark_field
+from upsertq.contract.dead_letter import is_superseded, mark_field
 from upsertq.contract.errors import QueueFull, ServerUnavailable
 from upsertq.contract.keys import QueueKeys
-from upsertq.contract.protocol import run_scripts
-from upsertq.client.enqueue import Limits
 from upsertq.contract.server import Server
 from upsertq.dead import moves as dead_moves
-from upsertq.dead.finding import Selector, make_plan
+from upsertq.dead.choice import Selector
+from upsertq.dead.finding import make_plan
 from upsertq.dead.moves import Tally
 from worker_scripts import LIFE_MS
 
@@ -33,37 +52,11 @@ if TYPE_CHECKING:
     from transitions_model import Version
     from transitions_raw import LossyServer, RawShard
     from upsertq.contract.pauses import Paused
-    from upsertq.contract.protocol import Argument, Patience
+    from upsertq.contract.protocol import Patience
     from upsertq.dead.finding import Plan
     from worker_scripts import Settling
 
-SHARDS: Final = 2
-RUNS: Final = ("", "r1", "r2")
-NAMESPACES: Final = ("", "n")
-LIMITS: Final = (Limits(None, None), Limits(30, None), Limits(None, 1_000))
-SELECTORS: Final = (
-    Selector(),
-    Selector(),
-    Selector(),
-    Selector(runs=frozenset({"r1"})),
-    Selector(reasons=frozenset({Reason.REFUSED, Reason.TOO_LARGE})),
-    Selector(ids=frozenset("ab")),
-    Selector(namespaces=frozenset({"n"})),
-)
-SELECTION: Final = st.sampled_from(SELECTORS)
-LIMIT: Final = st.sampled_from([None, None, 1, 3])
-SCOPES: Final = (pauses.QUEUE, pauses.scope_of(""), pauses.scope_of("n"))
 numbers = itertools.count()
-
-shards = st.integers(0, SHARDS - 1)
-several = st.sampled_from([(0,), (1,), (0, 1), (0, 1)])
-two, three = st.integers(0, 1), st.integers(0, 2)
-namespaces = st.sampled_from(["", "", "n"])
-luck = st.integers(0, 9_999)
-rarely = st.sampled_from([False, False, False, True])
-mostly = st.sampled_from([True, True, True, False])
-few = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4)
-many = st.lists(st.sampled_from("abcdefgh"), min_size=6, max_size=25)
 
 
 @dataclass
@@ -297,7 +290,7 @@ class Transitions(RuleBasedStateMachine):
         """Letters are chosen, and replayed or discarded at once or later."""
         plan = self.server.hold(make_plan(self.keys, SHARDS, which, limit, patience))
         letters = {(pick.shard, pick.stream_id) for pick in plan.picks}
-        chosen = {(one.shard, one.spot) for model in self.model for one in model.of(State.DEAD) if _takes(which, one)}
+        chosen = {(one.shard, one.spot) for model in self.model for one in model.of(State.DEAD) if takes(which, one)}
         assert letters <= chosen
         assert len(letters) == min(len(chosen), len(chosen) if limit is None else limit)
         assert plan.unreadable == 0
@@ -361,27 +354,22 @@ class Transitions(RuleBasedStateMachine):
     @invariant()
     def the_server_holds_what_the_model_holds(self) -> None:
         """Books, entries, letters, marks, leases and pauses are as they ought to be, and the audit says so."""
-        for number, (raw, model) in enumerate(zip(self.raw(), self.model, strict=True)):
+        for raw, model in zip(self.raw(), self.model, strict=True):
             books_balance(raw, model)
             each_record_is_once(raw, model)
             marks_are_of_letters(raw, model)
             the_shard_is_held_as_told(raw, model)
-            self._recount_agrees(number, raw)
+        self._the_audit_agrees()
         self._replayed_ones_know_what_is_newer()
         assert self.server.hold(pauses.read_pauses(self.keys, patience())) == self.paused
 
-    def _recount_agrees(self, number: int, raw: RawShard) -> None:
-        """The audit's script counts, lane by lane, what is there."""
-        own, records, size = self.keys.shard(number), 0, 0
-        for lane in sorted(raw.lanes) or [""]:
-            names = [own.stream(lane), own.books, own.lanes, own.dead]
-            arguments: list[Argument] = [self.shape.incarnation, "-", 1_000, "-", 1_000, "pending", "bytes", "dead"]
-            (told,) = self.site.sure.hold(run_scripts(RECOUNT, [(names, arguments)]))
-            records, size = records + told[2], size + told[3]
-            assert told[5] == told[10] == len(raw.dead)
-            assert told[11] == len(raw.lanes)
-            assert told[12].decode() == raw.held.get("clock", "0-0")
-        assert (records, size, len(raw.dead)) == tuple(int(one or 0) for one in told[13])
+    def _the_audit_agrees(self) -> None:
+        """The audit counts what is there, and finds nothing wrong."""
+        report = self.site.sure.hold(audit(self.keys, self.shape, patience()))
+        assert (report.drifts, report.inconclusive) == ((), ())
+        assert report.entries == sum(len(model.entries) for model in self.model)
+        counted = [sum(1 for model in self.model for _ in model.of(state)) for state in (State.PENDING, State.DEAD)]
+        assert [report.records, report.dead] == counted
 
     def _replayed_ones_know_what_is_newer(self) -> None:
         replayed = [one for model in self.model for one in model.of(State.PENDING) if one.depth]
@@ -403,12 +391,3 @@ class Transitions(RuleBasedStateMachine):
             self.work(0, (0, 1), next(rounds))
         self.the_server_holds_what_the_model_holds()
         self.server.hold(queue.remove_queue(self.keys, patience()))
-
-
-def _takes(which: Selector, version: Version) -> bool:
-    return (
-        (not which.runs or version.run in which.runs)
-        and (not which.reasons or version.reason in which.reasons)
-        and (not which.ids or version.key[1] in which.ids)
-        and (not which.namespaces or version.key[0] in which.namespaces)
-    )

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from transitions_model import Key, Shard
     from transitions_raw import LossyServer, RawShard
-    from upsertq.contract.keys import QueueKeys
     from upsertq.client.enqueue import Limits
+    from upsertq.contract.keys import QueueKeys
     from upsertq.contract.queue import QueueShape
     from upsertq.contract.server import Server
     from upsertq.contract.wire import Entry

@@ -85,8 +85,8 @@ def test_status_shows_leases_workers_and_lanes(url: str, client: redis.Redis) ->
     client.set(KEYS.shard(0).lease, "5:w1:x", ex=60)
     client.set(KEYS.shard(1).lease, "6:w1", ex=60)
     paused = {"reason": "unauthorized", "message": "401: check the key", "since": 1.5e9, "by": "w1", "by_hand": False}
-    client.hset(KEYS.lanes, "namespace:n", json.dumps(paused))
-    client.hset(KEYS.lanes, "odd", "[]")
+    client.hset(KEYS.paused, "namespace:n", json.dumps(paused))
+    client.hset(KEYS.paused, "odd", "[]")
     document = json.loads(call("status", "--queue", "q", "--json", url=url).stdout)
     assert [(w["name"], w["gone"]) for w in document["workers"]] == [("w1", False), ("odd", True), ("w0", True)]
     lease, _ = document["leases"]

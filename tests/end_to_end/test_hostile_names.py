@@ -124,8 +124,8 @@ def url(redis_server: RealServer, client: redis.Redis) -> str:
         producer.put_many([ASCII, "b"], np.ones((2, 2)), namespace=ASCII, run="r", metadata=[{HOSTILE: HOSTILE}] * 2)
     bury(client)
     client.hset(KEYS.runs, ASCII, 1)
-    client.hset(KEYS.lanes, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE)))
-    client.hset(KEYS.lanes, HOSTILE, note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
+    client.hset(KEYS.paused, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE)))
+    client.hset(KEYS.paused, HOSTILE, note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
     client.set(KEYS.shard(0).lease, f"1:{HOSTILE}", px=3_600_000)
     alive = {"at": time.time(), "every": 3_600, "host": HOSTILE, "pid": 1, "alarms": {HOSTILE: HOSTILE}}
     client.hset(KEYS.workers, HOSTILE, orjson.dumps(alive))
@@ -187,7 +187,7 @@ def test_status_redrawn(url: str) -> None:
 )
 def test_json_keeps_the_true_value(url: str, arguments: tuple[str, ...], client: redis.Redis) -> None:
     """What a program reads is what stands on the server, though nothing acts on the terminal."""
-    client.delete(KEYS.lanes)
+    client.delete(KEYS.paused)
     more = ("--timeout", "0.2") if arguments[0] == "wait" else ()
     shown, _ = at_terminal(*arguments, *more, *Q, "--json", url=url)
     text = check(shown)
@@ -297,7 +297,7 @@ def test_a_worker_logs_a_line_an_event(redis_server: RealServer, client: redis.R
     """Ids, namespaces, what the service said, other workers: on the terminal and in the log of a pipe."""
     with Producer("q", url=Server(client), shards=1) as producer:
         producer.put_many([ASCII, "b"], np.ones((2, 2)), namespace=ASCII, run="r")
-    client.hset(KEYS.lanes, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
+    client.hset(KEYS.paused, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
     with emulated() as index:
         fault = {"kind": "poison", "pattern": "*", "message": f"{HOSTILE} {{id}} {{namespace}}"}
         index.set_faults({"faults": [fault]})

@@ -36,7 +36,7 @@ def url(redis_server: RealServer, client: redis.Redis) -> str:
 
 def noted(client: redis.Redis) -> dict[str, Paused]:
     """The pauses as they stand on the server."""
-    reply: Any = client.hgetall(KEYS.lanes)
+    reply: Any = client.hgetall(KEYS.paused)
     return of_reply(reply)
 
 
@@ -72,10 +72,10 @@ def test_pausing_twice(url: str, client: redis.Redis) -> None:
 
 def test_a_pause_by_the_service_becomes_one_by_hand(url: str, client: redis.Redis) -> None:
     """An operator may hold a lane that the service refuses, so that no probe goes out; `resume` ends either."""
-    client.hset(KEYS.lanes, QUEUE, note(BY_SERVICE))
+    client.hset(KEYS.paused, QUEUE, note(BY_SERVICE))
     assert "stays paused, now by hand: the queue: paused by hand" in call("pause", *Q, url=url).stdout
     assert noted(client)[QUEUE].by_hand
-    client.hset(KEYS.lanes, QUEUE, note(BY_SERVICE))
+    client.hset(KEYS.paused, QUEUE, note(BY_SERVICE))
     assert "resumed the queue: unauthorized: HTTP 401" in call("resume", *Q, url=url).stdout
     assert noted(client) == {}
 
@@ -93,10 +93,10 @@ def test_namespaces_have_their_own_pauses(url: str, client: redis.Redis) -> None
     assert [one["scope"] for one in told["resumed"]] == ["namespace:a b"]
     assert [(one["scope"], one["namespace"]) for one in told["paused"]] == [("namespace:", "")]
     call("pause", *Q, url=url)
-    client.hset(KEYS.lanes, "odd", "x")
+    client.hset(KEYS.paused, "odd", "x")
     told = document("resume", *Q, "--all", url=url)
     assert {one["scope"] for one in told["resumed"]} == {QUEUE, scope_of("")}
-    assert client.exists(KEYS.lanes) == 0
+    assert client.exists(KEYS.paused) == 0
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_resuming_what_is_not_paused(url: str, option: tuple[str, ...], what: st
 
 def test_status_as_json(url: str, client: redis.Redis) -> None:
     """`status --json` has each pause with its scope, reason, message, beginning and author."""
-    client.hset(KEYS.lanes, QUEUE, note(BY_SERVICE))
+    client.hset(KEYS.paused, QUEUE, note(BY_SERVICE))
     call("pause", *Q, "--namespace", "n", "--reason", "why", url=url)
     first, second = document("status", *Q, url=url)["paused"]
     assert (first["scope"], first["namespace"], first["reason"], first["by_hand"]) == (
@@ -145,8 +145,8 @@ def test_wait_ends_on_a_pause(url: str, client: redis.Redis) -> None:
     line = complaint("wait", *Q, "--run", "night", "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
     assert line.startswith("upsertq: run 'night' still has 10 records pending: paused: the queue: index is rebuilt")
     assert "`upsertq resume --queue q` ends it" in line
-    client.delete(KEYS.lanes)
-    client.hset(KEYS.lanes, scope_of("n"), note(BY_SERVICE))
+    client.delete(KEYS.paused)
+    client.hset(KEYS.paused, scope_of("n"), note(BY_SERVICE))
     line = complaint("wait", *Q, "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
     assert line.startswith("upsertq: queue 'q' still has 10 records pending: paused: namespace 'n': unauthorized: HTTP")
     assert "it ends by itself" in line
@@ -198,7 +198,7 @@ def test_a_queue_that_is_not_there(redis_server: RealServer, client: redis.Redis
 
 def test_what_is_said_cannot_write_on_the_terminal(url: str, client: redis.Redis) -> None:
     """Control characters in a reason or a namespace's name are not passed on to whoever reads the status."""
-    client.hset(KEYS.lanes, scope_of("n\x1b[2J"), note(Paused("quota", "a\x1b[2Jb\nc", 1.0, "w\x07")))
+    client.hset(KEYS.paused, scope_of("n\x1b[2J"), note(Paused("quota", "a\x1b[2Jb\nc", 1.0, "w\x07")))
     page = call("status", *Q, url=url).stdout
     assert r"paused: namespace 'n\u001b[2J': quota: a\u001b[2Jb c (since 1970-01-01T00:00:01Z, by w\u0007)" in page
     assert "\x1b" not in page
