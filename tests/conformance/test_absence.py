@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upsertq import AsyncProducer, AsyncServer, NotFound, Producer, Server, WaitTimeout
+from upsertq import AsyncProducer, AsyncServer, NotFound, Producer, QueueLost, Server, WaitTimeout
 from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
@@ -57,18 +57,17 @@ def lose(backend: Backend) -> None:
 @pytest.mark.parametrize("run", ["r", ""])
 @pytest.mark.parametrize("made_anew", [False, True])
 def test_data_lost_before_a_wait(backend: Backend, make: Callable[[], Producer], run: str, made_anew: bool) -> None:  # noqa: FBT001
-    """Also where another producer has made the queue again; a wait for the queue itself cannot tell that one."""
+    """Also where another producer has made the queue again."""
     producer = make()
     producer.put("a", [1.0], run=run)
     producer.flush()
     lose(backend)
-    if made_anew and not run:
-        pytest.skip("the queue is there: what it lost is told by its incarnation, which comes with the next format")
     if made_anew:
         with make() as other:
             other.put("b", [1.0])
-    with pytest.raises(NotFound, match="lost its data"):
-        producer.wait(run, timeout=5)
+    for ask in (lambda: producer.wait(run, timeout=5), lambda: producer.books(run), lambda: producer.receipt(run)):
+        with pytest.raises(QueueLost, match="lost queue 'q'"):
+            ask()
 
 
 @pytest.mark.parametrize("run", ["r", ""])
@@ -97,7 +96,7 @@ def test_data_lost_during_a_wait(
                         pass
 
     conversation: Any = producer._intake.wait(run, 30)
-    with pytest.raises(NotFound, match="lost its data"):
+    with pytest.raises(QueueLost, match="lost queue 'q'"):
         producer._server.hold(conversation, sleep=sleep)
     assert len(slept) == 3
 
@@ -112,8 +111,21 @@ def test_one_shards_books_are_evicted_during_a_wait(backend: Backend, make: Call
     def sleep(_: float) -> None:
         backend.sync.delete(*(KEYS.shard(k).run("r") for k in range(2)))
 
-    with pytest.raises(NotFound, match=r"had 20 records and has 0 now.*lost its data"):
+    with pytest.raises(QueueLost, match="run 'r' had 20 records and has 0 now"):
         producer._server.hold(producer._intake.wait("r", 30), sleep=sleep)
+
+
+@pytest.mark.parametrize("run", ["r", ""])
+def test_one_shard_is_lost(backend: Backend, make: Callable[[], Producer], run: str) -> None:
+    """What the other shards hold is not the whole: neither books nor receipt are told, and no wait ends."""
+    producer = make()
+    for i in range(20):
+        producer.put(f"id{i}", [1.0], run="r")
+    producer.flush()
+    backend.sync.delete(KEYS.shard(1).books)
+    for ask in (lambda: producer.wait(run, timeout=5), lambda: producer.books(run), lambda: producer.receipt(run)):
+        with pytest.raises(QueueLost, match="shard 1 is gone"):
+            ask()
 
 
 def test_what_is_there_and_pending_still_times_out(make: Callable[[], Producer]) -> None:
@@ -134,5 +146,5 @@ async def test_an_asyncio_producer_finds_nothing_too(backend: Backend) -> None:
     with pytest.raises(NotFound, match="no run 'typo'"):
         await producer.run("typo").wait(timeout=5)
     lose(backend)
-    with pytest.raises(NotFound, match="lost its data"):
+    with pytest.raises(QueueLost, match="lost queue 'q'"):
         await producer.run("empty").wait(timeout=5)

@@ -356,9 +356,11 @@ def test_finding_creates_nothing(backend: Backend, server: Server) -> None:
     """A mistyped queue or run is `NotFound` and leaves no key behind."""
     with pytest.raises(NotFound, match="no queue 'q'"):
         server.hold(find())
-    with pytest.raises(NotFound, match="no run 'r'"):
-        server.hold(runs.find_run(KEYS, "r", no_patience()))
     assert backend.sync.dbsize() == 0
+    shape = server.hold(queue.open_queue(KEYS, SHARDS, 0, no_patience()))
+    with pytest.raises(NotFound, match="no run 'r'"):
+        server.hold(runs.find_run(KEYS, shape, "r", no_patience()))
+    assert backend.sync.dbsize() == 1 + SHARDS
 
 
 def test_the_first_claim_of_the_dimension_holds(backend: Backend, server: Server) -> None:
@@ -388,14 +390,14 @@ def test_a_run_is_begun_sealed_and_opened_again(backend: Backend, server: Server
         return int(told[0] * 1000 + told[1] // 1000)
 
     assert register(5) == register(9) == runs.RunState(5, None)
-    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == runs.RunState(5, None)
+    assert server.hold(runs.find_run(KEYS, shape, "r", no_patience())) == runs.RunState(5, None)
     before = now()
     first, second = seal(10), seal(11)
     assert first.sealed is not None
     assert second.sealed is not None
     assert before <= first.sealed <= second.sealed <= now()
     assert (first.begun, first.records) == (5, 0)
-    assert server.hold(runs.find_run(KEYS, "r", no_patience())) == second
+    assert server.hold(runs.find_run(KEYS, shape, "r", no_patience())) == second
     assert register(12) == runs.RunState(5, None)
     assert seal(13).sealed is not None
     backend.sync.flushall()
@@ -408,9 +410,10 @@ def test_a_run_is_begun_sealed_and_opened_again(backend: Backend, server: Server
 @pytest.mark.parametrize("noted", ["", "7", "[]", '{"begun":"x","sealed":null}', '{"begun":1,"sealed":1.5}', "{"])
 def test_a_run_that_cannot_be_read(backend: Backend, server: Server, noted: str) -> None:
     """It is named, and nothing else happens."""
+    shape = server.hold(queue.open_queue(KEYS, SHARDS, 0, no_patience()))
     backend.sync.hset(KEYS.runs, "r", noted)
     with pytest.raises(ServerRefused, match="run 'r'"):
-        server.hold(runs.find_run(KEYS, "r", no_patience()))
+        server.hold(runs.find_run(KEYS, shape, "r", no_patience()))
 
 
 @pytest.mark.parametrize("which", ["stream", "books", "ledger", "run", "lanes", "bell"])

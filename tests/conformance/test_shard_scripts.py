@@ -11,6 +11,7 @@ import pytest
 import declared_keys
 from buried import alone, refused
 from upsertq import Server
+from upsertq.client.enqueue import ENQUEUE, Enqueuer, Limits
 from upsertq.client.pack import Packer
 from upsertq.contract import queue
 from upsertq.contract.books import COUNTERS
@@ -18,12 +19,12 @@ from upsertq.contract.dead_letter import Reason, encode_letter, place
 from upsertq.contract.errors import QueueFull, QueueLost, ServerRefused
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Failed, Patience, Script, run_scripts
-from upsertq.client.enqueue import ENQUEUE, Enqueuer, Limits
 from upsertq.contract.queue import CREATE, FOUND, QueueShape
 from upsertq.contract.record import make_record
 from upsertq.contract.runs import RUN
 from upsertq.contract.wire import decode
-from upsertq.dead.finding import HEADS, Selector, make_plan
+from upsertq.dead.choice import HEADS, Selector
+from upsertq.dead.finding import make_plan
 from upsertq.dead.moves import DISCARD, REPLAY, Tally, replay
 from worker_scripts import LEASE, MARK, RELEASE, SETTLE, DeadRow, Settling, ShardWorker, settle_call
 
@@ -434,7 +435,7 @@ def test_the_greatest_lsn_is_kept_as_text(bench: Bench) -> None:
 DAMAGE: list[tuple[str, str, str]] = [
     ("books", name, value)
     for name in ("pending", "bytes", "acked", "superseded", "dead", "settled_at", "reason:refused")
-    for value in ("x", "", "1e3", "1" * 16)
+    for value in ("x", "", "1e3", "05", "9" * 16)
 ]
 DAMAGE += [("run", name, "0x1") for name in ("pending", "bytes", "acked", "dead", "reason:refused")]
 DAMAGE += [("books", "requests", "many"), ("books", "lsn:", "-1"), ("dead_ids", "\0a", "D,1-1-1-1,1-1,")]
@@ -452,7 +453,8 @@ def test_damaged_counters_settle_nothing(bench: Bench, key: str, field: str, val
     before = bench.state()
     reply = bench.worker.settle([settling], now_ms=5)
     assert isinstance(reply, Failed), reply
-    assert reply.message.startswith(f"DAMAGED {name} {field}".partition("\0")[0])
+    told = "holds a mark that cannot be read" if key == "dead_ids" else f"holds as {field} what is no counter"
+    assert reply.message.startswith(f"DAMAGED {name} {told}")
     assert bench.state() == before
 
 
@@ -468,7 +470,7 @@ def test_a_key_of_a_foreign_type_settles_nothing(bench: Bench, which: str) -> No
     before = bench.state()
     reply = bench.worker.settle([settling])
     assert isinstance(reply, Failed)
-    assert "WRONGTYPE" in reply.message
+    assert reply.message.startswith(f"DAMAGED {name} is no ")
     assert bench.state() == before
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pytest
@@ -13,97 +13,147 @@ import redis
 from servers import available_kinds
 from upsertq.admin.audit import audit
 from upsertq.client.async_producer import AsyncProducer
-from upsertq.contract.books import Books
+from upsertq.contract.books import COUNTERS, Books
 from upsertq.contract.dead_letter import Reason, Verdict
-from upsertq.contract.errors import QueueFull, ServerUnavailable
-from upsertq.contract.keys import CONSUMER, GROUP, QueueKeys
+from upsertq.contract.errors import QueueFull, QueueLost, ServerUnavailable
+from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
-from upsertq.contract.queue import QueueShape
+from upsertq.contract.queue import QueueShape, find_queue, open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import decode, one_record
-from upsertq_worker.ordering.model import Grave, Settlement
-from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.ordering.model import DeadRecord, Settlement
+from upsertq_worker.queue.protocols import START, Delivery, Settled, ShardsDamaged, Stream
 from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.queue.usage import Metered
 from waiting import wait_until_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from conftest import Backend
     from servers import RealServer, ServerKind
-    from upsertq_worker.queue.protocols import Delivery
 
-SHARDS = 2
-LEASE = 30.0
-KEYS = QueueKeys("q")
+SHARDS: Final = 2
+LEASE: Final = 30.0
+KEYS: Final = QueueKeys("q")
+OURS: Final = {0: 1, 1: 1}
+"""Both shards under their first epoch."""
+NOW_MS: Final = 1_700_000_000_000
+
+
+def no_patience() -> Patience:
+    """A patience that is over at once."""
+    return Patience(0, time.monotonic, random.Random(1))
 
 
 class Bench:
-    """A queue on one server, and workers who use it."""
+    """A queue on one server, and workers that use it."""
 
-    def __init__(self, server: AsyncServer, sync: redis.Redis) -> None:
+    def __init__(self, server: AsyncServer, sync: redis.Redis, shape: QueueShape) -> None:
         self.server = server
         self.sync = sync
+        self.shape = shape
+
+    @classmethod
+    async def on(cls, server: AsyncServer, sync: redis.Redis) -> Bench:
+        """A new queue."""
+        shape = await server.hold(open_queue(KEYS, SHARDS, NOW_MS, no_patience()))
+        return cls(server, sync, shape)
 
     def worker(self, name: str = "me", lease: float = LEASE) -> RedisQueue:
         """The queue as a worker sees it."""
-        return RedisQueue(self.server, QueueShape("q", SHARDS, None), name, lease)
+        return RedisQueue(self.server, self.shape, name, lease)
 
-    async def put(self, ids: list[str], run: str = "") -> None:
+    async def holder(self, name: str = "me") -> RedisQueue:
+        """A worker that holds both shards."""
+        worker = self.worker(name)
+        await worker.lease({0: 0, 1: 0}, take=True)
+        return worker
+
+    async def put(self, ids: list[str], run: str = "", namespace: str = "") -> None:
         """Enqueue a record for each id, one entry a call and shard."""
         producer = AsyncProducer("q", url=self.server, shards=SHARDS, timeout=0)
-        await producer.put_many(ids, np.ones((len(ids), 2), np.float32), run=run)
+        await producer.put_many(ids, np.ones((len(ids), 2), np.float32), run=run, namespace=namespace)
         await producer.flush()
 
-    def expire(self, shard: int) -> None:
-        """Let a lease run out."""
-        self.sync.delete(KEYS.shard(shard).lease)
+    def expire(self, *shards: int) -> None:
+        """Let leases run out."""
+        for shard in shards:
+            self.sync.delete(KEYS.shard(shard).lease)
 
     def shard_books(self, shard: int, run: str = "") -> dict[str, int]:
         """The counters of a shard, or of a run in it, without the zeros."""
         keys = KEYS.shard(shard)
         told: Any = self.sync.hgetall(keys.run(run) if run else keys.books)
-        return {name.decode(): int(value) for name, value in told.items() if int(value) and name != b"epoch"}
+        known = {name.encode(): name for name in COUNTERS}
+        return {known[name]: int(value) for name, value in told.items() if name in known and int(value)}
+
+    def everything(self) -> dict[bytes, Any]:
+        """Every key of the server."""
+        keys: Any = self.sync.keys()
+        return {key: self.sync.dump(key) for key in keys}
 
     async def drifts(self) -> tuple[Any, ...]:
         """What the audit finds wrong."""
-        shape = QueueShape("q", SHARDS, None)
-        return (await self.server.hold(audit(KEYS, shape, Patience(0, time.monotonic, random.Random(1))))).drifts
+        shape = await self.server.hold(find_queue(KEYS, no_patience()))
+        return (await self.server.hold(audit(KEYS, shape, no_patience()))).drifts
 
 
 @pytest.fixture
 async def bench(backend: Backend) -> Bench:
     """Provide an empty queue on every backend."""
-    return Bench(AsyncServer(backend.make_async()), backend.sync)
+    return await Bench.on(AsyncServer(backend.make_async()), backend.sync)
 
 
-def settlement(delivery: Delivery, run: str = "", *, superseded: int = 0, dead: int = 0) -> Settlement:
+def settlement(delivery: Delivery, *, superseded: int = 0, dead: int = 0) -> Metered:
     """The settling of a whole entry, acknowledged but for what is said."""
-    assert delivery.fields is not None
     entry = decode(delivery.fields)
     n = len(entry.ids)
-    acked = n - superseded - dead
-    graves = tuple(
-        Grave(row, one_record(entry, row, f"{delivery.stream_id}-{row}"), Verdict(Reason.REFUSED))
+    letters = tuple(
+        DeadRecord(row, one_record(entry, row, f"{delivery.stream_id}-{row}"), Verdict(Reason.REFUSED))
         for row in range(dead)
     )
-    return Settlement(
-        delivery.shard, delivery.stream_id, run, n, entry.size, acked, superseded, delivery.stream_id, graves
+    one = Settlement(
+        delivery.shard,
+        delivery.stream_id,
+        delivery.namespace,
+        entry.run,
+        n,
+        entry.size,
+        n - superseded - dead,
+        superseded,
+        delivery.stream_id,
+        letters,
+        entry.ids,
     )
+    return Metered(one, NOW_MS)
 
 
-async def read_all(worker: RedisQueue, cursor: str = NEW) -> list[Delivery]:
-    """One read of both shards."""
-    return await worker.read(dict.fromkeys(range(SHARDS), cursor), 100, 0.01)
+async def read_all(worker: RedisQueue, count: int = 1_000) -> list[Delivery]:
+    """All that stands in every lane of both shards, from the first entry on."""
+    lists = await worker.lanes(range(SHARDS))
+    cursors = {(shard, name): START for shard, lanes in lists.items() for name in lanes.namespaces}
+    bells = {shard: lanes.place for shard, lanes in lists.items()}
+    return list((await worker.read(cursors, bells, count, 0.01)).deliveries)
+
+
+async def settle_all(worker: RedisQueue, held: dict[int, int], settlements: Sequence[Metered]) -> frozenset[int]:
+    """The shards that turn out to be foreign, where nothing is damaged."""
+    came_of_it = await worker.settle(held, settlements)
+    assert not came_of_it.faults
+    return came_of_it.foreign
+
+
+# leases
 
 
 async def test_a_free_lease_is_taken_prolonged_and_respected(bench: Bench) -> None:
-    """The first worker gets epoch 1 of every shard and keeps it; another one is told who has it."""
+    """The first worker gets epoch 1 of every shard and keeps it; another one is told which worker has it."""
     first, second = bench.worker("first"), bench.worker("second")
     grants = await first.lease({0: 0, 1: 0}, take=True)
-    assert [(grant.shard, grant.epoch) for grant in grants] == [(0, 1), (1, 1)]
+    assert [(one.shard, one.epoch, one.clean, one.deaths) for one in grants] == [(0, 1, True, 0), (1, 1, True, 0)]
     bench.sync.pexpire(KEYS.shard(0).lease, 5_000)
-    grants = await first.lease({0: 1, 1: 1}, take=True)
+    grants = await first.lease(OURS, take=True)
     assert [grant.epoch for grant in grants] == [1, 1]
     assert int(bench.sync.pttl(KEYS.shard(0).lease)) > 20_000
     grants = await second.lease({0: 0, 1: 0}, take=True)
@@ -121,134 +171,176 @@ async def test_prolonging_takes_nothing(bench: Bench) -> None:
 
 
 async def test_a_lease_expires_by_itself(bench: Bench) -> None:
-    """A worker that says nothing loses its shard after the lease's life."""
+    """A worker that says nothing loses its shard after the lease's life, and that counts as a death."""
     await bench.worker("dead", lease=0.05).lease({0: 0}, take=True)
     heir = bench.worker("heir")
 
-    async def taken() -> int:
-        return (await heir.lease({0: 0}, take=True))[0].epoch
+    async def taken() -> bool:
+        (grant,) = await heir.lease({0: 0}, take=True)
+        return (grant.epoch, grant.clean, grant.deaths) == (2, False, 1)
 
-    assert await wait_until_async(taken, 5, "the lease is free") == 2
+    assert await wait_until_async(taken, 5, "the lease is free")
 
 
 async def test_an_epoch_grows_with_every_holder_and_returns_only_to_its_own(bench: Bench) -> None:
-    """Who lost a lease unnoticed gets the same epoch again if nobody came between, else a new one."""
+    """What lost a lease unnoticed gets the same epoch again if no other came between, else a new one."""
     first, second = bench.worker("first"), bench.worker("second")
-    assert (await first.lease({0: 0}, take=True))[0].epoch == 1
-    bench.expire(0)
-    assert (await first.lease({0: 1}, take=True))[0].epoch == 1
-    bench.expire(0)
-    assert (await second.lease({0: 0}, take=True))[0].epoch == 2
-    bench.expire(0)
-    assert (await first.lease({0: 1}, take=True))[0].epoch == 3
-    bench.expire(0)
-    assert (await second.lease({0: 2}, take=True))[0].epoch == 4
+    told = []
+    for worker, believed in ((first, 0), (first, 1), (second, 0), (first, 1), (second, 2)):
+        (grant,) = await worker.lease({0: believed}, take=True)
+        told.append((grant.epoch, grant.deaths))
+        bench.expire(0)
+    assert told == [(1, 0), (1, 0), (2, 1), (3, 2), (4, 3)]
+
+
+async def test_a_takeover_knows_what_stood_there(bench: Bench) -> None:
+    """The clock is the last sequence given, whatever was settled since."""
+    await bench.put(["a", "b", "c", "d"])
+    worker = bench.worker()
+    grants = {grant.shard: grant for grant in await worker.lease({0: 0, 1: 0}, take=True)}
+    read = await read_all(worker)
+    assert {one.shard: one.stream_id for one in read} == {shard: grant.clock for shard, grant in grants.items()}
+    assert await settle_all(worker, OURS, [settlement(one) for one in read]) == frozenset()
+    bench.expire(0, 1)
+    assert [grant.clock for grant in await worker.lease({0: 0, 1: 0}, take=True)] == [grants[0].clock, grants[1].clock]
 
 
 async def test_a_lease_is_given_up_now_or_later(bench: Bench) -> None:
-    """At once, or kept for the quarantine; never somebody else's."""
+    """At once, or kept for the quarantine; clean either way; never another worker's."""
     worker, other = bench.worker("me:with:colons"), bench.worker("other")
     await worker.lease({0: 0, 1: 0}, take=True)
-    await other.release({0: 1, 1: 1}, {})
+    await other.release(OURS, {})
     assert [grant.holder for grant in await other.lease({0: 0, 1: 0}, take=True)] == ["me:with:colons"] * 2
-    await worker.release({0: 1, 1: 1}, {1: 2.0})
+    await worker.release(OURS, {1: 2.0})
     free, kept = await other.lease({0: 0, 1: 0}, take=True)
-    assert (free.epoch, kept.epoch) == (2, 0)
+    assert (free.epoch, free.clean, kept.epoch) == (2, True, 0)
     assert 0 < int(bench.sync.pttl(KEYS.shard(1).lease)) <= 2_000
+    bench.expire(1)
+    (kept,) = await other.lease({1: 0}, take=True)
+    assert (kept.epoch, kept.clean, kept.deaths) == (2, True, 0)
 
 
-async def test_the_group_is_made_with_the_lease_and_misses_nothing(bench: Bench) -> None:
-    """Entries enqueued before any worker came are read; a second holder's lease keeps the group's place."""
-    await bench.put(["a", "b", "c", "d"])
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
-    found = await read_all(worker)
-    assert sorted(i for one in found if one.fields is not None for i in decode(one.fields).ids) == ["a", "b", "c", "d"]
-    bench.expire(0)
-    await bench.worker("other").lease({0: 0}, take=True)
-    assert await bench.worker("other").read({0: NEW}, 10, 0.01) == []
+# reading
 
 
-async def test_a_group_that_is_gone_is_made_again(bench: Bench, backend: Backend) -> None:
-    """A stream that was deleted under a worker is no reason to die: the next round of leases makes it anew."""
-    if backend.server is None:
-        pytest.skip("fakeredis words this error as no server does")
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
-    bench.sync.delete(KEYS.shard(0).stream)
-    with pytest.raises(ServerUnavailable, match="group"):
-        await worker.read({0: NEW}, 10, 0.01)
-    assert (await worker.lease({0: 1, 1: 1}, take=True))[0].epoch == 1
-    assert await worker.read({0: NEW}, 10, 0.01) == []
+async def test_lanes_are_listed_and_rung(bench: Bench) -> None:
+    """What stood there is listed; what enters later rings, once while its stream is there."""
+    await bench.put(["a"], namespace="first")
+    (shard,) = (one for one in range(SHARDS) if bench.shard_books(one))
+    worker = await bench.holder()
+    lanes = await worker.lanes([0, 1])
+    assert (lanes[shard].namespaces, lanes[1 - shard].namespaces) == (["first"], [])
+    bells = {one: lanes[one].place for one in range(SHARDS)}
+    for _ in range(2):
+        await bench.put([f"{number}" for number in range(20)], namespace="ünter")
+    await bench.put(["a"], namespace="first")
+    read = await worker.read({(shard, "first"): START}, bells, 10, 0.01)
+    assert {(ring.shard, ring.namespace) for ring in read.rings} == {(0, "ünter"), (1, "ünter")}
+    assert len(read.rings) == 2
+    assert len(read.deliveries) == 2
+    again = await worker.read({}, {ring.shard: ring.place for ring in read.rings}, 10, 0.01)
+    assert (again.rings, again.deliveries) == ([], [])
 
 
-async def test_own_pending_entries_come_first_and_in_order(bench: Bench) -> None:
-    """A new holder finds what the old one had read, in the order of the stream and page by page, then what is new."""
-    worker, heir = bench.worker("old"), bench.worker("heir")
-    await worker.lease({0: 0, 1: 0}, take=True)
+async def test_reading_has_no_side_effect(bench: Bench) -> None:
+    """Page by page from a cursor, in the order of the stream; another worker reads the same from the start."""
+    worker = await bench.holder()
     for number in range(5):
         await bench.put([f"a{number}"] * 3)
+    before = bench.everything()
     read = await read_all(worker)
-    for shard in range(SHARDS):
-        bench.expire(shard)
-    await heir.lease({0: 0, 1: 0}, take=True)
-    for shard in range(SHARDS):
-        expected = [one.stream_id for one in read if one.shard == shard]
-        cursor, found = "0-0", []
-        while page := await heir.read({shard: cursor}, 2, 0.01):
+    for stream in {(one.shard, one.namespace) for one in read}:
+        expected = [one.stream_id for one in read if one.shard == stream[0]]
+        cursor, found = START, []
+        while page := (await bench.worker("heir").read({stream: cursor}, {}, 2, 0.01)).deliveries:
             assert len(page) <= 2
             found += [one.stream_id for one in page]
             cursor = page[-1].stream_id
         assert found == expected
-    assert await read_all(heir) == []
+    assert bench.everything() == before
 
 
-async def test_the_oldest_pending_entry_behind_a_place(bench: Bench) -> None:
-    """It is named for each shard that has one."""
+async def test_a_read_waits_for_what_comes(bench: Bench) -> None:
+    """A bell that rings ends the wait."""
+    worker = await bench.holder()
+    begun = time.monotonic()
+    assert (await worker.read({}, {0: START, 1: START}, 10, 0.05)).rings == []
+    assert time.monotonic() - begun >= 0.04
+    await bench.put(["a"])
+    assert len((await worker.read({}, {0: START, 1: START}, 10, 10.0)).rings) == 1
+
+
+async def test_a_stream_that_is_none_is_named(bench: Bench) -> None:
+    """It is told which one it is, and the others can be read without it."""
+    await bench.put(["a"], namespace="good")
+    (shard,) = (one for one in range(SHARDS) if bench.shard_books(one))
+    bench.sync.set(KEYS.shard(shard).stream("bad"), "mine")
+    worker = await bench.holder()
+    good, bad = Stream((shard, "good")), Stream((shard, "bad"))
+    read = await worker.read({good: START, bad: START}, {shard: START}, 10, 0.01)
+    assert not read.deliveries
+    assert list(read.faults) == [bad]
+    assert "is no stream" in read.faults[bad]
+    assert len((await worker.read({good: START}, {shard: START}, 10, 0.01)).deliveries) == 1
+
+
+@pytest.mark.parametrize("key", ["bell", "lanes"])
+async def test_a_damaged_shard_is_named(bench: Bench, key: str) -> None:
+    """Its bell or its lanes are of a foreign type: the shard is named, and what to do."""
+    worker = await bench.holder()
+    bench.sync.delete(getattr(KEYS.shard(1), key))
+    bench.sync.set(getattr(KEYS.shard(1), key), "mine")
+    with pytest.raises(ShardsDamaged, match="RENAME it") as raised:
+        await worker.lanes([0, 1])
+    assert list(raised.value.faults) == [1]
+    if key == "bell":
+        with pytest.raises(ShardsDamaged, match="RENAME it") as raised:
+            await worker.read({}, {0: START, 1: START}, 10, 0.01)
+        assert list(raised.value.faults) == [1]
+
+
+async def test_a_damaged_shard_cannot_be_held_and_the_others_can(bench: Bench) -> None:
+    """A grant says why, until it is mended."""
     worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
-    assert await worker.oldest_pending({0: "0-0", 1: "0-0"}) == {}
-    for number in range(3):
-        await bench.put([f"x{number}"])
-    read = await read_all(worker)
-    for shard in {one.shard for one in read}:
-        ids = [one.stream_id for one in read if one.shard == shard]
-        assert await worker.oldest_pending({shard: "0-0"}) == {shard: ids[0]}
-        assert await worker.oldest_pending({shard: ids[-1]}) == {}
-        if len(ids) > 1:
-            assert await worker.oldest_pending({shard: ids[0]}) == {shard: ids[1]}
+    bench.sync.hset(KEYS.shard(0).books, "epoch", "abc")
+    grants = {grant.shard: grant for grant in await worker.lease({0: 0, 1: 0}, take=True)}
+    assert (grants[0].epoch, grants[1].epoch) == (0, 1)
+    assert "holds as epoch" in grants[0].fault
+    bench.sync.hset(KEYS.shard(0).books, "epoch", "7")
+    grants = {grant.shard: grant for grant in await worker.lease({0: 0, 1: 1}, take=True)}
+    assert (grants[0].epoch, grants[0].fault) == (8, "")
+
+
+# settling
 
 
 async def test_settling_moves_records_into_the_books_once(bench: Bench) -> None:
-    """The entry leaves the stream, shard and run count it, and the same call again changes nothing."""
+    """The entry leaves its stream, shard and run count it, and the same call again changes nothing."""
     await bench.put(["a"] * 6, run="r")
     await bench.put(["a"] * 4)
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
+    worker = await bench.holder()
     first, second = await read_all(worker)
     shard = first.shard
-    settlements = [settlement(first, "r", superseded=2, dead=1), settlement(second)]
-    assert (await worker.backlog([shard]))[shard] == 2
-    for _ in range(2):
-        assert await worker.settle({shard: 1}, settlements) == frozenset()
+    keys = KEYS.shard(shard)
+    assert bench.sync.xlen(keys.stream("")) == 2
+    settlements = [settlement(first, superseded=2, dead=1), settlement(second)]
+    for number in range(2):
+        came_of_it = await worker.settle({shard: 1}, settlements)
+        assert came_of_it == Settled(frozenset(), {(shard, ""): second.stream_id}), number
         # the dead record's id was acknowledged in a newer version beside it: it is superseded after all
         assert bench.shard_books(shard) == {"enqueued": 10, "acked": 7, "superseded": 3}
         assert bench.shard_books(shard, "r") == {"enqueued": 6, "acked": 3, "superseded": 3}
-    assert (await worker.backlog([shard]))[shard] == 0
+    assert not bench.sync.exists(keys.stream(""), keys.lanes)
     assert await worker.books() == Books(enqueued=10, acked=7, superseded=3)
-    pending: Any = bench.sync.xpending(KEYS.shard(shard).stream, GROUP)
-    assert pending["pending"] == 0
 
 
 async def test_settling_part_leaves_the_rest(bench: Bench) -> None:
     """The audit finds nothing wrong in between."""
     for number in range(4):
-        await bench.put([f"k{number}", f"l{number}"], run="r")
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
-    read = await read_all(worker)
-    for delivery in read:
-        await worker.settle({0: 1, 1: 1}, [settlement(delivery, "r")])
+        await bench.put([f"k{number}", f"l{number}"], run="r", namespace=f"n{number % 2}")
+    worker = await bench.holder()
+    for delivery in await read_all(worker):
+        assert await settle_all(worker, OURS, [settlement(delivery)]) == frozenset()
         assert await bench.drifts() == ()
     assert await worker.books() == Books(enqueued=8, acked=8)
 
@@ -256,65 +348,104 @@ async def test_settling_part_leaves_the_rest(bench: Bench) -> None:
 async def test_a_fenced_worker_settles_nothing(bench: Bench) -> None:
     """With a lease that is gone, another's or of another epoch: told so for that shard, the other one is settled."""
     await bench.put([f"{number}" for number in range(20)])
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
+    worker, other = await bench.holder(), bench.worker("other")
     read = await read_all(worker)
     assert {one.shard for one in read} == {0, 1}
     settlements = [settlement(one) for one in read]
+    of_first = [one for one in settlements if one.settlement.shard == 0]
     bench.expire(0)
     before = bench.shard_books(0)
-    assert await worker.settle({0: 1, 1: 1}, settlements) == {0}
+    assert await settle_all(worker, OURS, settlements) == {0}
     assert bench.shard_books(0) == before
     assert "pending" not in bench.shard_books(1)
-    await bench.worker("other").lease({0: 0}, take=True)
-    assert await worker.settle({0: 1}, [one for one in settlements if one.shard == 0]) == {0}
-    assert await bench.worker("other").settle({0: 1}, [one for one in settlements if one.shard == 0]) == {0}
+    await other.lease({0: 0}, take=True)
+    assert await settle_all(worker, {0: 1}, of_first) == {0}
+    assert await settle_all(other, {0: 1}, of_first) == {0}
     assert bench.shard_books(0) == before
-    assert await bench.worker("other").settle({0: 2}, [one for one in settlements if one.shard == 0]) == frozenset()
+    assert await settle_all(other, {0: 2}, of_first) == frozenset()
     assert "pending" not in bench.shard_books(0)
+
+
+async def test_a_damaged_shard_settles_nothing_and_the_others_all(bench: Bench) -> None:
+    """What is damaged is told by shard; mended, the same settlements are carried out."""
+    await bench.put([f"{number}" for number in range(20)])
+    worker = await bench.holder()
+    settlements = [settlement(one) for one in await read_all(worker)]
+    right: Any = bench.sync.hget(KEYS.shard(0).books, "pending")
+    bench.sync.hset(KEYS.shard(0).books, "pending", "many")
+    came_of_it = await worker.settle(OURS, settlements)
+    assert list(came_of_it.faults) == [0]
+    assert "holds as pending what is no counter" in came_of_it.faults[0]
+    assert bench.sync.xlen(KEYS.shard(0).stream("")) == 1
+    assert "pending" not in bench.shard_books(1)
+    bench.sync.hset(KEYS.shard(0).books, "pending", right)
+    assert await settle_all(worker, OURS, settlements) == frozenset()
+    assert await worker.books() == Books(enqueued=20, acked=20)
 
 
 async def test_many_settlements_go_in_order_by_pages(bench: Bench) -> None:
     """More than one call's worth: all are settled, and with a foreign lease none."""
     producer = AsyncProducer("q", url=bench.server, shards=SHARDS, timeout=0)
     for number in range(450):
-        await producer.put(f"id{number}", [1.0])
+        await producer.put(f"id{number}", [1.0], namespace=f"n{number % 3}")
         await producer.flush()
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
-    settlements = [settlement(one) for one in await worker.read({0: NEW, 1: NEW}, 1000, 0.01)]
+    worker = await bench.holder()
+    settlements = [settlement(one) for one in await read_all(worker)]
     assert len(settlements) == 450
-    assert await worker.settle({0: 9, 1: 9}, settlements) == {0, 1}
-    assert await worker.settle({0: 1, 1: 1}, settlements) == frozenset()
+    assert await settle_all(worker, {0: 9, 1: 9}, settlements) == {0, 1}
+    came_of_it = await worker.settle(OURS, settlements)
+    assert came_of_it.foreign == frozenset()
+    assert set(came_of_it.emptied or {}) == {(shard, f"n{number}") for shard in range(SHARDS) for number in range(3)}
     assert await worker.books() == Books(enqueued=450, acked=450)
 
 
-async def test_an_entry_that_is_gone_is_read_as_gone_and_can_be_settled(bench: Bench) -> None:
-    """Somebody deleted it from the stream: its mark as pending goes, and the books keep the drift to be seen."""
+async def test_an_entry_that_is_gone_is_not_counted(bench: Bench) -> None:
+    """It was deleted from its stream: settling it counts nothing, and the audit sees the drift."""
     await bench.put(["a"])
     await bench.put(["a"])
-    worker = bench.worker()
-    await worker.lease({0: 0, 1: 0}, take=True)
+    worker = await bench.holder()
     first, second = await read_all(worker)
-    bench.sync.xdel(KEYS.shard(first.shard).stream, first.stream_id)
-    again = await worker.read({first.shard: "0-0"}, 10, 0.01)
-    assert [(one.stream_id, one.fields is None) for one in again] == [
-        (first.stream_id, True),
-        (second.stream_id, False),
-    ]
-    gone = Settlement(first.shard, first.stream_id, "", 0, 0, 0, 0)
-    assert await worker.settle({first.shard: 1}, [gone, settlement(second)]) == frozenset()
-    assert await worker.read({first.shard: "0-0"}, 10, 0.01) == []
-    assert bench.shard_books(first.shard)["pending"] == 1
+    bench.sync.xdel(KEYS.shard(first.shard).stream(""), first.stream_id)
+    assert await settle_all(worker, OURS, [settlement(first, dead=1), settlement(second)]) == frozenset()
+    assert bench.shard_books(first.shard) == {"enqueued": 2, "acked": 1, "pending": 1, "bytes": 8 + 1} or (
+        bench.shard_books(first.shard)["pending"] == 1
+    )
+    assert not bench.sync.exists(KEYS.shard(first.shard).dead)
     assert await bench.drifts() != ()
 
 
+async def test_another_creation_of_the_queue_is_refused(bench: Bench) -> None:
+    """Every call on a shard says that the queue is lost, and changes nothing."""
+    await bench.put(["a"])
+    worker = await bench.holder()
+    read = await read_all(worker)
+    bench.sync.hset(KEYS.shard(read[0].shard).books, "incarnation", "other")
+    before = bench.everything()
+    shard = read[0].shard
+    for call in (
+        worker.lease(OURS, take=True),
+        worker.release(OURS, {}),
+        worker.mark(OURS, {shard: "x"}),
+        worker.settle(OURS, [settlement(read[0])]),
+        worker.books(),
+    ):
+        with pytest.raises(QueueLost, match=f"shard {shard} is gone, or of another creation"):
+            await call
+    after = bench.everything()
+    assert {key: value for key, value in after.items() if f":{shard}}}".encode() in key} == {
+        key: value for key, value in before.items() if f":{shard}}}".encode() in key
+    }
+
+
 async def test_heartbeats_come_and_go(bench: Bench) -> None:
-    """The latest one of each worker, until it leaves."""
+    """The latest one of each worker, dated by the server, until it leaves."""
     worker = bench.worker("w1")
-    await worker.beat({"at": 1})
-    await worker.beat({"at": 2})
-    assert bench.sync.hgetall(KEYS.workers) == {b"w1": b'{"at":2}'}
+    await worker.beat({"at": 1, "posted": 1})
+    await worker.beat({"at": 2, "posted": 2})
+    told: Any = bench.sync.hgetall(KEYS.workers)
+    assert list(told) == [b"w1"]
+    assert b'"posted":2' in told[b"w1"]
+    assert b'"at":2,' not in told[b"w1"]
     await worker.leave()
     assert bench.sync.exists(KEYS.workers) == 0
 
@@ -325,34 +456,24 @@ async def test_a_full_server_can_be_drained(kind: ServerKind, make_server: Calla
     server = make_server(kind)
     with server.client() as sync:
         connection = AsyncServer.at(server.url)
-        bench = Bench(connection, sync)
+        bench = await Bench.on(connection, sync)
         for number in range(12):
-            await bench.put([f"{number}-{i}" for i in range(25)], run="r")
+            await bench.put([f"{number}-{i}" for i in range(25)], run="r", namespace=f"n{number % 3}")
         sync.config_set("maxmemory", 1)
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             sync.set("x", "y")
         with pytest.raises((QueueFull, ServerUnavailable)):
             await bench.put(["more"])
         worker = bench.worker()
-        assert [grant.epoch for grant in await worker.lease({0: 0, 1: 0}, take=True)] == [1, 1]
-        assert [grant.epoch for grant in await worker.lease({0: 1, 1: 1}, take=True)] == [1, 1]
+        for believed in ({0: 0, 1: 0}, OURS):
+            assert [grant.epoch for grant in await worker.lease(believed, take=True)] == [1, 1]
         with pytest.raises(ServerUnavailable, match=r"OOM|memory"):
             await worker.beat({"at": 1})
         read = await read_all(worker)
-        assert await read_all(worker, "0-0") == read
-        assert await worker.settle({0: 1, 1: 1}, [settlement(one, "r") for one in read]) == frozenset()
-        assert await worker.books() == Books(enqueued=300, acked=300)
+        assert await worker.mark(OURS, {0: "x", 1: "y"}, 0) == frozenset()
+        assert await settle_all(worker, OURS, [settlement(one, dead=1) for one in read]) == frozenset()
+        assert await worker.books() == Books(enqueued=300, acked=300 - len(read), dead=len(read))
         assert await bench.drifts() == ()
         await worker.leave()
-        await worker.release({0: 1, 1: 1}, {})
+        await worker.release(OURS, {})
         await connection.close()
-
-
-async def test_a_former_holders_name_is_not_enough(bench: Bench) -> None:
-    """All holders read as the one consumer of the group, so nothing is left behind in another's name."""
-    await bench.put(["a"])
-    worker = bench.worker("one")
-    await worker.lease({0: 0, 1: 0}, take=True)
-    (delivery,) = await read_all(worker)
-    told: Any = bench.sync.xpending_range(KEYS.shard(delivery.shard).stream, GROUP, "-", "+", 10)
-    assert [one["consumer"] for one in told] == [CONSUMER.encode()]

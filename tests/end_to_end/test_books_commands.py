@@ -53,7 +53,7 @@ def settle(client: redis.Redis, *, dead: int = 0) -> None:
                 bad = dead if k == 0 else 0
                 settled = {"acked": int(pending) - bad, "dead": bad, "pending": 0, "bytes": 0}
                 pipeline.hset(name, mapping=settled)  # type: ignore[arg-type]
-            pipeline.delete(shard.stream)
+            pipeline.delete(shard.stream(""), shard.lanes)
         for _ in range(dead):
             pipeline.xadd(KEYS.shard(0).dead, {"id": "x", "run": "night"})
         pipeline.execute()
@@ -116,7 +116,7 @@ def test_status_as_text(url: str) -> None:
 def test_the_newest_runs_come_first(url: str, client: redis.Redis) -> None:
     """Of many runs only the ten newest are shown, and how many there are."""
     for i in range(30):
-        client.hset(KEYS.runs, f"run-{i}", i)
+        client.hset(KEYS.runs, f"run-{i}", json.dumps({"begun": i, "sealed": None}))
     document = json.loads(call("status", "--queue", "q", "--json", url=url).stdout)
     assert [run["run"] for run in document["runs"]] == ["night", *(f"run-{i}" for i in range(29, 20, -1))]
     assert document["runs_known"] == 31

@@ -41,10 +41,10 @@ def url(redis_server: RealServer, client: redis.Redis) -> str:
     with Producer("q", url=Server(client), shards=2) as producer:
         producer.put_many(["a", "b", "c", "d"], np.ones((4, 4)))
     for shard in map(KEYS.shard, range(2)):
-        entries: Any = client.xrange(shard.stream)
-        client.delete(shard.stream)
+        entries: Any = client.xrange(shard.stream(""))
+        client.delete(shard.stream(""))
         for at, fields in entries:
-            client.xadd(shard.stream, fields, id=f"{int(at.split(b'-')[0]) - 3_600_000}-0")
+            client.xadd(shard.stream(""), fields, id=f"{int(at.split(b'-')[0]) - 3_600_000}-0")
     beat(client)
     return redis_server.url
 

@@ -123,7 +123,7 @@ def url(redis_server: RealServer, client: redis.Redis) -> str:
     with Producer("q", url=Server(client), shards=1) as producer:
         producer.put_many([ASCII, "b"], np.ones((2, 2)), namespace=ASCII, run="r", metadata=[{HOSTILE: HOSTILE}] * 2)
     bury(client)
-    client.hset(KEYS.runs, ASCII, 1)
+    client.hset(KEYS.runs, ASCII, orjson.dumps({"begun": 1, "sealed": 1, "records": 1}))
     client.hset(KEYS.paused, scope_of(HOSTILE), note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE)))
     client.hset(KEYS.paused, HOSTILE, note(Paused(HOSTILE, HOSTILE, 1.0, HOSTILE, by_hand=True)))
     client.set(KEYS.shard(0).lease, f"1:{HOSTILE}", px=3_600_000)

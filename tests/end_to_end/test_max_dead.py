@@ -61,7 +61,7 @@ def test_a_load_is_refused_then_goes_on_exactly(url: str, tmp_path: Path, redis_
         "enqueued": COUNT + 100, "acked": 75, "superseded": 0, "discarded": 20, "dead": 5, "pending": COUNT,
     }  # fmt: skip
     with redis_server.client() as client:
-        assert sum(client.xlen(KEYS.shard(k).stream) for k in range(2)) > 0
+        assert sum(client.xlen(KEYS.shard(k).stream("")) for k in range(2)) > 0
         assert sum(client.xlen(KEYS.shard(k).dead) for k in range(2)) == 5
     call("audit", *Q, url=url)
 

@@ -64,7 +64,7 @@ def check(server: RealServer, expected: list[str]) -> None:
     with server.client() as client:
         found: list[str] = []
         for k in range(SHARDS):
-            entries: Any = client.xrange(KEYS.shard(k).stream)
+            entries: Any = client.xrange(KEYS.shard(k).stream(""))
             for _, fields in entries:
                 found += orjson.loads(fields[b"ids"])
         assert sorted(found) == sorted(expected)
@@ -181,7 +181,7 @@ def test_a_killed_server(make_server: Callable[..., RealServer], kind: ServerKin
 
 def _length(server: RealServer) -> int:
     with server.client() as client:
-        return sum(client.xlen(KEYS.shard(k).stream) for k in range(SHARDS))
+        return sum(client.xlen(KEYS.shard(k).stream("")) for k in range(SHARDS))
 
 
 def test_a_server_that_stays_away(make_server: Callable[..., RealServer]) -> None:

@@ -277,6 +277,11 @@ class ModelQueue:
         """XLEN of every stream of a shard."""
         return len(self.shards[shard].entries)
 
+    def counted(self, shard: int) -> Counted:
+        """What the books of a shard count as pending, and its clock."""
+        model = self.shards[shard]
+        return Counted(_books(model.books).pending, _spoken(model.clock))
+
     def books(self) -> Books:
         """Return the books of the queue."""
         return total(_books(model.books) for model in self.shards)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from upsertq.contract.books import Books
     from upsertq.contract.pauses import Paused
     from upsertq.contract.wire import Entry
-    from upsertq_worker.queue.protocols import Grant, LaneList, Stream
+    from upsertq_worker.queue.protocols import Counted, Grant, LaneList, Stream
     from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop
 
@@ -111,6 +111,15 @@ class QueueLink:
     async def books(self) -> Books:
         """As `Queue.books`."""
         return (await self._call("books", [self._queue.books]))[0]
+
+    async def counted(self, shards: Sequence[int]) -> dict[int, Counted]:
+        """As `Queue.counted`."""
+        replies = await self._call("counted", [_bind(self._queue.counted, shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
+
+    async def streams(self, shard: int) -> list[str]:
+        """As `Queue.streams`."""
+        return list((await self._call("streams", [_bind(self._queue.lanes, shard)]))[0].namespaces)
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """As `Queue.superseded`."""

@@ -265,18 +265,24 @@ def test_what_the_fold_forgets_does_not_matter(
 
 
 def test_a_look_asks_every_shard_between_two_times() -> None:
-    """A shard that does not answer is left out; of an empty stream nothing is pending."""
+    """A shard of which a part does not answer is left out; without a lane nothing is pending."""
     keys = QueueKeys("q")
     clock = iter([5.0, 6.0])
-    looking = look_at(keys, 3, lambda: next(clock))
+    looking = look_at(keys, 4, lambda: next(clock))
     asked = next(looking)
     assert isinstance(asked, Ask)
-    assert asked.commands == [["XRANGE", keys.shard(shard).stream, "-", "+"] for shard in range(3)]
+    assert asked.commands == [["SMEMBERS", keys.shard(shard).lanes] for shard in range(4)]
+    asked = looking.send([{b"tenant-1"}, Failed(Trouble.AWAY, "gone"), set(), {b"", b"tenant-1"}])
+    assert isinstance(asked, Ask)
+    streams = [asked_for[1] for asked_for in asked.commands]
+    other, last = keys.shard(3).stream(""), keys.shard(3).stream("tenant-1")
+    assert sorted(map(str, streams)) == sorted([keys.shard(0).stream("tenant-1"), other, last])
+    assert asked.commands == [["XRANGE", stream, "-", "+"] for stream in streams]
     rows = {"hot-1-0": 7, "hot-1-3": 8}
     metadata = json.dumps([{"version": version} for version in rows.values()]).encode()
     told = encode(Entry("tenant-1", tuple(rows), 1, bytes(8), metadata=metadata))
     fields = [one if isinstance(one, bytes) else str(one).encode() for one in told]
-    replies = [[(b"70-2", fields)], Failed(Trouble.AWAY, "gone"), []]
+    replies = [Failed(Trouble.AWAY, "gone") if stream == other else [(b"70-2", fields)] for stream in streams]
     with pytest.raises(StopIteration) as ended:
         looking.send(replies)
     assert ended.value.value == [Look(0, 5.0, 6.0, {(1, 7), (1, 8)}), Look(2, 5.0, 6.0, set())]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.admin.health import Wrong, only_paused, problems
-from upsertq.admin.status import FORGOTTEN, Standing, beat_at, forgotten, workers_of
+from upsertq.admin.status import FORGOTTEN, Backlog, Standing, beat_at, forgotten, workers_of
 from upsertq.contract.books import Books
 from upsertq.contract.fitness import ServerFacts
 from upsertq.contract.pauses import Paused
@@ -19,13 +19,13 @@ from upsertq.contract.queue import QueueShape
 
 NOW = 1_800_000_000.0
 FINE = Standing(
-    shape=QueueShape("q", 2, 4),
+    shape=QueueShape("q", 2, 4, "i"),
     run="",
     at=NOW,
     books=Books(),
     reasons={},
-    entries=0,
-    oldest_age=None,
+    backlog=Backlog(0, None, 0, ()),
+    careful={},
     leases=(),
     workers=workers_of({"w": orjson.dumps({"at": NOW - 1, "every": 2.5})}, NOW),
     paused={},
@@ -33,6 +33,7 @@ FINE = Standing(
     runs_known=0,
     server=ServerFacts(),
 )
+OLD = Backlog(3, NOW - 61.0, 1, (("", 3),))
 PAUSE = {"queue": Paused("quota", "over", NOW - 9, "w")}
 
 
@@ -50,10 +51,10 @@ def worker(**said: Any) -> Any:
         (replace(FINE, workers=worker(alarms={"shard 1": "odd entry"})), [Wrong.ALARM], False),
         (replace(FINE, paused=PAUSE), [Wrong.PAUSED], True),
         (replace(FINE, paused=PAUSE, workers=worker(alarms={"queue": "over"})), [Wrong.PAUSED], True),
-        (replace(FINE, paused=PAUSE, oldest_age=61.0), [Wrong.PAUSED, Wrong.OLD], True),
+        (replace(FINE, paused=PAUSE, backlog=OLD), [Wrong.PAUSED, Wrong.OLD], True),
         (replace(FINE, paused=PAUSE, workers=()), [Wrong.NO_WORKER, Wrong.PAUSED], False),
-        (replace(FINE, oldest_age=61.0), [Wrong.OLD], False),
-        (replace(FINE, oldest_age=60.0), [], False),
+        (replace(FINE, backlog=OLD), [Wrong.OLD], False),
+        (replace(FINE, backlog=replace(OLD, oldest=NOW - 60.0)), [], False),
     ],
 )
 def test_what_is_wrong(now: Standing, kinds: list[Wrong], paused: bool) -> None:  # noqa: FBT001

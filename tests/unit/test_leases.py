@@ -1,25 +1,28 @@
 """What a worker believes about its leases, from what it asked and what it was told."""
 
-from upsertq_worker.queue.lease import Change, Leases
+from upsertq_worker.queue.lease import Change, Leases, Takeover
 from upsertq_worker.queue.protocols import Grant
+
+QUARANTINE = 5.0
+KEPT = (Grant(0, 4, "me"), Grant(1, 7, "me"), Grant(2, 0, "other"))
 
 
 def held(seconds: float = 10.0) -> Leases:
     """Leases of shards 0 and 1 of three, asked for at 100."""
-    leases = Leases(3, seconds)
-    leases.granted([Grant(0, 4, "me"), Grant(1, 7, "me"), Grant(2, 0, "other")], 100.0)
+    leases = Leases(3, seconds, QUARANTINE)
+    leases.granted(KEPT, 100.0, 100.5)
     return leases
 
 
 def test_at_first_nothing_is_held_and_nothing_is_safe() -> None:
     """A worker asks for every shard, with no epoch."""
-    leases = Leases(2, 10.0)
+    leases = Leases(2, 10.0, QUARANTINE)
     assert leases.wanted() == {0: 0, 1: 0}
     assert not leases.safe(0.0)
 
 
 def test_what_is_granted_is_prolonged_by_its_epoch() -> None:
-    """The next round names the epochs held, and who holds the rest is known."""
+    """The next round names the epochs held, and the holder of the rest is known."""
     leases = held()
     assert leases.wanted() == {0: 4, 1: 7, 2: 0}
     assert leases.holders == {2: "other"}
@@ -27,13 +30,42 @@ def test_what_is_granted_is_prolonged_by_its_epoch() -> None:
 
 def test_a_round_tells_what_it_brought() -> None:
     """Gained, lost, both at once (another epoch), or nothing."""
-    leases = Leases(3, 10.0)
-    assert leases.granted([Grant(0, 4, "me"), Grant(1, 0, "x"), Grant(2, 0, "")], 0.0) == Change((0,), ())
-    assert leases.granted([Grant(0, 4, "me"), Grant(1, 0, "x"), Grant(2, 0, "")], 1.0) == Change((), ())
-    assert leases.granted([Grant(0, 6, "me"), Grant(1, 2, "me"), Grant(2, 0, "")], 2.0) == Change((0, 1), (0,))
-    assert leases.granted([Grant(0, 0, "x"), Grant(1, 2, "me"), Grant(2, 0, "")], 3.0) == Change((), (0,))
+    leases = Leases(3, 10.0, QUARANTINE)
+    first = (Grant(0, 4, "me"), Grant(1, 0, "x"), Grant(2, 0, ""))
+    assert leases.granted(first, 0.0, 0.0) == Change(first[:1], ())
+    assert leases.granted(first, 1.0, 1.0) == Change((), ())
+    later = (Grant(0, 6, "me"), Grant(1, 2, "me"), Grant(2, 0, ""))
+    assert leases.granted(later, 2.0, 2.0) == Change(later[:2], (0,))
+    assert leases.granted([Grant(0, 0, "x"), Grant(1, 2, "me"), Grant(2, 0, "")], 3.0, 3.0) == Change((), (0,))
     assert leases.epochs == {1: 2}
     assert leases.holders == {0: "x"}
+    assert list(leases.takeovers) == [1]
+
+
+def test_how_a_shard_was_taken_over_is_kept_as_long_as_it_is_held() -> None:
+    """A clean takeover needs no quarantine, an unclean one has it from the answer on; prolonging changes neither."""
+    leases = Leases(2, 10.0, QUARANTINE)
+    clean = Grant(0, 1, "me", mark="m", clock="7-2")
+    unclean = Grant(1, 4, "me", clean=False, deaths=3, clock="9-0")
+    leases.granted([clean, unclean], 100.0, 101.0)
+    expected = {0: Takeover((7, 2), None, 0, "m"), 1: Takeover((9, 0), 106.0, 3, "")}
+    assert leases.takeovers == expected
+    leases.granted([Grant(0, 1, "me"), Grant(1, 4, "me")], 102.0, 102.5)
+    assert leases.takeovers == expected
+    leases.granted([Grant(0, 1, "me"), Grant(1, 5, "me", clock="11-0")], 104.0, 104.5)
+    assert leases.takeovers == {0: expected[0], 1: Takeover((11, 0), None, 0, "")}
+
+
+def test_a_damaged_shard_is_lost_and_named_until_it_is_mended() -> None:
+    """No worker can have it meanwhile; the others stay held."""
+    leases = held()
+    damaged = (Grant(0, 0, fault="the books are no hash"), *KEPT[1:])
+    assert leases.granted(damaged, 101.0, 101.0) == Change((), (0,))
+    assert (leases.epochs, leases.faults) == ({1: 7}, {0: "the books are no hash"})
+    assert leases.safe(101.0)
+    assert leases.granted(damaged, 102.0, 102.0) == Change((), ())
+    assert leases.granted(KEPT, 103.0, 103.0) == Change(KEPT[:1], ())
+    assert leases.faults == {}
 
 
 def test_the_life_counts_from_before_the_request() -> None:
@@ -51,12 +83,11 @@ def test_a_fenced_shard_is_asked_for_anew() -> None:
     leases.fenced(0)
     assert leases.epochs == {1: 7}
     assert leases.wanted() == {0: 0, 1: 7, 2: 0}
-    grants = [Grant(0, 4, "me"), Grant(1, 7, "me"), Grant(2, 0, "other")]
-    assert leases.granted(grants, 101.0) == Change((0,), ()), "the same epoch again is a new beginning"
+    assert leases.granted(KEPT, 101.0, 101.0) == Change(KEPT[:1], ()), "the same epoch again is a new beginning"
 
 
 def test_without_a_shard_nothing_is_safe() -> None:
     """A standby sends nothing."""
-    leases = Leases(1, 10.0)
-    leases.granted([Grant(0, 0, "other")], 100.0)
+    leases = Leases(1, 10.0, QUARANTINE)
+    leases.granted([Grant(0, 0, "other")], 100.0, 100.0)
     assert not leases.safe(100.0)

@@ -47,6 +47,12 @@ class Event(Enum):
     SHARD_DAMAGED = Kind(logging.ERROR, "shard {shard} cannot be drained: {error}")
     SHARD_MENDED = Kind(logging.INFO, "shard {shard} is mended")
     LANE_MENDED = Kind(logging.INFO, "shard {shard} goes on reading {lane}")
+    LANES_FOUND = Kind(
+        logging.WARNING,
+        "shard {shard}: {lanes} streams were not in the set of its lanes, of which the server lost some: they are read",
+    )
+    RECORDS_MISSING = Kind(logging.ERROR, "shard {shard}: {error}")
+    RECORDS_FOUND = Kind(logging.INFO, "shard {shard}: what was missing is there again, or counted no more")
     QUEUE_LOST = Kind(logging.ERROR, "{error}; waiting until it is created anew")
     QUEUE_ANEW = Kind(logging.INFO, "queue {queue} was created anew: draining it")
     BATCH_SENT = Kind(logging.DEBUG, "sent {records} records of {lane}: {outcome}")

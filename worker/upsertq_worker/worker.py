@@ -19,6 +19,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.keeper import Keeper
 from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.missing import Missing
 from upsertq_worker.queue.pausing import Pausing
 from upsertq_worker.queue.protocols import Queue, Settled
 from upsertq_worker.queue.reader import Reader
@@ -96,6 +97,7 @@ class Worker:
         )
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
+        self._missing = Missing(context, queue, leases, self._reader, lambda: self.idle, self._alarms)
         self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed, self._alarms)
 
     def stop(self) -> None:
@@ -244,14 +246,17 @@ class Worker:
         while not signals.stopping.is_set():
             if until is not None and clock() >= until:
                 signals.stop()
-            elif settings.until_empty and self.idle:
-                try:
-                    await self._stop_if_empty()
+                break
+            try:
+                if self.idle:
+                    await self._missing.look()
+                    if settings.until_empty:
+                        await self._stop_if_empty()
                     absence.over()
-                except ServerUnavailable as error:
-                    await absence.wait(error)
-            elif settings.until_empty:
-                self._stop_if_stuck()
+                elif settings.until_empty:
+                    self._stop_if_stuck()
+            except ServerUnavailable as error:
+                await absence.wait(error)
             wait = 0.2 if until is None else min(0.2, max(0.0, until - clock()))
             await signalled(signals.stopping, wait)
 

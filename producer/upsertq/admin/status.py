@@ -339,15 +339,11 @@ def _runs(
     replies = yield from persistently(
         ask_all([["HMGET", name, *COUNTERS] for name in hashes]), patience, "read the runs"
     )
-    found = [books.of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True)]
+    parts = [books.of_reply(reply, name) for reply, name in zip(replies, hashes, strict=True)]
+    totals = [books.total(parts[at : at + shards]) for at in range(0, len(parts), shards)]
     return tuple(
-        RunStanding(
-            run,
-            states[run].begun / 1000,
-            books.total(found[i * shards : (i + 1) * shards]),
-            states[run].sealed is not None,
-        )
-        for i, run in enumerate(newest)
+        RunStanding(run, states[run].begun / 1000, found, states[run].is_sealed(found.enqueued))
+        for run, found in zip(newest, totals, strict=True)
     )
 
 

@@ -40,7 +40,7 @@ class Reached:
     def check_run(self, run: str | None) -> None:
         """Raise `NotFound` for a run that the queue does not know."""
         if run is not None:
-            self.server.hold(runs.find_run(self.keys, run, self.patience()))
+            self.server.hold(runs.find_run(self.keys, self.shape, run, self.patience()))
 
 
 @contextmanager

@@ -64,7 +64,8 @@ class Enqueuer:
     `token` names its ledger on the server and `ledger_ms` how long that lives after the last call: until then a call
     that is repeated, by this process or by its successor, enqueues nothing twice. `max_dead` is the number of dead
     letters in the queue at which nothing more is enqueued; `None` is no limit. `confirmed` counts the records of each
-    shard that were confirmed to this producer, `pending` all that were pending there at the last call.
+    shard that were confirmed to this producer and `of_runs` those of each run, `pending` all that were pending there at
+    the last call.
     """
 
     keys: QueueKeys
@@ -75,6 +76,7 @@ class Enqueuer:
     max_dead: int | None = None
     confirmed: dict[int, int] = field(default_factory=dict)
     pending: dict[int, int] = field(default_factory=dict)
+    of_runs: dict[str, int] = field(default_factory=dict)
 
     @property
     def at_risk(self) -> int:
@@ -97,8 +99,13 @@ class Enqueuer:
         while packer.ready_records:
             yield from self._check_dead(waiting)
             sent = self._calls(packer)
-            replies = yield from run_scripts(ENQUEUE, [self._call(parcels) for parcels in sent])
+            calls = [self._call(parcels) for parcels in sent]
+            # last: what vanishes before the calls is noticed, though every shard may be there
+            look = ["HGET", self.keys.meta, "incarnation"]
+            *replies, held = yield from run_scripts(ENQUEUE, calls, [look])
             progress, full = self._confirm(packer, sent, replies)
+            if not isinstance(held, Failed) and held != self.shape.incarnation.encode():
+                raise meta_lost(self.keys, self.at_risk)
             failure = worst(replies)
             if failure is not None and not failure.passes:
                 raise refused(failure, "enqueue")
@@ -127,6 +134,8 @@ class Enqueuer:
             records = packer.confirm(shard, int(reply[0]))
             self.confirmed[shard] = self.confirmed.get(shard, 0) + records
             self.pending[shard] = int(reply[1])
+            run = parcels[0].entry.run
+            self.of_runs[run] = self.of_runs.get(run, 0) + records
             progress += records
             full = full or int(reply[0]) < len(parcels)
         books.check_incarnations(self.keys, lost, self.shape.incarnation, self.at_risk)

@@ -224,7 +224,8 @@ class Intake:
         for name in [run] if run else sorted(self._runs):
             if name in self._runs:
                 assert self._shape is not None  # noqa: S101 - `begin` opened it
-                yield from runs.seal_run(self.keys, self._shape, name, self._world.now_ms(), self._patience())
+                least = self._enqueuer.of_runs.get(name, 0) if self._enqueuer else 0
+                yield from runs.seal_run(self.keys, self._shape, name, self._world.now_ms(), self._patience(), least)
                 self._runs.discard(name)
 
     def _find(self) -> Conversation[QueueShape]:

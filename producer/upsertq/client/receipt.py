@@ -80,18 +80,21 @@ def read(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Co
     """The receipt of `run`, or of the whole queue where it is empty, as of now.
 
     Raises:
-        QueueLost: the queue is not there any more.
+        QueueLost: the queue, or a shard of it, is not there any more.
         NotFound: the queue does not know the run (any more).
     """
     there = presence(keys, run)
     hashes = [keys.shard(k).run(run) if run else keys.shard(k).books for k in range(shape.shards)]
-    commands = [*there, *(["HGETALL", name] for name in hashes)]
+    held = [["HGET", keys.shard(k).books, "incarnation"] for k in range(shape.shards)]
+    commands = [*there, *held, *(["HGETALL", name] for name in hashes)]
     replies = yield from persistently(ask_all(commands), patience, "read the receipt")
     error = missing(keys, shape, run, replies)
     if error is not None:
         raise error
+    found = {shard: reply or b"" for shard, reply in enumerate(replies[len(there) : len(there) + shape.shards])}
+    books.check_incarnations(keys, found, shape.incarnation)
     first = replies[1] if run else replies[0][1]
-    parts = [named(reply) for reply in replies[len(there) :]]
+    parts = [named(reply) for reply in replies[len(there) + shape.shards :]]
     return Receipt(
         queue=keys.queue,
         run=run,

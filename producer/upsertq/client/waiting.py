@@ -69,7 +69,7 @@ def wait_until_settled(
         left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
         patience = world.patience(min(left, PATIENCE_SECONDS))
         # before the books: what was sealed then is counted in them
-        state = (yield from runs.find_run(wait.keys, wait.run, patience)) if wait.run else None
+        state = (yield from runs.find_run(wait.keys, wait.shape, wait.run, patience)) if wait.run else None
         found = yield from books.read(wait.keys, wait.shape.shards, wait.run, patience, wait.shape.incarnation)
         # after the books: what vanishes between the two is noticed
         yield from queue.check_present(wait.keys, wait.shape, wait.run, patience)
@@ -78,7 +78,7 @@ def wait_until_settled(
         enqueued = _expected(wait, state, found, enqueued)
         watch(found)
         if found.pending == 0:
-            if state is None or (yield from _is_sealed(wait, state, patience)):
+            if state is None or state.is_sealed(found.enqueued):
                 return found
             if wait.open_timeout is not None and world.clock() - added >= wait.open_timeout:
                 raise _still_open(wait, found)
@@ -93,14 +93,6 @@ def wait_until_settled(
         left = MAX_POLL if until is None else max(0.0, until - world.clock())
         yield Pause(min(step, left))
         step = min(step * 1.5, MAX_POLL)
-
-
-def _is_sealed(wait: Wait, state: RunState, patience: Patience) -> Conversation[bool]:
-    if state.sealed is None:
-        return False
-    # another producer of the run may not have known that it was sealed
-    added = yield from runs.last_added(wait.keys, wait.shape, wait.run, patience)
-    return added <= state.sealed
 
 
 def _expected(wait: Wait, state: RunState | None, found: Books, enqueued: int) -> int:

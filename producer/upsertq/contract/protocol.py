@@ -131,9 +131,14 @@ class Script:
         return ["EVALSHA", self.digest, len(keys), *keys, *arguments]
 
 
-def run_scripts(script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> Conversation[list[Any]]:
-    """Run `script` once for each (keys, arguments) in one round trip, or two where the server does not know it yet."""
-    replies: list[Any] = yield Ask([script.command(keys, arguments) for keys, arguments in calls])
+def run_scripts(
+    script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], besides: Sequence[Command] = ()
+) -> Conversation[list[Any]]:
+    """Run `script` once for each (keys, arguments) in one round trip, or two where the server does not know it yet.
+
+    The replies to the commands `besides`, which go with it, follow those of the calls.
+    """
+    replies: list[Any] = yield Ask([*(script.command(keys, arguments) for keys, arguments in calls), *besides])
     unknown = [i for i, reply in enumerate(replies) if is_trouble(reply, Trouble.NO_SCRIPT)]
     if unknown:
         again = yield Ask([["EVAL", script.text, len(calls[i][0]), *calls[i][0], *calls[i][1]] for i in unknown])

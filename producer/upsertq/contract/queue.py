@@ -130,11 +130,12 @@ def _check_shards(keys: QueueKeys, shape: QueueShape, patience: Patience, *, com
         ask = ask_script(CREATE, [([keys.meta], [shape.incarnation, FORMAT, shape.shards, 0, "ready"])])
         (reply,) = yield from persistently(ask, patience, f"create the queue '{keys.queue}'")
         if reply[1] != shape.incarnation.encode():
-            raise _meta_lost(keys)
+            raise meta_lost(keys)
 
 
-def _meta_lost(keys: QueueKeys) -> QueueLost:
-    return QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue")
+def meta_lost(keys: QueueKeys, pending: int | None = None) -> QueueLost:
+    """The error for a queue of which the meta data are gone; `pending` as `QueueLost` has it."""
+    return QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue", pending)
 
 
 def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience: Patience) -> Conversation[int]:
@@ -146,7 +147,7 @@ def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience
     ask = ask_script(DIMENSION, [([keys.meta], [shape.incarnation, dimension])])
     (reply,) = yield from persistently(ask, patience, "fix the queue's dimension")
     if reply[0] == OTHER:
-        raise _meta_lost(keys)
+        raise meta_lost(keys)
     width = whole(b"%d" % reply[0] if isinstance(reply[0], int) else reply[0], 1, MAX_DIMENSION)
     if width is None:
         raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
@@ -161,7 +162,7 @@ def presence(keys: QueueKeys, run: str) -> list[list[str]]:
 def missing(keys: QueueKeys, shape: QueueShape, run: str, replies: Sequence[Any]) -> QueueLost | NotFound | None:
     """The error for a queue or run that is not there any more; `None` while both are."""
     if replies[0][0] != shape.incarnation.encode():
-        return _meta_lost(keys)
+        return meta_lost(keys)
     if run and replies[1] is None:
         return NotFound(f"queue '{keys.queue}' has no run '{run}' (any more): check the name, or {LOST}")
     return None

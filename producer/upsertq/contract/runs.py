@@ -11,10 +11,10 @@ import orjson
 
 from upsertq.contract import books
 from upsertq.contract.errors import NotFound, QueueLost, ServerRefused
-from upsertq.contract.figures import LAST_MS, MOST, whole
+from upsertq.contract.figures import LAST_MS, MOST
 from upsertq.contract.keys import QueueKeys, queue_option
 from upsertq.contract.protocol import Conversation, Patience, Script, ask_all, ask_script, persistently
-from upsertq.contract.queue import OTHER, QueueShape
+from upsertq.contract.queue import OTHER, QueueShape, missing, presence
 
 RUN: Final = Script.load("upsertq.contract", "run")
 
@@ -32,6 +32,13 @@ class RunState:
     begun: int
     sealed: int | None
     records: int = 0
+
+    def is_sealed(self, enqueued: int) -> bool:
+        """Whether nothing more is to come of the run, which has `enqueued` records by its books, read after this.
+
+        With more than were counted at its sealing it is open again: whoever added them did not know that it was sealed.
+        """
+        return self.sealed is not None and enqueued <= self.records
 
 
 def decode_run(noted: bytes) -> RunState:
@@ -60,27 +67,35 @@ def register_run(
     return (yield from _note(keys, shape, run, [now_ms, "open", 0], patience))
 
 
-def seal_run(keys: QueueKeys, shape: QueueShape, run: str, now_ms: int, patience: Patience) -> Conversation[RunState]:
-    """Say that nothing more comes of the run, and note how many records it has. Raises as `register_run`."""
+def seal_run(
+    keys: QueueKeys, shape: QueueShape, run: str, now_ms: int, patience: Patience, least: int = 0
+) -> Conversation[RunState]:
+    """Say that nothing more comes of the run, and note how many records it has.
+
+    Raises:
+        QueueLost: the server lost the queue's meta data, or books of the run, which had `least` records.
+    """
     found = yield from books.read(keys, shape.shards, run, patience, shape.incarnation)
+    if found.enqueued < least:
+        raise QueueLost(keys.queue, f"run '{run}' had {least:,} records and has {found.enqueued:,} now")
     return (yield from _note(keys, shape, run, [now_ms, "seal", found.enqueued], patience))
 
 
-def last_added(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Conversation[int]:
-    """When a record was last added to the run, in milliseconds by the server's clock; 0 for never."""
-    ask = ask_all([["HGET", keys.shard(shard).run(run), "added_at"] for shard in range(shape.shards)])
-    replies = yield from persistently(ask, patience, f"look at the run '{run}'")
-    return max(whole(reply, most=LAST_MS) or 0 for reply in replies)
+def find_run(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Conversation[RunState]:
+    """What is known of the run.
 
-
-def find_run(keys: QueueKeys, run: str, patience: Patience) -> Conversation[RunState]:
-    """What is known of the run; `NotFound` when the queue does not know it."""
-    ask = ask_all([["HGET", keys.runs, run]])
-    (reply,) = yield from persistently(ask, patience, f"find the run '{run}'")
-    if reply is None:
+    Raises:
+        NotFound: the queue does not know it.
+        QueueLost: the server lost the queue, and what it knew with it.
+    """
+    replies = yield from persistently(ask_all(presence(keys, run)), patience, f"find the run '{run}'")
+    lost = missing(keys, shape, "", replies)
+    if lost is not None:
+        raise lost
+    if replies[1] is None:
         told = f"`upsertq status{queue_option(keys.queue)}`"
         raise NotFound(f"queue '{keys.queue}' has no run '{run}': check the name with {told}")
-    return _decoded(keys, run, reply)
+    return _decoded(keys, run, replies[1])
 
 
 def _note(

@@ -82,6 +82,14 @@ class LaneList:
 
 
 @dataclass(frozen=True, slots=True)
+class Counted:
+    """What a shard's books say: its pending records, and its clock, which goes on with each entry that is added."""
+
+    pending: int
+    clock: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settled:
     """What came of settling.
 
@@ -135,6 +143,12 @@ class Queue(Protocol):
 
     async def books(self) -> Books:
         """The books of the queue."""
+
+    async def counted(self, shards: Sequence[int]) -> dict[int, Counted]:
+        """What the books of these shards count as pending."""
+
+    async def streams(self, shard: int) -> list[str]:
+        """The namespaces that have a stream in a shard, searched for among all keys of the server: slow."""
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """For each replayed entry (and its shard), whether a newer version of its record was acknowledged since."""

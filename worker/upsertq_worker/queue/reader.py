@@ -172,6 +172,25 @@ class Reader:
             for cursor in known.cursors.values()
         )
 
+    def read_out(self, shard: int) -> bool:
+        """Whether everything in the shard is read: no lane of it is held back, or has more than was read."""
+        known = self._shards.get(shard)
+        return (
+            known is not None
+            and known.bell is not None
+            and not any(one.behind or one.again_at or not self._wanted(one.namespace) for one in known.cursors.values())
+        )
+
+    def follow(self, shard: int, namespaces: Iterable[str]) -> list[str]:
+        """Read these lanes of the shard, too; returns those that were not read."""
+        known = self._shards.get(shard)
+        fresh = [] if known is None else [name for name in namespaces if name not in known.cursors]
+        if known is not None:
+            for namespace in fresh:
+                self._follow(known, shard, namespace, (0, 0))
+        self._signals.readable.set()
+        return fresh
+
     @property
     def exhausted(self) -> bool:
         """Whether all streams were read to their end or to an entry that is not understood."""

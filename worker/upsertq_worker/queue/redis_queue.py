@@ -14,6 +14,7 @@ from upsertq.admin.status import beat_at, forgotten, time_of
 from upsertq.contract.books import COUNTERS, Books, of_reply, total
 from upsertq.contract.dead_letter import encode_letter, is_superseded, mark_field
 from upsertq.contract.errors import QueueLost
+from upsertq.contract.figures import counter
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.pauses import Paused, note
 from upsertq.contract.pauses import of_reply as of_pauses
@@ -37,6 +38,7 @@ from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import Entry
 from upsertq_worker.queue.protocols import (
     START,
+    Counted,
     Delivery,
     Grant,
     LaneList,
@@ -174,14 +176,37 @@ class RedisQueue:
     async def books(self) -> Books:
         """As `Queue.books`."""
         ask = ask_all(
-            [["HMGET", self._keys.shard(k).books, "incarnation", *COUNTERS] for k in range(self._shape.shards)]
+            [
+                *(["HMGET", self._keys.shard(k).books, "incarnation", *COUNTERS] for k in range(self._shape.shards)),
+                self._meta,
+            ]
         )
         replies = await self._sure(ask(), "read the books")
+        self._check_meta(replies.pop())
         for shard, (incarnation, *_) in enumerate(replies):
             if incarnation != self._shape.incarnation.encode():
                 raise self._lost(shard)
         names = [self._keys.shard(k).books for k in range(self._shape.shards)]
         return total(of_reply(reply[1:], name) for reply, name in zip(replies, names, strict=True))
+
+    async def counted(self, shards: Sequence[int]) -> dict[int, Counted]:
+        """As `Queue.counted`."""
+        ask = ask_all([["HMGET", self._keys.shard(shard).books, "pending", "clock"] for shard in shards])
+        replies = await self._sure(ask(), "read the books")
+        return {
+            shard: Counted(counter(pending) or 0, _text(clock or b""))
+            for shard, (pending, clock) in zip(shards, replies, strict=True)
+        }
+
+    async def streams(self, shard: int) -> list[str]:
+        """As `Queue.streams`."""
+        prefix, cursor, found = self._keys.shard(shard).stream(""), b"0", set[str]()
+        while True:
+            scan = ask_all([["SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000]])
+            ((cursor, names),) = await self._sure(scan(), f"search for the streams of shard {shard}")
+            found |= {_name(name).removeprefix(prefix) for name in names}
+            if int(cursor) == 0:
+                return sorted(found)
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """As `Queue.superseded`."""
@@ -214,7 +239,8 @@ class RedisQueue:
     async def beat(self, report: Mapping[str, Any]) -> None:
         """As `Queue.beat`."""
         key, what = self._keys.workers, "write the heartbeat"
-        (told,) = await self._sure(ask_all([["TIME"]])(), what)
+        told, held = await self._sure(ask_all([["TIME"], self._meta])(), what)
+        self._check_meta(held)
         now = time_of(told)
         await self._sure(ask_all([["HSET", key, self.name, orjson.dumps(beat_at(report, now))]])(), what)
         if abs(now - self._tidied_at) >= TIDY_SECONDS:
@@ -286,6 +312,17 @@ class RedisQueue:
         if also:
             arguments += ["also", *(part for run in also for part in (runs[run], run))]
         return names, arguments
+
+    @property
+    def _meta(self) -> list[Argument]:
+        return ["HGET", self._keys.meta, "incarnation"]
+
+    def _check_meta(self, held: bytes | None) -> None:
+        """Raise `QueueLost` where the queue is not there any more, though its shards may be."""
+        if held != self._shape.incarnation.encode():
+            raise QueueLost(
+                self._shape.name, f"the key '{self._keys.meta}' is gone, or is of another creation of the queue"
+            )
 
     def _holder(self, epoch: int) -> str:
         return f"{epoch}:{self.name}"

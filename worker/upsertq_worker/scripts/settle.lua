@@ -56,13 +56,13 @@ local function read_books(place)
     local told = redis.call('HMGET', KEYS[place], unpack(names[place], from, to))
     for i = from, to do
       local name, value = names[place][i], told[i - from + 1]
-      local digits = value and string.match(value, is_lsn(name) and '^%d+$' or '^%-?(%d+)$')
-      if value and (not digits or #digits > (is_lsn(name) and 40 or 15)) then no_counter(KEYS[place], name) end
       if is_lsn(name) then
+        if value and not (string.match(value, '^%d+$') and #value <= 40) then no_counter(KEYS[place], name) end
         values[place][name] = value
         length[place] = length[place] or redis.call('HLEN', KEYS[place])
       else
-        values[place][name] = tonumber(value or 0)
+        values[place][name] = whole(value)
+        if not values[place][name] then no_counter(KEYS[place], name) end
       end
     end
   end

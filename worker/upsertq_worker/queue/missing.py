@@ -1,0 +1,109 @@
+"""Owns the search for records that the books of a shard count as pending while nothing that is read holds them.
+
+Where the server lost the set of a shard's lanes, the streams are found again; where it lost a stream, an alarm says so.
+It decides nothing while anything is left to do, and never changes what is on the server.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from upsertq.contract.errors import ServerRefused
+from upsertq_worker.context import Context
+from upsertq_worker.events import Event
+from upsertq_worker.queue.lease import Leases
+from upsertq_worker.queue.protocols import Counted, Queue
+from upsertq_worker.queue.reader import Reader
+
+LOOK_SECONDS: Final = 1.0
+"""Between two looks at the books of shards of which everything is read."""
+SEARCH_LOOKS: Final = 2
+"""Looks at which a shard's books say the same, after which its streams are searched for: then less and less often."""
+ALARM_LOOKS: Final = 3
+"""Looks after which an alarm is raised."""
+
+
+class Missing:
+    """Looks for what is counted and not there, in the shards held.
+
+    Args:
+        context: of the worker.
+        queue: the queue.
+        leases: the shards held.
+        reader: what reads them.
+        idle: whether nothing that was read is left to do.
+        alarms: what needs an operator, by what it concerns.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        queue: Queue,
+        leases: Leases,
+        reader: Reader,
+        idle: Callable[[], bool],
+        alarms: dict[str, str],
+    ) -> None:
+        self._context = context
+        self._queue = queue
+        self._leases = leases
+        self._reader = reader
+        self._idle = idle
+        self._alarms = alarms
+        self._seen: dict[int, tuple[Counted, int]] = {}
+        """What the books of shards with something pending said last, and at how many looks in a row."""
+        self._told: set[int] = set()
+        self._look_at = 0.0
+
+    async def look(self) -> None:
+        """Look, unless something is left to do, or it is too soon after the last time.
+
+        Raises:
+            ServerUnavailable: the server is away.
+        """
+        now = self._context.clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        shards = self._read_out()
+        counted: dict[int, Counted] = {}
+        with suppress(ServerRefused):  # what is damaged is told elsewhere
+            counted = await self._queue.counted(shards) if shards else {}
+        still = set(self._read_out())
+        seen = {shard: one for shard, one in counted.items() if one.pending and shard in still}
+        before, self._seen = self._seen, {}
+        for shard, one in seen.items():
+            last, looks = before.get(shard, (one, 0))
+            self._seen[shard] = one, (looks + 1 if last == one else 1)
+        for shard, (one, looks) in list(self._seen.items()):
+            await self._suspect(shard, one, looks)
+        for shard in self._told - self._seen.keys():
+            self._told.discard(shard)
+            if self._alarms.pop(_name(shard), None):
+                self._context.events.tell(Event.RECORDS_FOUND, shard=shard)
+
+    def _read_out(self) -> list[int]:
+        return [shard for shard in self._leases.epochs if self._reader.read_out(shard)] if self._idle() else []
+
+    async def _suspect(self, shard: int, one: Counted, looks: int) -> None:
+        # at the 2nd, 4th, 8th look, and so on: the search goes through all keys of the server
+        if looks >= SEARCH_LOOKS and looks & (looks - 1) == 0:
+            fresh: list[str] = []
+            with suppress(ServerRefused):  # a user who may not search (ACL) is alarmed all the same
+                fresh = self._reader.follow(shard, await self._queue.streams(shard))
+            if fresh:
+                self._context.events.tell(Event.LANES_FOUND, shard=shard, lanes=len(fresh))
+                del self._seen[shard]
+                return
+        if looks >= ALARM_LOOKS:
+            self._alarms[_name(shard)] = fault = (
+                f"its books count {one.pending:,} records as pending, and no stream holds them: the server lost them; "
+                "`upsertq audit` tells how many; load again what was not acknowledged"
+            )
+            if shard not in self._told:
+                self._told.add(shard)
+                self._context.events.tell(Event.RECORDS_MISSING, shard=shard, error=fault)
+
+
+def _name(shard: int) -> str:
+    return f"shard {shard}: books"
