@@ -11,13 +11,16 @@ OUTAGE_SECONDS ?= 300
 FUZZ_FACTOR ?= 30
 FUZZ_SEED ?= $(shell date +%Y%m%d)
 
-.PHONY: help demo test check soak fuzz chaos outage format clean
+.PHONY: help demo quick test check soak fuzz chaos outage format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
 
 demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index, end to end
 	@$(DEMO_VENV)/bin/upsertq demo
+
+quick: $(VENV)/.ready ## units, laws and the stories of the simulation, within a minute
+	$(BIN)/pytest -n 3 -q -m "not slow" $(PYTEST_ARGS) tests/unit tests/laws tests/simulation/test_draining_stories.py
 
 test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
 	$(BIN)/pytest -n 3 $(PYTEST_ARGS)

@@ -25,9 +25,9 @@ from upsertq.dead.choice import Selector
 from upsertq.dead.finding import make_plan
 from upsertq.dead.moves import Tally, discard, replay
 from upsertq_worker.ordering.model import Settlement
-from upsertq_worker.queue.protocols import NEW
+from upsertq_worker.queue.protocols import START, Settled
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.queue.usage import Postage
+from upsertq_worker.queue.usage import Metered, Usage
 
 if TYPE_CHECKING:
     from conftest import Backend
@@ -114,8 +114,8 @@ async def test_a_repeated_settling_counts_nothing_twice(desk: Desk) -> None:
     """Requests, bytes and the rest go into the books of the run and of the queue with the entry, once."""
     desk.put(["a"], "r")
     (delivery,) = await desk.read()
-    of_run, of_queue = Postage(3, 1, 500, {"": 7, "n": 9}), Postage(5, 2, 800, {"": 8})
-    one = acked(delivery, settled_ms=1_700_000_000_123, postage=of_run, queue_postage=of_queue)
+    of_run, of_queue = Usage(3, 1, 500, {"": 7, "n": 9}), Usage(5, 2, 800, {"": 8})
+    one = acked(delivery, settled_ms=1_700_000_000_123, usage=of_run, queue_usage=of_queue)
     for _ in range(2):
         await desk.settle(one)
         found = desk.receipt("r")
@@ -131,7 +131,7 @@ async def test_a_fenced_worker_leaves_no_figures(desk: Desk) -> None:
     """What is not settled is not counted, whatever travels with it."""
     desk.put(["a"], "r")
     (delivery,) = await desk.read()
-    one = acked(delivery, settled_ms=5, postage=Postage(1, 0, 9, {"": 1}), queue_postage=Postage(1))
+    one = acked(delivery, settled_ms=5, usage=Usage(1, 0, 9, {"": 1}), queue_usage=Usage(1))
     assert await desk.worker.settle({delivery.shard: 2}, [one]) == {delivery.shard}
     found = desk.receipt("r")
     assert (found.requests, found.lsn, found.last_settled_at, found.seconds) == (0, {}, None, None)
@@ -145,7 +145,7 @@ async def test_lsn_and_time_are_maxima(desk: Desk) -> None:
     for number, (lsn, at) in enumerate(told):
         desk.put(["a"], "r")
         (delivery,) = await desk.read()
-        await desk.settle(acked(delivery, settled_ms=at, postage=Postage(1, 0, 1, {"n": lsn})))
+        await desk.settle(acked(delivery, settled_ms=at, usage=Usage(1, 0, 1, {"n": lsn})))
         assert desk.receipt("r").lsn == {"n": expected[number]}
     assert receipt.spoken(desk.receipt("r").last_settled_at) == "1970-01-01T00:00:00.009Z"
     assert desk.receipt("r").requests == 5
@@ -157,8 +157,8 @@ async def test_the_shards_are_added_up(desk: Desk) -> None:
     first, second = await desk.read()
     assert first.shard != second.shard
     await desk.settle(
-        acked(first, settled_ms=4, postage=Postage(1, 1, 10, {"n": 3})),
-        acked(second, settled_ms=4, postage=Postage(2, 0, 20, {"n": 2, "m": 1})),
+        acked(first, settled_ms=4, usage=Usage(1, 1, 10, {"n": 3})),
+        acked(second, settled_ms=4, usage=Usage(2, 0, 20, {"n": 2, "m": 1})),
     )
     found = desk.receipt("r")
     assert (found.requests, found.retries, found.posted_bytes, found.lsn) == (3, 1, 30, {"m": 1, "n": 3})
@@ -169,11 +169,11 @@ async def test_the_books_keep_a_bounded_number_of_namespaces(desk: Desk) -> None
     """A queue of very many namespaces keeps the LSN of some; those that are kept go on growing."""
     desk.put(["a"], "r")
     (delivery,) = await desk.read()
-    await desk.settle(acked(delivery, postage=Postage(1, 0, 1, {f"n{number}": 1 for number in range(1_500)})))
+    await desk.settle(acked(delivery, usage=Usage(1, 0, 1, {f"n{number}": 1 for number in range(1_500)})))
     assert 900 < len(desk.receipt("r").lsn) <= 1_000
     desk.put(["a"], "r")
     (delivery,) = await desk.read()
-    await desk.settle(acked(delivery, postage=Postage(1, 0, 1, {"n0": 5, "n1499": 5})))
+    await desk.settle(acked(delivery, usage=Usage(1, 0, 1, {"n0": 5, "n1499": 5})))
     lsn = desk.receipt("r").lsn
     assert (lsn["n0"], "n1499" in lsn) == (5, False)
 

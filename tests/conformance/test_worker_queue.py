@@ -18,11 +18,11 @@ from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq.contract.errors import QueueFull, QueueLost, ServerUnavailable
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
-from upsertq.contract.queue import QueueShape, find_queue, open_queue
+from upsertq.contract.queue import find_queue, open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import decode, one_record
 from upsertq_worker.ordering.model import DeadRecord, Settlement
-from upsertq_worker.queue.protocols import START, Delivery, Settled, ShardsDamaged, Stream
+from upsertq_worker.queue.protocols import START, Settled, ShardsDamaged, Stream
 from upsertq_worker.queue.redis_queue import RedisQueue
 from upsertq_worker.queue.usage import Metered
 from waiting import wait_until_async
@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
     from conftest import Backend
     from servers import RealServer, ServerKind
+    from upsertq.contract.queue import QueueShape
+    from upsertq_worker.queue.protocols import Delivery
 
 SHARDS: Final = 2
 LEASE: Final = 30.0
 KEYS: Final = QueueKeys("q")
 OURS: Final = {0: 1, 1: 1}
 """Both shards under their first epoch."""
+NO_ANSWER: Final = "fakeredis raises an error of its own where XREAD meets another type"
 NOW_MS: Final = 1_700_000_000_000
 
 
@@ -270,8 +273,10 @@ async def test_a_read_waits_for_what_comes(bench: Bench) -> None:
     assert len((await worker.read({}, {0: START, 1: START}, 10, 10.0)).rings) == 1
 
 
-async def test_a_stream_that_is_none_is_named(bench: Bench) -> None:
+async def test_a_stream_that_is_none_is_named(bench: Bench, backend: Backend) -> None:
     """It is told which one it is, and the others can be read without it."""
+    if backend.server is None:
+        pytest.skip(NO_ANSWER)
     await bench.put(["a"], namespace="good")
     (shard,) = (one for one in range(SHARDS) if bench.shard_books(one))
     bench.sync.set(KEYS.shard(shard).stream("bad"), "mine")
@@ -285,7 +290,7 @@ async def test_a_stream_that_is_none_is_named(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("key", ["bell", "lanes"])
-async def test_a_damaged_shard_is_named(bench: Bench, key: str) -> None:
+async def test_a_damaged_shard_is_named(bench: Bench, backend: Backend, key: str) -> None:
     """Its bell or its lanes are of a foreign type: the shard is named, and what to do."""
     worker = await bench.holder()
     bench.sync.delete(getattr(KEYS.shard(1), key))
@@ -293,7 +298,7 @@ async def test_a_damaged_shard_is_named(bench: Bench, key: str) -> None:
     with pytest.raises(ShardsDamaged, match="RENAME it") as raised:
         await worker.lanes([0, 1])
     assert list(raised.value.faults) == [1]
-    if key == "bell":
+    if key == "bell" and backend.server is not None:
         with pytest.raises(ShardsDamaged, match="RENAME it") as raised:
             await worker.read({}, {0: START, 1: START}, 10, 0.01)
         assert list(raised.value.faults) == [1]
@@ -407,9 +412,8 @@ async def test_an_entry_that_is_gone_is_not_counted(bench: Bench) -> None:
     first, second = await read_all(worker)
     bench.sync.xdel(KEYS.shard(first.shard).stream(""), first.stream_id)
     assert await settle_all(worker, OURS, [settlement(first, dead=1), settlement(second)]) == frozenset()
-    assert bench.shard_books(first.shard) == {"enqueued": 2, "acked": 1, "pending": 1, "bytes": 8 + 1} or (
-        bench.shard_books(first.shard)["pending"] == 1
-    )
+    left = bench.shard_books(first.shard)
+    assert (left["enqueued"], left["acked"], left["pending"]) == (2, 1, 1)
     assert not bench.sync.exists(KEYS.shard(first.shard).dead)
     assert await bench.drifts() != ()
 

@@ -45,6 +45,7 @@ def test_each_letter_that_acts_is_escaped(letter: str) -> None:
     assert told.isascii()
 
 
+@pytest.mark.slow
 def test_of_all_letters_only_those_that_do_not_act_come_out() -> None:
     """Each of the 1,114,112 code points, and its escape reads back."""
     for start in range(0, sys.maxunicode + 1, 0x1000):

@@ -67,7 +67,7 @@ def test_what_is_wrong(now: Standing, kinds: list[Wrong], paused: bool) -> None:
 
 def test_any_age_is_fine_where_none_is_given() -> None:
     """Without a limit an old entry is no problem."""
-    assert problems(replace(FINE, oldest_age=1e9), None) == ()
+    assert problems(replace(FINE, backlog=replace(OLD, oldest=0.0)), None) == ()
 
 
 @pytest.mark.parametrize("off", [-7200.0, -120.0, 0.0, 120.0, 7200.0])

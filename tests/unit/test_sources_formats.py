@@ -251,6 +251,7 @@ def test_parquet_values_are_never_python_numbers(tmp_path: Path) -> None:
             assert chunk.values.shape[1] == 4
 
 
+@pytest.mark.slow
 def test_a_chunk_is_bounded_in_bytes(tmp_path: Path) -> None:
     """Wide vectors make chunks of fewer rows, in text as in Parquet."""
     rows = rows_of(60, dim=20_000)

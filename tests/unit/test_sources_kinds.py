@@ -135,6 +135,7 @@ def test_a_broken_first_line_does_not_make_lines_a_document(tmp_path: Path, firs
     assert list(said(rest)) == wanted()
 
 
+@pytest.mark.slow
 def test_a_large_array_is_read_in_little_memory(tmp_path: Path) -> None:
     """30 MB on one line, which would take 180 MB as a whole."""
     row = json.dumps({"id": "a", "values": [0.125] * 1_500})
@@ -392,6 +393,7 @@ def test_a_doubled_name_among_many_columns_is_told_at_once(tmp_path: Path) -> No
     assert len(read(tmp_path / "a.csv", "id,values,x,x\na,[1],,\n")) == 1
 
 
+@pytest.mark.slow
 def test_wide_and_endless_rows_are_bounded(tmp_path: Path) -> None:
     """Empty cells count, and a quoted row that never ends is given up."""
     row = "a,[1]" + "," * 60_000 + "\n"

@@ -71,6 +71,7 @@ def test_a_damaged_stream_is_no_end(tmp_path: Path, squeeze: Callable[[bytes], b
         list(content.lines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("squeeze", [gzip.compress, zst])
 def test_a_bomb_does_not_fill_the_memory(squeeze: Callable[[bytes], bytes]) -> None:
     """300 MB of zeros in one line, from a few kilobytes, are read within a sixth of that."""
