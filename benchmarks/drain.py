@@ -34,9 +34,9 @@ from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
 from upsertq.contract.queue import find_queue
 from upsertq.contract.server import AsyncServer
-from upsertq_worker.settings import Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
 from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.settings import Settings
 from upsertq_worker.worker import Worker
 
 if TYPE_CHECKING:

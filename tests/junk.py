@@ -29,6 +29,9 @@ KEYS: Final = QueueKeys(QUEUE)
 SHARDS: Final = 2
 RUN: Final = "r"
 WORKER: Final = "w1"
+OTHER: Final = "other"
+"""A namespace that has entries beside those of the default one."""
+MARK: Final = '{"alone":["1-1",null,0],"given_up":[]}'
 VALUES: Final = (
     b"",
     b"abc",
@@ -81,6 +84,8 @@ class Stage:
         self.server = server
         self.client = server.client()
         self._build()
+        found: Any = self.client.hget(KEYS.meta, "incarnation")
+        self.incarnation: str = found.decode()
         self.names: list[bytes] = sorted(self.client.keys("*"))  # type: ignore[arg-type]
         self._dumps = [(name, self.client.dump(name)) for name in self.names]
 
@@ -107,17 +112,18 @@ class Stage:
             producer.flush()
             buried.settle(server, client, _judge, shards=SHARDS)
             producer.put_many([f"p{number}" for number in range(6)], matrix[:6], run=RUN)
+            producer.put_many([f"q{number}" for number in range(6)], matrix[:6], namespace=OTHER, run=RUN)
             producer.flush()
         now = time.time()
-        client.hset(KEYS.lanes, "namespace:m", pauses.note(pauses.Paused("quota", "none left", now, WORKER)))
+        client.hset(KEYS.paused, "namespace:m", pauses.note(pauses.Paused("quota", "none left", now, WORKER)))
         beat = {"name": WORKER, "at": now, "every": 2.5, "shards": [0], "alarms": {"index": "away"}, "posted": 3}
         client.hset(KEYS.workers, WORKER, orjson.dumps(beat))
         note = {"token": "t", "run": RUN, "since": int(now * 1000), "files": ["a"], "done": False}
         client.hset(KEYS.loads, "f", orjson.dumps(note))
         for shard in range(SHARDS):
             keys = KEYS.shard(shard)
-            client.hset(keys.books, mapping={"lsn:n": 5, "requests": 2, "settled_at": int(now * 1000)})
-            client.hset(keys.suspects, "1-1", f"company by {WORKER}")
+            known = {"lsn:n": 5, "requests": 2, "settled_at": int(now * 1000)}
+            client.hset(keys.books, mapping=known | {"epoch": 1, "deaths": 1, "mark": MARK, "boundary": "1-0"})
             client.set(keys.lease, f"1:{WORKER}")
 
 
@@ -150,35 +156,37 @@ def all_keys() -> dict[str, str]:
         KEYS.meta: "hash",
         KEYS.runs: "hash",
         KEYS.workers: "hash",
-        KEYS.lanes: "hash",
+        KEYS.paused: "hash",
         KEYS.loads: "hash",
-        shard.stream: "stream",
+        shard.stream(""): "stream",
+        shard.lanes: "set",
+        shard.bell: "stream",
         shard.books: "hash",
         shard.lease: "string",
         shard.dead: "stream",
         shard.dead_ids: "hash",
-        shard.suspects: "hash",
         shard.run(RUN): "hash",
     }
 
 
 COUNTERS: Final = ("enqueued", "acked", "superseded", "discarded", "dead", "pending", "bytes")
-FIGURES: Final = ("settled_at", "lsn:n", "requests", "retries", "posted", "epoch", "reason:refused", "reason:odd")
+FIGURES: Final = ("settled_at", "lsn:n", "requests", "retries", "posted", "reason:refused", "reason:odd")
+OF_HOLDERS: Final = ("incarnation", "epoch", "released", "clock", "deaths", "mark", "boundary")
+"""What the books of a shard know beside counters."""
 
 
 def bad_fields() -> Iterator[Damage]:
     """Each field of each hash, and each string, with each value that it cannot have; and fields that nothing wrote."""
     shard = KEYS.shard(0)
     fields = {
-        KEYS.meta: ("format", "shards", "dimension", "created"),
+        KEYS.meta: ("format", "incarnation", "state", "shards", "dimension", "created"),
         KEYS.runs: (RUN, "\x1b[31m"),
         KEYS.workers: (WORKER, "\x1b[31m"),
-        KEYS.lanes: ("queue", "namespace:n", "namespace:", "\x1b[31m"),
+        KEYS.paused: ("queue", "namespace:n", "namespace:", "\x1b[31m"),
         KEYS.loads: ("f", "\x1b[31m"),
-        shard.books: (*COUNTERS, *FIGURES),
-        shard.run(RUN): (*COUNTERS, *FIGURES),
+        shard.books: (*COUNTERS, *FIGURES, *OF_HOLDERS),
+        shard.run(RUN): (*COUNTERS, *FIGURES, "added_at"),
         shard.dead_ids: ("n\0x0", "\0p0", "n\0g0", "junk"),
-        shard.suspects: ("1-1", "junk"),
     }
     for key, names in fields.items():
         for field in names:
@@ -186,7 +194,11 @@ def bad_fields() -> Iterator[Damage]:
                 yield Damage(f"{key} {field!r}={_short(value)}", (("HSET", key, field, value),))
     for count in ("0", "1000000000", "3", "1025"):
         yield Damage(f"shards={count}", (("HSET", KEYS.meta, "shards", count),))
-    for name in ("format", "shards"):
+    for value in VALUES:
+        yield Damage(f"{shard.lanes} has {_short(value)}", (("SADD", shard.lanes, value),))
+        yield Damage(f"{shard.bell} has {_short(value)}", (("XADD", shard.bell, "*", "ns", value),))
+    yield Damage(f"{shard.bell} has no ns", (("XADD", shard.bell, "*", "junk", "junk"),))
+    for name in ("format", "shards", "incarnation", "state"):
         yield Damage(f"no {name}", (("HDEL", KEYS.meta, name),))
     for value in (*VALUES, b"abc:me", b"100000000000000:me", b"9223372036854775807:me", b"1:\xff", b"1:\x1b[31m"):
         yield Damage(f"lease={_short(value)}", (("SET", shard.lease, value, "PX", "1000"),))
@@ -302,8 +314,9 @@ def bad_letters() -> Iterator[Damage]:
 
 def bad_entries() -> Iterator[Damage]:
     """Entries with one field that is none."""
-    stream, books = KEYS.shard(0).stream, KEYS.shard(0).books
+    stream, books = KEYS.shard(0).stream("n"), KEYS.shard(0).books
+    named = [("SADD", KEYS.shard(0).lanes, "n"), ("XADD", KEYS.shard(0).bell, "*", "ns", "n")]
     counted = [("HINCRBY", books, name, "1") for name in ("enqueued", "pending")]
     for what, fields in bad_versions(ENTRY):
         flat = [part for item in fields.items() for part in item]
-        yield Damage(f"entry with {what}", (("XADD", stream, "*", *flat), *counted))
+        yield Damage(f"entry with {what}", (("XADD", stream, "*", *flat), *named, *counted))

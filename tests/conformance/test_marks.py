@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from servers import available_kinds
-from test_worker_queue import KEYS, OURS, Bench
 from upsertq.contract.server import AsyncServer
 from upsertq_worker.queue.protocols import ShardsDamaged
 from upsertq_worker.recovery.suspects import Alone, Mark, read_mark
+from worker_bench import KEYS, OURS, Bench
 
 if TYPE_CHECKING:
     from collections.abc import Callable

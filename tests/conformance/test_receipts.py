@@ -17,17 +17,16 @@ from upsertq.client import receipt
 from upsertq.contract.books import COUNTERS, REASON
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.dead_letter import Reason
+from upsertq.contract.errors import NotFound
 from upsertq.contract.keys import QueueKeys
-from upsertq.contract.queue import QueueShape
+from upsertq.contract.queue import find_queue, open_queue
 from upsertq.contract.server import AsyncServer
-from upsertq.contract.wire import decode
 from upsertq.dead.choice import Selector
 from upsertq.dead.finding import make_plan
 from upsertq.dead.moves import Tally, discard, replay
-from upsertq_worker.ordering.model import Settlement
-from upsertq_worker.queue.protocols import START, Settled
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.queue.usage import Metered, Usage
+from upsertq_worker.queue.usage import Usage
+from worker_bench import OURS, read_all, settle_all, settlement
 
 if TYPE_CHECKING:
     from conftest import Backend
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from upsertq.contract.dead_letter import Verdict
     from upsertq.contract.protocol import Patience
     from upsertq_worker.queue.protocols import Delivery
+    from upsertq_worker.queue.usage import Metered
 
 KEYS = QueueKeys("q")
 SHARDS = 2
@@ -52,8 +52,8 @@ class Desk:
     def __init__(self, backend: Backend) -> None:
         self.client = backend.sync
         self.server = Server(backend.sync)
-        shape = QueueShape("q", SHARDS, None)
-        self.worker = RedisQueue(AsyncServer(backend.make_async()), shape, "me", 30.0)
+        self.shape = self.server.hold(open_queue(KEYS, SHARDS, 1, patience()))
+        self.worker = RedisQueue(AsyncServer(backend.make_async()), self.shape, "me", 30.0)
 
     def put(self, ids: list[str], run: str = "") -> None:
         """Enqueue records."""
@@ -61,21 +61,21 @@ class Desk:
             producer.put_many(ids, np.ones((len(ids), 2)), run=run)
 
     async def read(self) -> list[Delivery]:
-        """Read what is new, as the holder of both shards."""
-        await self.worker.lease(dict.fromkeys(range(SHARDS), 0), take=True)
-        return await self.worker.read(dict.fromkeys(range(SHARDS), NEW), 100, 0.01)
+        """Read what is pending, as the holder of both shards."""
+        await self.worker.lease(OURS, take=True)
+        return await read_all(self.worker)
 
-    async def settle(self, *settlements: Settlement) -> None:
+    async def settle(self, *settlements: Metered) -> None:
         """Settle under the first epoch."""
-        assert await self.worker.settle(dict.fromkeys(range(SHARDS), 1), settlements) == frozenset()
+        assert await settle_all(self.worker, OURS, settlements) == frozenset()
 
     def receipt(self, run: str = "") -> Receipt:
         """The receipt."""
-        return self.server.hold(receipt.read(KEYS, SHARDS, run, patience()))
+        return self.server.hold(receipt.read(KEYS, self.shape, run, patience()))
 
     def drifts(self) -> tuple[Drift, ...]:
         """What the audit finds."""
-        return self.server.hold(audit(KEYS, QueueShape("q", SHARDS, 2), patience())).drifts
+        return self.server.hold(audit(KEYS, self.server.hold(find_queue(KEYS, patience())), patience())).drifts
 
     def assert_reasons(self, expected: dict[str, int], run: str = "") -> None:
         """The dead by reason; in each shard's books and those of its runs they add up to the dead."""
@@ -95,13 +95,9 @@ def desk(backend: Backend) -> Desk:
     return Desk(backend)
 
 
-def acked(delivery: Delivery, **more: Any) -> Settlement:
+def acked(delivery: Delivery, **more: Any) -> Metered:
     """The settlement of an entry that was acknowledged whole."""
-    assert delivery.fields is not None
-    entry = decode(delivery.fields)
-    n = len(entry.ids)
-    made = Settlement(delivery.shard, delivery.stream_id, entry.run, n, entry.size, n, 0, delivery.stream_id)
-    return replace(made, **more)
+    return replace(settlement(delivery), **{"settled_ms": 0, **more})
 
 
 def judged(name: str) -> Verdict | None:
@@ -132,7 +128,7 @@ async def test_a_fenced_worker_leaves_no_figures(desk: Desk) -> None:
     desk.put(["a"], "r")
     (delivery,) = await desk.read()
     one = acked(delivery, settled_ms=5, usage=Usage(1, 0, 9, {"": 1}), queue_usage=Usage(1))
-    assert await desk.worker.settle({delivery.shard: 2}, [one]) == {delivery.shard}
+    assert await settle_all(desk.worker, {delivery.shard: 2}, [one]) == {delivery.shard}
     found = desk.receipt("r")
     assert (found.requests, found.lsn, found.last_settled_at, found.seconds) == (0, {}, None, None)
 
@@ -188,10 +184,9 @@ async def test_a_foreign_key_stops_before_anything_happened(desk: Desk, foreign:
     before: Any = desk.client.hgetall(keys.books)
     desk.client.delete(name)
     desk.client.set(name, "mine")
-    with pytest.raises(Exception, match="another program wrote it"):
-        await desk.settle(acked(delivery))
-    pending: Any = desk.client.xpending(keys.stream, "upsertq")
-    assert (pending["pending"], desk.client.hgetall(keys.books)) == (1, before)
+    faults = (await desk.worker.settle(OURS, [acked(delivery)])).faults
+    assert "another program wrote it" in faults[delivery.shard]
+    assert (desk.client.xlen(keys.stream("")), desk.client.hgetall(keys.books)) == (1, before)
 
 
 def dead_of_both(desk: Desk) -> None:
@@ -208,7 +203,7 @@ def test_replayed_letters_leave_their_reasons(desk: Desk) -> None:
     dead_of_both(desk)
     plan = desk.server.hold(make_plan(KEYS, SHARDS, Selector(), None, patience))
     for _ in range(2):  # a repetition finds them gone
-        desk.server.hold(replay(KEYS, plan.picks, Tally(), patience))
+        desk.server.hold(replay(KEYS, desk.shape, plan.picks, Tally(), patience))
         desk.assert_reasons({})
         desk.assert_reasons({}, "a")
     buried.settle(
@@ -224,7 +219,7 @@ def test_discarded_letters_leave_their_reasons(desk: Desk) -> None:
     selector = Selector(ids=frozenset({"x1", "x3"}))
     plan = desk.server.hold(make_plan(KEYS, SHARDS, selector, None, patience))
     for _ in range(2):
-        desk.server.hold(discard(KEYS, plan.picks, Tally(), patience))
+        desk.server.hold(discard(KEYS, desk.shape, plan.picks, Tally(), patience))
         desk.assert_reasons({"refused": 1, "too_large": 1})
         desk.assert_reasons({"refused": 1}, "a")
 
@@ -262,7 +257,8 @@ async def test_producers_give_receipts(desk: Desk, backend: Backend) -> None:
     assert (told.queue, told.run, told.books.acked, told.reasons) == ("q", "r", 1, {})
     assert told.first_enqueued_at is not None
     assert before <= told.first_enqueued_at.timestamp() <= time.time()
-    assert Producer("q", url=desk.server).run("other").receipt().first_enqueued_at is None
+    with pytest.raises(NotFound, match="no run 'other'"):
+        Producer("q", url=desk.server).run("other").receipt()
     document = told.as_dict()
     assert list(document)[:8] == ["queue", "run", *COUNTERS[:6]]
     assert (document["last_settled_at"], document["seconds"]) == (None, None)

@@ -1,4 +1,4 @@
-"""A run is done when it is sealed and nothing of it is pending: on every server, whoever seals it, and whoever does not."""
+"""A run is done when it is sealed and nothing of it is pending: on every server, whatever seals it or fails to."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from conftest import Backend
     from upsertq import Books
+    from upsertq.contract.protocol import Conversation
     from upsertq.contract.runs import RunState
 
 KEYS = QueueKeys("q")
@@ -170,6 +171,17 @@ def test_a_producer_that_did_not_know_that_it_was_sealed_opens_it_too(hall: Hall
     assert hall.wait().acked == 3
 
 
+def rest_of(conversation: Conversation[RunState], replies: list[Any]) -> Conversation[RunState]:
+    """What is left of a conversation, after these replies."""
+    while True:
+        try:
+            effect = conversation.send(replies)
+        except StopIteration as stop:
+            state: RunState = stop.value
+            return state
+        replies = yield effect
+
+
 def test_what_comes_while_a_run_is_sealed_opens_it(hall: Hall) -> None:
     """Between the count of its records and the seal another producer adds one."""
     other = hall.producer()
@@ -179,10 +191,7 @@ def test_what_comes_while_a_run_is_sealed_opens_it(hall: Hall) -> None:
     counting: Any = next(sealing)
     counted = hall.server._ask(counting.commands)
     put(other, "b")
-    noting: Any = sealing.send(counted)
-    with pytest.raises(StopIteration):
-        while True:
-            noting = sealing.send(hall.server._ask(noting.commands))
+    hall.server.hold(rest_of(sealing, counted))
     hall.settle()
     with pytest.raises(RunOpen):
         hall.wait()
@@ -228,7 +237,7 @@ def test_absent_or_lost(hall: Hall) -> None:
         hall.wait()
 
 
-def _fail() -> None:
+def _fail(_: object) -> None:
     raise ZeroDivisionError
 
 
@@ -262,16 +271,21 @@ def test_a_block_that_failed_seals_nothing(hall: Hall) -> None:
     """What was put before is enqueued, but the run is not complete."""
     with hall.producer() as producer:
         with pytest.raises(ZeroDivisionError), producer.run("r") as run:
-            run.put("a", [1.0])
-            _fail()
+            _fail(run.put("a", [1.0]))
         assert producer.books("r").enqueued == 1
         assert not is_sealed(hall)
     assert is_sealed(hall), "the failure was handled within the producer's own block"
     with pytest.raises(ZeroDivisionError), hall.producer() as producer:
-        producer.put("b", [1.0], run="r")
-        _fail()
+        _fail(producer.put("b", [1.0], run="r"))
     assert not is_sealed(hall)
     assert hall.server.hold(find_queue(KEYS, hall.world.patience(0))).shards == SHARDS
+
+
+async def fail_in(block: Any, record_id: str, **where: str) -> None:
+    """Put a record within the block of a producer or run, and fail there."""
+    async with block as own:
+        await own.put(record_id, [1.0], **where)
+        raise ZeroDivisionError
 
 
 async def test_asyncio_seals_as_well(backend: Backend, hall: Hall) -> None:
@@ -285,15 +299,11 @@ async def test_asyncio_seals_as_well(backend: Backend, hall: Hall) -> None:
             await run.put("a", [1.0])
         assert is_sealed(hall)
         with pytest.raises(ZeroDivisionError):
-            async with own.run("r") as run:
-                await run.put("b", [1.0])
-                _fail()
+            await fail_in(own.run("r"), "b")
         assert not is_sealed(hall)
     assert is_sealed(hall)
     with pytest.raises(ZeroDivisionError):
-        async with producer() as own:
-            await own.put("c", [1.0], run="r")
-            _fail()
+        await fail_in(producer(), "c", run="r")
     assert not is_sealed(hall)
     last = producer()
     await last.put("d", [1.0], run="r")

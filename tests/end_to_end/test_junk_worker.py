@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 import pytest
-from upsertq_worker.desk import Settings
-from upsertq_worker.drain import Drain
-from upsertq_worker.stream import RedisQueue
 
+import buried
 import junk
 from junk import KEYS, QUEUE, SHARDS, Stage
 from upsertq.contract.queue import QueueShape
 from upsertq.contract.server import AsyncServer
-from upsertq_worker.delivery.batch import BatchLimits
 from upsertq_worker.delivery.response import Answer
+from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.settings import BatchLimits, Settings
+from upsertq_worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,20 +43,20 @@ class Index:
         return Answer(200, {}, orjson.dumps({"upsertedCount": len(vectors)}))
 
 
-def drain(url: str, settings: Settings = SETTINGS) -> tuple[set[str], Exception | None, dict[str, str]]:
+def drain(stage: Stage, settings: Settings = SETTINGS) -> tuple[set[str], Exception | None, dict[str, str]]:
     """Let one worker drain the queue; returns what landed, what ended it, and its alarms."""
 
     async def work() -> tuple[set[str], Exception | None, dict[str, str]]:
-        server, index = AsyncServer.at(url), Index()
+        server, index = AsyncServer.at(stage.server.url), Index()
         try:
-            seam = RedisQueue(server, QueueShape(QUEUE, SHARDS, 4), "me", settings.lease)
-            worker = Drain("me", SHARDS, seam, index, settings)
+            seam = RedisQueue(server, QueueShape(QUEUE, SHARDS, 4, stage.incarnation), "me", settings.lease)
+            worker = Worker("me", SHARDS, seam, index, settings)
             ended: Exception | None = None
             try:
                 await worker.run()
             except Exception as error:  # noqa: BLE001 - it is what is asked for
                 ended = error
-            return index.landed, ended, dict(worker.desk.alarms)
+            return index.landed, ended, dict(worker.report()["alarms"])
         finally:
             await server.close()
 
@@ -77,21 +77,21 @@ def ready(stage: Stage, damage: Damage | None = None) -> tuple[set[str], set[str
     ids = []
     for shard in range(SHARDS):
         stage.client.delete(KEYS.shard(shard).lease)
-        entries: Any = stage.client.xrange(KEYS.shard(shard).stream)
+        entries = buried.pending(stage.client, KEYS.shard(shard))
         ids.append({name for _, fields in entries for name in orjson.loads(fields[b"ids"])})
     if damage is not None:
         damage.do(stage.client)
     return ids[0], ids[1]
 
 
-PASSING: Final = (KEYS.workers, KEYS.runs, KEYS.lanes, KEYS.loads, KEYS.shard(0).suspects)
+PASSING: Final = (KEYS.workers, KEYS.runs, KEYS.paused, KEYS.loads)
 """What stops no worker."""
 
 
 def check(stage: Stage, damage: Damage) -> None:
     """Whatever is damaged in shard 0: the other shard lands, and only a complaint that names it ends the worker."""
     here, there = ready(stage, damage)
-    landed, ended, alarms = drain(stage.server.url)
+    landed, ended, alarms = drain(stage)
     told = (damage.name, landed, ended, alarms)
     assert there <= landed, told
     assert ended is None or type(ended).__module__.startswith("upsertq"), told
@@ -101,7 +101,7 @@ def check(stage: Stage, damage: Damage) -> None:
     if not here <= landed:
         assert alarms, told
         assert ended is not None, told
-        assert any(name in str(ended) for name in (KEYS.shard(0).stream[:-6], "entry ")), told
+        assert any(name in str(ended) for name in (KEYS.shard(0).tag, "entry ", "shard 0")), told
 
 
 @pytest.mark.slow
@@ -133,7 +133,7 @@ def test_entries(stage: Stage) -> None:
     """An entry that cannot be read stops its shard; what stands before it lands."""
     for damage in some(junk.bad_entries(), 20):
         here, there = ready(stage, damage)
-        landed, ended, alarms = drain(stage.server.url)
+        landed, ended, alarms = drain(stage)
         told = (damage.name, landed, ended, alarms)
         assert here | there <= landed, told
         assert (ended is None) == (not alarms), told

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.contract.wire import Entry, Record, pack
-from upsertq_worker.settings import BatchLimits
 from upsertq_worker.delivery.batch import Batch, Batcher
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, entry_of
+from upsertq_worker.settings import BatchLimits
 
 RNG = np.random.default_rng(7)
 ENTRY = 25

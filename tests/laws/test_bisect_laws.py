@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.settings import MOST_CULPRITS
 from upsertq_worker.delivery.bisect import Part, Search, request_budget, take_apart
+from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
     import random

@@ -8,10 +8,10 @@ import orjson
 import pytest
 
 from upsertq.contract.wire import Record, pack
-from upsertq_worker.settings import BatchLimits
 from upsertq_worker.delivery.batch import Batch, Batcher
 from upsertq_worker.delivery.encoder import Encoder, Unsendable
 from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.settings import BatchLimits
 
 if TYPE_CHECKING:
     from upsertq.contract.wire import Entry

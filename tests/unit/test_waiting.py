@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from upsertq.client.waiting import MAX_POLL, OPEN_TIMEOUT, PATIENCE_SECONDS, Wait, wait_until_settled
-from upsertq.contract.books import COUNTERS, Books
+from upsertq.contract.books import Books
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.errors import (
     LanePaused,
@@ -47,6 +47,8 @@ class Told:
     shards: list[str | None] = field(default_factory=lambda: ["i1", "i1"])
     paused: dict[str, Paused] = field(default_factory=dict)
     away: bool = False
+    held: bool = True
+    """Whether what is pending is in a stream."""
     counters: dict[str, bytes] = field(default_factory=dict)
     """Counters of the first shard as they stand, in place of numbers."""
 
@@ -57,7 +59,7 @@ class Told:
         return [self._reply(command) for command in commands]
 
     def _reply(self, command: Command) -> Any:
-        name = command[1]
+        name = command[3] if command[0] == "SCAN" else command[1]
         if name == KEYS.meta:
             return [self.meta.encode() or None, b"5"]
         if name == KEYS.runs:
@@ -65,12 +67,12 @@ class Told:
         if name == KEYS.paused:
             return {scope.encode(): note(paused) for scope, paused in self.paused.items()}
         shard = next(k for k in range(2) if str(name).startswith(KEYS.shard(k).tag))
-        if command[0] == "HGET":
-            found = self.shards[shard]
-            return None if found is None else found.encode()
-        assert list(command[2:]) == list(COUNTERS)
-        told = {of: b"%d" % n for of, n in self.books[shard].items()} | (self.counters if shard == 0 else {})
-        return [told.get(counter) for counter in COUNTERS]
+        if command[0] == "HMGET":
+            told = {of: b"%d" % n for of, n in self.books[shard].items()} | (self.counters if shard == 0 else {})
+            return [told.get(str(counter)) for counter in command[2:]]
+        found = self.shards[shard]
+        of_lanes = {"SRANDMEMBER": [b"n"] * self.held, "XLEN": int(self.held), "SCAN": [b"0", []]}
+        return {**of_lanes, "HGET": None if found is None else found.encode()}[str(command[0])]
 
 
 class Talk:
@@ -184,7 +186,7 @@ def test_the_end_of_the_time_says_what_is_missing() -> None:
         Talk(told).hold(timeout=5)
     told.books[0] = {"enqueued": 3, "pending": 3}
     told.paused = {scope_of("n"): by_hand("", 1.0, "me")}
-    with pytest.raises(WaitTimeout, match="is a worker running.*namespace 'n'"):
+    with pytest.raises(WaitTimeout, match=r"is a worker running.*namespace 'n'"):
         Talk(told).hold(timeout=5)
     told.paused[QUEUE] = by_hand("maintenance", 1.0, "me")
     with pytest.raises(WaitTimeout, match="after 0 s: paused: the queue: maintenance"):
@@ -209,7 +211,6 @@ def test_a_pause_that_lasts_ends_the_wait() -> None:
         ({"meta": "i2"}, QueueLost, "another creation"),
         ({"shards": ["i1", None]}, QueueLost, "shard 1 is gone"),
         ({"shards": ["i2", "i1"]}, QueueLost, "shard 0 is of another creation"),
-        ({"run": None}, NotFound, "no run 'r'"),
         ({"books": [{}, {}]}, QueueLost, "run 'r' had 3 records and has 0 now"),
         ({"books": [{"enqueued": 2, "acked": 2}, {}]}, QueueLost, "had 3 records and has 2"),
         ({"counters": {"pending": b"none"}}, QueueDamaged, "pending"),
@@ -232,6 +233,24 @@ def test_absence_is_no_success(what: dict[str, Any], error: type[Exception], mat
     with pytest.raises(error, match=match):
         talk.hold()
     assert len(talk.pauses) == (when == "meanwhile")
+
+
+def test_a_run_is_absent_or_lost() -> None:
+    """One that the wait saw before is lost; one that it never saw is perhaps mistyped."""
+    told = Told([{"enqueued": 3, "pending": 3}, {}])
+    with pytest.raises(NotFound, match="no run 'r'"):
+        Talk(told).hold()
+    told.run = OPEN
+    with pytest.raises(QueueLost, match="run 'r'"):
+        Talk(told, lambda _: setattr(told, "run", None)).hold()
+
+
+def test_pending_records_that_no_stream_holds_are_lost() -> None:
+    """The books stand still, and what they count is nowhere: it will never be settled."""
+    talk = Talk(Told([{"enqueued": 3, "pending": 3}, {}], OPEN, held=False))
+    with pytest.raises(QueueLost, match="3 records are pending that no stream holds"):
+        talk.hold()
+    assert talk.now < OPEN_TIMEOUT
 
 
 def test_fewer_records_than_the_caller_enqueued_are_a_loss() -> None:

@@ -24,7 +24,7 @@ from upsertq.contract.protocol import (
     run_scripts,
     worst,
 )
-from upsertq.contract.queue import OTHER, QueueShape
+from upsertq.contract.queue import OTHER, QueueShape, meta_lost
 from upsertq.contract.wire import encode
 
 CALL_BYTES: Final = 2_000_000

@@ -6,14 +6,42 @@ What is asked for in one look may change within it: only what the books said bef
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueLost
 from upsertq.contract.figures import counter
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Conversation, Patience, ask_all, persistently
 from upsertq.contract.queue import QueueShape
 
+STILL_SECONDS: Final = 2.0
+"""Seconds without a change in the books after which, again and again, it is asked whether the pending is there."""
 LANES: Final = 100
 """Lanes of a shard that are looked at: where it has so many, some of them hold something."""
+
+
+class Standstill:
+    """What one wait sees of progress: while there is none, every now and then it is asked whether the pending is there.
+
+    Args:
+        keys: the queue's.
+        shape: what the queue is.
+        begun: when the wait began, in seconds from any origin.
+    """
+
+    def __init__(self, keys: QueueKeys, shape: QueueShape, begun: float) -> None:
+        self._keys = keys
+        self._shape = shape
+        self._before = Books()
+        self._look_at = begun
+
+    def check(self, found: Books, now: float, patience: Patience) -> Conversation[None]:
+        """Look at the queue where the books stood still; raises as `check_held`."""
+        still = found == self._before and found.pending > 0
+        if still and now < self._look_at:
+            return
+        self._before, self._look_at = found, now + STILL_SECONDS
+        if still:
+            yield from check_held(self._keys, self._shape, patience)
 
 
 def check_held(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conversation[None]:
@@ -27,8 +55,11 @@ def check_held(keys: QueueKeys, shape: QueueShape, patience: Patience) -> Conver
     if not bare:
         return
     # the set of the lanes may be what was lost: a worker finds the streams, so they are searched for here, too
-    bare = [shard for shard in bare if not (yield from _has_stream(keys, shard, patience))]
-    again = yield from _counted(keys, bare, patience)
+    nowhere = []
+    for shard in bare:
+        if not (yield from _has_stream(keys, shard, patience)):
+            nowhere.append(shard)  # noqa: PERF401 - a comprehension cannot yield
+    again = yield from _counted(keys, nowhere, patience)
     lost = {shard: pending for shard, (pending, clock) in again.items() if counted[shard] == (pending, clock)}
     if lost:
         shards = f"shard{'s' * (len(lost) > 1)} {', '.join(map(str, lost))}"

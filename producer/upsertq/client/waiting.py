@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from upsertq.client.held import Standstill
 from upsertq.client.stall import Stall, told
 from upsertq.contract import books, queue, runs
 from upsertq.contract.books import Books
 from upsertq.contract.circumstances import Circumstances
-from upsertq.contract.errors import QueueLost, RunOpen, ServerUnavailable, WaitTimeout
+from upsertq.contract.errors import NotFound, QueueLost, RunOpen, ServerUnavailable, WaitTimeout
 from upsertq.contract.keys import QueueKeys, queue_option
 from upsertq.contract.pauses import QUEUE, read_pauses
 from upsertq.contract.protocol import Conversation, Patience, Pause
 from upsertq.contract.queue import QueueShape
 from upsertq.contract.runs import RunState
 
+FIRST_POLL: Final = 0.05
 MAX_POLL: Final = 1.0
 PATIENCE_SECONDS: Final = 30.0
 """How long a wait bears with an absent server."""
@@ -64,19 +66,21 @@ def wait_until_settled(
     begun = world.clock()
     until = None if wait.timeout is None else begun + wait.timeout
     stall = None if wait.pause_timeout is None else Stall(wait.keys, wait.pause_timeout, world.wall())
-    step, enqueued, added = 0.05, wait.enqueued, begun
+    step, enqueued, added = FIRST_POLL, wait.enqueued, begun
+    standstill = Standstill(wait.keys, wait.shape, begun)
     while True:
         left = PATIENCE_SECONDS if until is None else max(0.0, until - world.clock())
         patience = world.patience(min(left, PATIENCE_SECONDS))
         # before the books: what was sealed then is counted in them
-        state = (yield from runs.find_run(wait.keys, wait.shape, wait.run, patience)) if wait.run else None
-        found = yield from books.read(wait.keys, wait.shape.shards, wait.run, patience, wait.shape.incarnation)
+        state = (yield from _find_run(wait, patience, known=step > FIRST_POLL)) if wait.run else None
+        found = yield from _books(wait, patience)
         # after the books: what vanishes between the two is noticed
         yield from queue.check_present(wait.keys, wait.shape, wait.run, patience)
         if found.enqueued > enqueued:
             added = world.clock()
         enqueued = _expected(wait, state, found, enqueued)
         watch(found)
+        yield from standstill.check(found, world.clock(), patience)
         if found.pending == 0:
             if state is None or state.is_sealed(found.enqueued):
                 return found
@@ -93,6 +97,25 @@ def wait_until_settled(
         left = MAX_POLL if until is None else max(0.0, until - world.clock())
         yield Pause(min(step, left))
         step = min(step * 1.5, MAX_POLL)
+
+
+def _find_run(wait: Wait, patience: Patience, *, known: bool) -> Conversation[RunState]:
+    """What is noted of the run; where it was `known` a moment ago it cannot be absent."""
+    try:
+        return (yield from runs.find_run(wait.keys, wait.shape, wait.run, patience))
+    except NotFound:
+        if known:
+            raise QueueLost(wait.keys.queue, f"the run '{wait.run}' is gone from the key '{wait.keys.runs}'") from None
+        raise
+
+
+def _books(wait: Wait, patience: Patience) -> Conversation[Books]:
+    """The books; `QueueLost` where a shard settled more of the run than its books know to have been enqueued."""
+    parts = yield from books.read_shards(wait.keys, wait.shape.shards, wait.run, patience, wait.shape.incarnation)
+    gone = [wait.keys.shard(shard).run(wait.run) for shard, part in enumerate(parts) if wait.run and part.pending < 0]
+    if gone:
+        raise QueueLost(wait.keys.queue, f"books of run '{wait.run}' were lost: {', '.join(gone)}")
+    return books.total(parts)
 
 
 def _expected(wait: Wait, state: RunState | None, found: Books, enqueued: int) -> int:

@@ -324,7 +324,10 @@ class Reader:
             if cursor.gone or cursor.again_at > now:
                 continue
             try:
-                self._admit(delivery, decode(delivery.fields), now)
+                entry = decode(delivery.fields)
+                if entry.namespace != delivery.namespace:
+                    raise UnknownEntry(f"it belongs to {spoken(scope_of(entry.namespace))}")  # noqa: TRY301
+                self._admit(delivery, entry, now)
             except UnknownEntry as error:
                 self._halt(cursor, f"entry {delivery.stream_id}: {error}")
             except Exception as error:  # noqa: BLE001 - no entry may end a worker

@@ -34,7 +34,7 @@ if fault then return redis.error_reply(fault) end
 local pending, bytes = counters[1].pending, counters[1].bytes
 
 at = 7
-local spaces, known, length = {}, {}, {}
+local spaces, known, length, entering = {}, {}, {}, {}
 for _ = 1, entries do
   local place, namespace = tonumber(ARGV[at]), ARGV[at + 1]
   if known[namespace] == nil then
@@ -71,8 +71,10 @@ for _ = 1, entries do
     local reply = call('XADD', KEYS[place], id, unpack(ARGV, at + 7, at + 6 + fields))
     if type(reply) == 'table' and reply.err then break end
     clock_ms, clock_n, clock = ms, n, id
-    if length[place] == 0 then
-      redis.call('SADD', KEYS[2], namespace)
+    -- also where the stream is there: the set of the lanes may have been lost
+    local entered = not entering[place] and redis.call('SADD', KEYS[2], namespace) == 1
+    entering[place] = true
+    if entered or length[place] == 0 then
       local rung = redis.pcall('XADD', KEYS[3], 'MAXLEN', 100, id, 'ns', namespace)
       -- a bell that was tampered with has a greater id: it must ring all the same
       if type(rung) == 'table' and rung.err then redis.call('XADD', KEYS[3], 'MAXLEN', 100, '*', 'ns', namespace) end
