@@ -238,7 +238,7 @@ NOTE: Final = "dead letters cannot be read"
 
 
 ENTRY: Final = {
-    "v": b"1",
+    "v": b"2",
     "op": b"upsert",
     "n": b"1",
     "ns": b"n",

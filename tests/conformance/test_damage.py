@@ -193,7 +193,7 @@ def test_all_or_nothing(stage: Stage, name: str) -> None:
 @pytest.mark.timeout(600)
 def test_no_letter_is_lost(stage: Stage) -> None:
     """A damaged counter costs no letter: those of the entry are written, or it stays pending."""
-    server = Server(stage.client)
+    server, ways = Server(stage.client), set[bool]()
     for damage in fields_of_shard():
         take(stage)
         script, keys, arguments = calls(stage)["settle"]
@@ -203,12 +203,14 @@ def test_no_letter_is_lost(stage: Stage) -> None:
         done = not isinstance(reply, Failed) and reply[:2] == [1, 1]
         assert length_of(stage.client, LANE) == held - done, (damage.name, reply)
         assert letters_of(stage.client) == dead + done, (damage.name, reply)
+        ways.add(done)
+    assert ways == {True, False}, "all were settled, or none: nothing was tried"
 
 
 @pytest.mark.timeout(600)
 def test_what_is_replayed_can_be_read(stage: Stage) -> None:
     """The script moves a letter just where `decode_letter` reads it: none stops a shard, none that is sound stays."""
-    server = Server(stage.client)
+    server, seen = Server(stage.client), set[int]()
     for what, fields in junk.bad_versions(junk.LETTER):
         stage.reset()
         dead_id: Any = stage.client.xadd(SHARD.dead, fields)  # type: ignore[arg-type]
@@ -228,8 +230,10 @@ def test_what_is_replayed_can_be_read(stage: Stage) -> None:
             assert "reason" in what, (what, reply)
             continue
         assert reply in ([1], [2]), (what, reply)
+        seen.add(reply[0])
         assert reply == [1] or not readable, f"{what}: a sound letter stays"
         if reply == [1]:
             entries: Any = stage.client.xrevrange(SHARD.stream(namespace), count=1)
             assert readable, f"{what}: a damaged letter was moved"
             decode(entries[0][1])
+    assert seen == {1, 2}, "all moved, or none: nothing was tried"

@@ -237,8 +237,11 @@ def test_absent_or_lost(hall: Hall) -> None:
         hall.wait()
 
 
-def _fail(_: object) -> None:
-    raise ZeroDivisionError
+def fail(block: Any, record_id: str, **where: str) -> None:
+    """Put a record within the block of a producer or run, and fail there."""
+    with block as own:
+        own.put(record_id, [1.0], **where)
+        raise ZeroDivisionError
 
 
 def is_sealed(hall: Hall) -> bool:
@@ -270,19 +273,19 @@ def test_the_end_of_a_block_seals(hall: Hall) -> None:
 def test_a_block_that_failed_seals_nothing(hall: Hall) -> None:
     """What was put before is enqueued, but the run is not complete."""
     with hall.producer() as producer:
-        with pytest.raises(ZeroDivisionError), producer.run("r") as run:
-            _fail(run.put("a", [1.0]))
+        with pytest.raises(ZeroDivisionError):
+            fail(producer.run("r"), "a")
         assert producer.books("r").enqueued == 1
         assert not is_sealed(hall)
     assert is_sealed(hall), "the failure was handled within the producer's own block"
-    with pytest.raises(ZeroDivisionError), hall.producer() as producer:
-        _fail(producer.put("b", [1.0], run="r"))
+    with pytest.raises(ZeroDivisionError):
+        fail(hall.producer(), "b", run="r")
     assert not is_sealed(hall)
     assert hall.server.hold(find_queue(KEYS, hall.world.patience(0))).shards == SHARDS
 
 
 async def fail_in(block: Any, record_id: str, **where: str) -> None:
-    """Put a record within the block of a producer or run, and fail there."""
+    """The same with an `async with` block."""
     async with block as own:
         await own.put(record_id, [1.0], **where)
         raise ZeroDivisionError

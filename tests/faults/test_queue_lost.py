@@ -19,7 +19,7 @@ from waiting import wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from processes import Index
@@ -41,6 +41,8 @@ THE_QUEUE: Final = ("meta", "books")
 """Keys without which there is no queue any more."""
 HARMLESS: Final = ("lanes", "bell", "workers", "lease")
 """Keys that hold nothing which is not found again."""
+READING: Final = {"hget", "hmget"}
+"""The last command of each look of a wait."""
 ALL_OF: Final = {
     "meta": KEYS.meta,
     "books": SHARD.books,
@@ -132,9 +134,11 @@ class Stage:
         """Start a `wait` that lasts."""
         ending = Ending(self.directory / f"wait{len(options)}.log")
         with self.server.client() as client:
-            client.config_resetstat()
+            known = _connected(client).keys()
             ending.process = start("wait", *Q, *options, url=self.url, log=ending.log)
-            wait_until(lambda: _looks(client) >= 2, SOON, "it waits")
+            wait_until(lambda: READING & {*_since(client, known)}, SOON, "it reads the books")
+            # what it found is the queue: from then on it sleeps between its looks
+            wait_until(lambda: READING & {*_since(client, known, idle=1)}, SOON, "it waits")
         return ending
 
     def lose(self, what: str) -> None:
@@ -182,9 +186,15 @@ class Ending:
         assert "Traceback" not in said
 
 
-def _looks(client: Any) -> int:
-    """How often the books of both shards were read, about."""
-    return int(client.info("commandstats").get("cmdstat_hmget", {}).get("calls", 0)) // 2
+def _connected(client: Any) -> dict[str, dict[str, str]]:
+    """The connections of the server, by number."""
+    return {one["id"]: one for one in client.client_list()}
+
+
+def _since(client: Any, known: Iterable[str], idle: int = 0) -> list[str]:
+    """The latest command on each connection that is not known, and did nothing for so many seconds."""
+    fresh = _connected(client).items()
+    return [one["cmd"] for number, one in fresh if number not in {*known} and int(one["idle"]) >= idle]
 
 
 @pytest.fixture
@@ -232,8 +242,8 @@ def test_in_mid_load_the_loss_of_the_queue_is_told_by_all(stage: Stage, what: st
     It is created while the old producer, which knows nothing of it yet, still runs.
     """
     with loading(stage) as producer:
-        stage.work(*SLOW)
         of_run, of_all = stage.wait("--run", "r"), stage.wait()
+        stage.work(*SLOW)
         producer.hold()
         stage.lose(what)
         of_run.fails(LOST)
@@ -256,8 +266,8 @@ def test_in_mid_load_the_loss_of_the_queue_is_told_by_all(stage: Stage, what: st
 def test_in_mid_drain_the_loss_of_the_queue_is_told_by_all(stage: Stage, what: str) -> None:
     """Nothing is pending after it where everything is lost: that is no success, nor for who drains to the end."""
     loaded(stage)
-    stage.work(*SLOW, "--until-empty")
     of_run, of_all = stage.wait("--run", "r"), stage.wait()
+    stage.work(*SLOW, "--until-empty")
     stage.lose(what)
     of_run.fails(LOST)
     of_all.fails(LOST)
@@ -284,16 +294,16 @@ def test_what_holds_nothing_may_be_lost(stage: Stage, what: str, when: str) -> N
     """The work goes on: all is found again."""
     if when == "load":
         with loading(stage) as producer:
-            stage.work(*SLOW)
             of_run = stage.wait("--run", "r")
+            stage.work(*SLOW)
             stage.lose(what)
             put = producer.put
             wait_until(lambda: producer.put > put + 2 * PUT or producer.error, SOON, "the producer goes on")
             assert producer.end() is None
     else:
         loaded(stage)
-        stage.work(*SLOW)
         of_run = stage.wait("--run", "r")
+        stage.work(*SLOW)
         stage.lose(what)
     assert of_run.code() == 0, of_run.log.read_text()
     call("wait", *Q, "--timeout", "60", url=stage.url)
@@ -317,15 +327,15 @@ def test_a_run_whose_books_were_lost_is_not_done(stage: Stage, when: str) -> Non
     """Its wait and its producer say so; what else waits for the queue goes on, for its records are all there."""
     if when == "load":
         with loading(stage) as producer:
-            stage.work(*SLOW)
             of_run = stage.wait("--run", "r")
+            stage.work(*SLOW)
             stage.lose("run")
             of_run.fails(LOST, "run 'r'")
             assert isinstance(producer.end(), QueueLost)
     else:
         loaded(stage)
-        stage.work(*SLOW)
         of_run = stage.wait("--run", "r")
+        stage.work(*SLOW)
         stage.lose("run")
         of_run.fails(LOST, "run 'r'")
     call("wait", *Q, "--timeout", "60", url=stage.url)
@@ -339,15 +349,15 @@ def test_runs_that_are_not_known_any_more(stage: Stage, when: str) -> None:
     """A wait that knew its run says so; the queue itself lacks nothing."""
     if when == "load":
         with loading(stage) as producer:
-            stage.work(*SLOW)
             of_run = stage.wait("--run", "r")
+            stage.work(*SLOW)
             stage.lose("runs")
             of_run.fails(LOST, KEYS.runs)
             assert producer.end() is None
     else:
         loaded(stage)
-        stage.work(*SLOW)
         of_run = stage.wait("--run", "r")
+        stage.work(*SLOW)
         stage.lose("runs")
         of_run.fails(LOST, KEYS.runs)
     call("wait", *Q, "--timeout", "60", url=stage.url)
@@ -360,14 +370,14 @@ def test_a_stream_that_was_lost_leaves_records_pending_for_ever(stage: Stage, wh
     if when == "load":
         with loading(stage) as producer:
             wait_until(lambda: producer.put > 40 * PUT or producer.error, SOON, "there is something to lose")
-            stage.work(*SLOW)
             of_run, of_all = stage.wait("--run", "r"), stage.wait()
+            stage.work(*SLOW)
             stage.lose("stream")
             assert producer.end() is None
     else:
         loaded(stage)
-        stage.work(*SLOW)
         of_run, of_all = stage.wait("--run", "r"), stage.wait()
+        stage.work(*SLOW)
         stage.lose("stream")
     of_run.fails(LOST, "no stream holds")
     of_all.fails(LOST, "no stream holds")

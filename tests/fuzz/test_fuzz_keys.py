@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from upsertq_worker.stream import RedisQueue
 
 import junk
 from fuzzing import fuzzed
@@ -17,8 +16,12 @@ from mutants import VALUES, mutated
 from upsertq.contract.errors import UpsertqError
 from upsertq.contract.queue import QueueShape
 from upsertq.contract.server import AsyncServer
+from upsertq_worker.queue.protocols import START
+from upsertq_worker.queue.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from servers import RealServer
 
 COMMANDS: Final = (
@@ -36,10 +39,12 @@ COMMANDS: Final = (
 )
 FIELDS: Final = st.sampled_from(
     [
-        *(*junk.COUNTERS, *junk.FIGURES, "format", "shards", "dimension", "created", RUN, WORKER, "f", "queue"),
-        *("namespace:n", "n\0x0", "\0p0", "1-1"),
+        *(*junk.COUNTERS, *junk.FIGURES, *junk.OF_HOLDERS, "added_at", "format", "shards", "state", "dimension"),
+        *("created", RUN, WORKER, "f", "queue", "namespace:n", "n\0x0", "\0p0"),
     ]
 )
+NAMES: Final = VALUES | st.sampled_from([b"", b"n", b"other", b"\0", b"\xff"])
+"""Namespaces: such as there are, and others."""
 
 
 @st.composite
@@ -53,6 +58,10 @@ def damages(draw: st.DrawFn) -> list[tuple[str | bytes, ...]]:
             done.append(("HSET", key, draw(FIELDS | st.binary(max_size=12)), draw(VALUES)))
         elif kind == "string":
             done.append(("SET", key, draw(VALUES | VALUES.map(lambda value: value + b":me"))))
+        elif kind == "set":
+            done.append((draw(st.sampled_from(["SADD", "SREM"])), key, draw(NAMES)))
+        elif key.endswith("bell"):
+            done.append(("XADD", key, "*", draw(st.sampled_from(["ns", "junk"])), draw(NAMES)))
         else:
             fields = draw(mutated(junk.LETTER if key.endswith("dead") else junk.ENTRY))
             if fields:
@@ -60,26 +69,38 @@ def damages(draw: st.DrawFn) -> list[tuple[str | bytes, ...]]:
     return done
 
 
-def worker_step(url: str) -> None:
+def worker_step(stage: Stage) -> None:
     """Lease, read and look around as a worker does: what fails does so by name."""
 
+    async def tried(call: Callable[[], Awaitable[Any]]) -> Any:
+        try:
+            return await call()
+        except UpsertqError as error:
+            assert len(str(error)) < 1_000  # noqa: PT017 - any of them may fail, each in one line
+            assert str(error).isprintable()  # noqa: PT017
+
     async def step() -> None:
-        server = AsyncServer.at(url)
-        queue = RedisQueue(server, QueueShape(QUEUE, SHARDS, 4), "me", 1.0)
+        server = AsyncServer.at(stage.server.url)
+        queue = RedisQueue(server, QueueShape(QUEUE, SHARDS, 4, stage.incarnation), "me", 1.0)
         held = dict.fromkeys(range(SHARDS), 0)
+        grants = await tried(lambda: queue.lease(held, take=True)) or ()
+        assert all(len(grant.fault) < 1_000 and grant.fault.isprintable() for grant in grants)
+        held |= {grant.shard: grant.epoch for grant in grants}
+        lists = await tried(lambda: queue.lanes(list(held))) or {}
+        cursors = {(shard, name): START for shard, lanes in lists.items() for name in lanes.namespaces}
+        bells = {shard: lanes.place for shard, lanes in lists.items()}
+        await tried(lambda: queue.read(cursors, bells, 5, 0.001))
         for call in (
-            lambda: queue.lease(held, take=True),
             queue.pauses,
             queue.books,
-            lambda: queue.marks(list(held)),
-            lambda: queue.read(dict.fromkeys(held, ">"), 5, 0.001),
-            lambda: queue.backlog(list(held)),
+            lambda: queue.counted(list(held)),
+            lambda: queue.streams(0),
+            lambda: queue.mark(held, {0: junk.MARK}),
+            lambda: queue.beat({"name": "me"}),
+            lambda: queue.release(held, {}),
             queue.leave,
         ):
-            try:
-                await call()
-            except UpsertqError as error:
-                assert len(str(error)) < 1_000  # noqa: PT017 - any of them may fail, each in one line
+            await tried(call)
         await server.close()
 
     asyncio.run(step())
@@ -91,7 +112,7 @@ def test_a_command_ends_well(redis_server: RealServer, monkeypatch: pytest.Monke
     monkeypatch.setenv("UPSERTQ_REDIS_URL", redis_server.url)
     stage = Stage(redis_server)
 
-    @fuzzed(examples=600)
+    @fuzzed(examples=900)
     @given(damages(), st.sampled_from(COMMANDS))
     def tried(damage: list[tuple[str | bytes, ...]], command: tuple[str, ...]) -> None:
         stage.reset()
@@ -101,7 +122,7 @@ def test_a_command_ends_well(redis_server: RealServer, monkeypatch: pytest.Monke
             except stage.refused:
                 continue  # the second damage did not fit what the first left
         junk.check([*command, "--queue", QUEUE], repr(damage))
-        worker_step(redis_server.url)
+        worker_step(stage)
 
     tried()
     assert KEYS.queue == QUEUE

@@ -262,6 +262,6 @@ def ask_all(commands: Sequence[Command]) -> Callable[[], Conversation[list[Any]]
 
 def _naming(reply: Any, command: Command) -> Any:
     """The reply; where it says that a key is of a foreign type, with the key's name, which the server leaves out."""
-    if isinstance(reply, Failed) and WRONG_TYPE in reply.message and command[0] != "XREADGROUP" and len(command) > 1:
+    if isinstance(reply, Failed) and WRONG_TYPE in reply.message and command[0] != "XREAD" and len(command) > 1:
         return Failed(reply.trouble, f"{DAMAGED}{command[1]!s} is of another type than upsertq makes it: {RENAME}")
     return reply

@@ -19,6 +19,7 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
 from upsertq_worker.queue.absence import Absence
+from upsertq_worker.queue.damage import AGAIN_SECONDS, Damage
 from upsertq_worker.queue.lease import Leases, Takeover, place_of
 from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, ShardsDamaged, Stream
 
@@ -36,8 +37,6 @@ READ_BYTES: Final = 16_000_000
 """Bytes that one read should bring at most, about."""
 FIRST_MEAN: Final = 100_000
 """Bytes of an entry, about, before one was seen."""
-AGAIN_SECONDS: Final = 5.0
-"""Between two looks at a stream whose next entry was not understood."""
 BATCHES_AHEAD: Final = 4
 """Batches a lane may have here for each request that may be in flight: what is more only costs memory."""
 
@@ -103,6 +102,7 @@ class Reader:
         self._alarms = alarms
         self._admitted = admitted
         self._absence = Absence("read the queue", context, signals)
+        self._damage = Damage(context, alarms)
         self._shards: dict[int, _Shard] = {}
         self._behind: deque[_Cursor] = deque()
         """Streams that may have more than was read, in turn."""
@@ -123,11 +123,9 @@ class Reader:
                 await self._check_replayed()
                 pause = await self._round()
                 self._absence.over()
-            except QueueDamaged as error:
-                for shard, fault in error.faults.items() if isinstance(error, ShardsDamaged) else ():
-                    self._alarms[f"shard {shard}"] = fault
-                await self._absence.wait(error)
-            except ServerUnavailable as error:
+            except ShardsDamaged as error:
+                self._damage.found(error.faults)  # the next round goes without them
+            except (ServerUnavailable, QueueDamaged) as error:
                 await self._absence.wait(error)
             else:
                 if pause:
@@ -135,6 +133,8 @@ class Reader:
 
     def forget(self, shards: Iterable[int]) -> None:
         """These shards were lost or gained anew: begin with their first entries when they are held again."""
+        shards = list(shards)
+        self._damage.forget(shards)
         for shard in shards:
             known = self._shards.pop(shard, None)
             for cursor in known.cursors.values() if known else ():
@@ -143,11 +143,11 @@ class Reader:
                 del self._alarms[name]
 
     def emptied(self, streams: Mapping[Stream, str]) -> None:
-        """These streams are gone with their last entry, unless word came since that their namespace has one again."""
+        """These streams are gone with their last entry, unless they are there again: a bell or an entry tells."""
         for (shard, namespace), clock in streams.items():
             known = self._shards.get(shard)
             cursor = known.cursors.get(namespace) if known else None
-            if known is not None and cursor is not None and cursor.rung <= place_of(clock):
+            if known is not None and cursor is not None and max(cursor.rung, place_of(cursor.place)) <= place_of(clock):
                 cursor.gone = True
                 del known.cursors[namespace]
                 self._go_on(cursor)
@@ -161,6 +161,8 @@ class Reader:
     def caught_up(self, shard: int) -> bool:
         """Whether all is read of what stood in the shard at its takeover, but for lanes that are not read now."""
         known = self._shards.get(shard)
+        if known is not None and shard in self._damage:
+            return True  # no more of it can be read now, and the other shards need not wait for it
         if known is None or known.bell is None:
             return False
         boundary = known.takeover.boundary
@@ -193,9 +195,15 @@ class Reader:
 
     @property
     def exhausted(self) -> bool:
-        """Whether all streams were read to their end or to an entry that is not understood."""
-        left = any(not cursor.again_at for cursor in self._behind)
-        return not left and all(known.bell is not None for known in self._shards.values())
+        """Whether all streams of the shards held were read to their end or to an entry that is not understood."""
+        return self._shards.keys() == self._leases.epochs.keys() and all(
+            shard in self._damage
+            or (
+                known.bell is not None
+                and all(cursor.again_at or not cursor.behind for cursor in known.cursors.values())
+            )
+            for shard, known in self._shards.items()
+        )
 
     def _follow_leases(self) -> None:
         takeovers = self._leases.takeovers
@@ -207,7 +215,11 @@ class Reader:
     async def _round(self) -> float:
         """Read once; returns the seconds to wait before the next time, 0 for none."""
         await self._list_lanes()
-        bells = {shard: known.bell for shard, known in self._shards.items() if known.bell is not None}
+        bells = {
+            shard: known.bell
+            for shard, known in self._shards.items()
+            if known.bell is not None and not self._damage.waits(shard)
+        }
         if not bells:
             return 1.0
         now = self._context.clock()
@@ -230,6 +242,7 @@ class Reader:
         if read.faults:
             self._line_up(cursors.values())
             return 0.0
+        self._damage.sound(bells)
         self._take_in_rings(read.rings, bells, count)
         self._take_in(read.deliveries, cursors)
         found = Counter((one.shard, one.namespace) for one in read.deliveries)
@@ -241,7 +254,11 @@ class Reader:
         return POLL_SECONDS if held_back and not read.deliveries else 0.0
 
     async def _list_lanes(self) -> None:
-        shards = {shard: known for shard, known in self._shards.items() if known.bell is None}
+        shards = {
+            shard: known
+            for shard, known in self._shards.items()
+            if known.bell is None and not self._damage.waits(shard)
+        }
         if not shards:
             return
         for shard, lanes in (await self._queue.lanes(list(shards))).items():
@@ -271,7 +288,7 @@ class Reader:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            if wanted[cursor.namespace] and cursor.again_at <= now:
+            if wanted[cursor.namespace] and cursor.again_at <= now and not self._damage.waits(cursor.shard):
                 taken.append(cursor)
                 if len(taken) == most:
                     break
@@ -372,7 +389,11 @@ class Reader:
         They are asked for after they were taken in: a version that was acknowledged before is marked on the server, or
         still known to the hold.
         """
-        unchecked = [held for held in self._unchecked if not held.dropped]
+        unchecked: list[Held] = []
+        waiting: list[Held] = []
+        for held in self._unchecked:
+            if not held.dropped:
+                (waiting if self._damage.waits(held.shard) else unchecked).append(held)
         if unchecked:
             stale = await self._queue.superseded([(held.shard, held.entry) for held in unchecked])
             now = self._context.clock()
@@ -380,4 +401,4 @@ class Reader:
                 (self._hold.supersede if outdated else self._hold.allow)(held, now)
             self._signals.sendable.set()
             self._signals.settleable.set()
-        self._unchecked = []
+        self._unchecked = waiting

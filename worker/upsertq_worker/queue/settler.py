@@ -1,23 +1,20 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.absence import Absence
+from upsertq_worker.queue.damage import Damage
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue, Settled
 from upsertq_worker.queue.usage import Meter
 
 if TYPE_CHECKING:
     from upsertq_worker.queue.usage import Metered
-
-AGAIN_SECONDS: Final = 5.0
-"""Between two attempts to settle in a damaged shard."""
-
 
 class Settler:
     """Settles what the hold gives out. While one call travels the next ones gather, and go together.
@@ -55,10 +52,9 @@ class Settler:
         self._tally = tally
         self._settled = settled
         self._absence = Absence("settle", context, signals)
-        self._alarms = alarms
+        self._damage = Damage(context, alarms)
+        """Shards in which what is given out waits: nothing of it need be sent again once they are mended."""
         self._taken: list[Metered] = []
-        self._again_at: dict[int, float] = {}
-        """When settling is tried again in shards in which something is damaged."""
 
     @property
     def unsettled(self) -> int:
@@ -85,8 +81,7 @@ class Settler:
     def forget(self, shards: Sequence[int]) -> None:
         """These shards were lost, or gained anew: what was given out under the old lease is void."""
         self._taken = [one for one in self._taken if one.settlement.shard not in shards]
-        for shard in shards:
-            self._again_at.pop(shard, None)
+        self._damage.forget(shards)
 
     async def settle(self) -> bool:
         """Carry out what there is; returns whether there was anything that may be settled now.
@@ -100,7 +95,7 @@ class Settler:
         self._hold.settlements.clear()
         self._taken = [one for one in self._taken if one.settlement.shard in held]
         self._taken += self._meter.metered(fresh, int(context.wall() * 1000))
-        taken = [one for one in self._taken if self._again_at.get(one.settlement.shard, 0.0) <= now]
+        taken = [one for one in self._taken if not self._damage.waits(one.settlement.shard)]
         if not taken or not self._leases.safe(now + context.settings.quarantine):
             return False
         try:
@@ -109,7 +104,8 @@ class Settler:
             await self._absence.wait(error)
             return True
         self._absence.over()
-        self._note_faults(came_of_it.faults, {one.settlement.shard for one in taken})
+        self._damage.found(came_of_it.faults)
+        self._damage.sound({one.settlement.shard for one in taken} - came_of_it.faults.keys())
         tried = set(map(id, taken))
         # what was lost meanwhile is gone from the list, and what is left of it was carried out
         carried_out = [
@@ -126,16 +122,3 @@ class Settler:
         context.events.tell(Event.SETTLED, entries=len(carried_out))
         self._settled(came_of_it)
         return True
-
-    def _note_faults(self, faults: Mapping[int, str], tried: set[int]) -> None:
-        """Keep what cannot be settled, and try it again: nothing of it need be sent again once the shard is mended."""
-        events = self._context.events
-        for shard, fault in faults.items():
-            if shard not in self._again_at:
-                events.tell(Event.SHARD_DAMAGED, shard=shard, error=fault)
-            self._again_at[shard] = self._context.clock() + AGAIN_SECONDS
-            self._alarms[f"shard {shard}"] = fault
-        for shard in tried & self._again_at.keys() - faults.keys():
-            del self._again_at[shard]
-            self._alarms.pop(f"shard {shard}", None)
-            events.tell(Event.SHARD_MENDED, shard=shard)
