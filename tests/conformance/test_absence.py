@@ -148,3 +148,16 @@ async def test_an_asyncio_producer_finds_nothing_too(backend: Backend) -> None:
     lose(backend)
     with pytest.raises(QueueLost, match="lost queue 'q'"):
         await producer.run("empty").wait(timeout=5)
+
+
+def test_a_queue_whose_meta_is_gone_is_lost_and_not_made_again(backend: Backend, make: Callable[[], Producer]) -> None:
+    """While its shards are there it is no queue that never was; no producer makes it by the way."""
+    with make() as producer:
+        producer.put("a", [1.0])
+    backend.sync.delete(KEYS.meta)
+    other = make()
+    with pytest.raises(QueueLost, match="meta"):
+        other.books()
+    with pytest.raises(QueueLost, match="meta"):
+        other.put("b", [1.0])
+    assert not backend.sync.exists(KEYS.meta)

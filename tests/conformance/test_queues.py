@@ -1,4 +1,4 @@
-"""What a queue and its runs are on every server: fixed at creation, found again, and refused where they are not ours."""
+"""What a queue and its runs are on every server: fixed at creation, found again, refused where they are not ours."""
 
 from __future__ import annotations
 

@@ -51,6 +51,7 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
     wanted = DEFAULT_SHARDS if shards is None else shards
     if not 1 <= wanted <= MAX_SHARDS:
         raise UsageError(f"a queue cannot have {wanted} shards: choose 1 to {MAX_SHARDS}")
+    yield from _meta(keys, patience)
     ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
     shape = _shape(keys, reply)
@@ -68,8 +69,7 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
 
     Raises as `open_queue`.
     """
-    ask = ask_all([["HMGET", keys.meta, *META]])
-    (reply,) = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
+    reply = yield from _meta(keys, patience)
     if not any(reply):
         raise NotFound(
             f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
@@ -77,6 +77,15 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
     shape = _shape(keys, reply)
     yield from _check_shards(keys, shape, patience, complete=reply[4] == b"creating")
     return shape
+
+
+def _meta(keys: QueueKeys, patience: Patience) -> Conversation[Any]:
+    """The fields of `META` as they stand; `QueueLost` where they are gone and a shard is not."""
+    ask = ask_all([["HMGET", keys.meta, *META], ["EXISTS", keys.shard(0).books]])
+    reply, shard = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
+    if not any(reply) and shard:
+        raise meta_lost(keys)
+    return reply
 
 
 def _shape(keys: QueueKeys, reply: object) -> QueueShape:
