@@ -11,6 +11,7 @@ import pytest
 import buried
 import junk
 from junk import KEYS, QUEUE, SHARDS, Stage
+from upsertq.contract.errors import QueueLost
 from upsertq.contract.queue import QueueShape
 from upsertq.contract.server import AsyncServer
 from upsertq_worker.delivery.response import Answer
@@ -93,6 +94,9 @@ def check(stage: Stage, damage: Damage) -> None:
     here, there = ready(stage, damage)
     landed, ended, alarms = drain(stage)
     told = (damage.name, landed, ended, alarms)
+    if "'incarnation'" in damage.name:
+        assert isinstance(ended, QueueLost), told  # the shard is of another creation of the queue
+        return
     assert there <= landed, told
     assert ended is None or type(ended).__module__.startswith("upsertq"), told
     if damage.name.startswith(PASSING):

@@ -56,6 +56,8 @@ def damages(draw: st.DrawFn) -> list[tuple[str | bytes, ...]]:
             done += [("DEL", key), *draw(st.sampled_from([(("SET", key, "x"),), (("RPUSH", key, "x"),), ()]))]
         elif kind == "hash":
             done.append(("HSET", key, draw(FIELDS | st.binary(max_size=12)), draw(VALUES)))
+        elif kind == "set":
+            done.append(("SADD", key, draw(VALUES)))
         elif kind == "string":
             done.append(("SET", key, draw(VALUES | VALUES.map(lambda value: value + b":me"))))
         elif kind == "set":
@@ -63,7 +65,8 @@ def damages(draw: st.DrawFn) -> list[tuple[str | bytes, ...]]:
         elif key.endswith("bell"):
             done.append(("XADD", key, "*", draw(st.sampled_from(["ns", "junk"])), draw(NAMES)))
         else:
-            fields = draw(mutated(junk.LETTER if key.endswith("dead") else junk.ENTRY))
+            sound = {"dead": junk.LETTER, "bell": {"ns": b"n"}}.get(key.rpartition(":")[2], junk.ENTRY)
+            fields = draw(mutated(sound))
             if fields:
                 done.append(("XADD", key, "*", *(part for item in fields.items() for part in item)))
     return done
