@@ -13,7 +13,7 @@ from upsertq.client.async_producer import AsyncProducer
 from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueFull, QueueLost, ServerUnavailable
 from upsertq.contract.server import AsyncServer
-from upsertq_worker.queue.protocols import START, Settled, ShardsDamaged, Stream
+from upsertq_worker.queue.protocols import START, Settled, ShardsDamaged
 from waiting import wait_until_async
 from worker_bench import KEYS, OURS, SHARDS, Bench, read_all, settle_all, settlement
 
@@ -166,7 +166,7 @@ async def test_a_stream_that_is_none_is_named(bench: Bench, backend: Backend) ->
     (shard,) = (one for one in range(SHARDS) if bench.shard_books(one))
     bench.sync.set(KEYS.shard(shard).stream("bad"), "mine")
     worker = await bench.holder()
-    good, bad = Stream((shard, "good")), Stream((shard, "bad"))
+    good, bad = (shard, "good"), (shard, "bad")
     read = await worker.read({good: START, bad: START}, {shard: START}, 10, 0.01)
     assert not read.deliveries
     assert list(read.faults) == [bad]

@@ -114,7 +114,9 @@ def bury(client: redis.Redis) -> None:
     client.execute_command("XADD", shard.dead, "1-1", *encode_letter(entry, verdict))  # type: ignore[no-untyped-call]
     client.hset(shard.dead_ids, f"{ASCII}\0{ASCII}", f"D,{seq},1-1,{ASCII}")
     for books in (shard.books, shard.run(ASCII), shard.run("r")):
-        client.hset(books, mapping={"enqueued": 1, "dead": 1, f"reason:{HOSTILE}": 1, f"lsn:{HOSTILE}": 5})
+        client.hset(books, mapping={f"reason:{HOSTILE}": 1, f"lsn:{HOSTILE}": 5})
+        client.hincrby(books, "enqueued", 1)
+        client.hincrby(books, "dead", 1)
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from upsertq.contract.protocol import Patience
 from upsertq.contract.queue import open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq_emulator.app import Emulator
-from upsertq_worker.settings import BatchLimits, Settings
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
+from upsertq_worker.events import Event
 from upsertq_worker.queue.redis_queue import RedisQueue
+from upsertq_worker.settings import BatchLimits, Settings
 from upsertq_worker.worker import Worker
 from waiting import wait_until_async
 
@@ -340,3 +341,42 @@ async def test_answers_that_break_off_are_sent_again_in_order(redis_server: Real
     assert tally.acked + tally.superseded == 900
     found = await books(redis_server)
     assert (found.enqueued, found.pending, found.dead) == (900, 0, 0)
+
+
+def rid_of_pending(client: Any, shards: list[int]) -> bool:
+    """Whether nothing is pending in these shards."""
+    return not any(int(client.hget(KEYS.shard(shard).books, "pending") or 0) for shard in shards)
+
+
+@pytest.mark.parametrize("key", ["lanes", "bell", "lease", "dead", "dead_ids"])
+async def test_a_damaged_shard_stops_alone_until_it_is_mended(redis_server: RealServer, key: str) -> None:
+    """A key of it is a list: the other shards land; when the key is put back the shard does, too."""
+    count, name = 40, getattr(KEYS.shard(1), key)
+    others = [shard for shard in range(SHARDS) if shard != 1]
+    told: list[Event] = []
+    async with Emulator() as emulator:
+        await put(redis_server.url, count)
+        with redis_server.client() as client:
+            there = client.exists(name)
+            if there:
+                client.rename(name, "aside")
+            client.rpush(name, "mine")
+            async with working(redis_server, emulator) as running:
+                running.worker.context.events.listen(
+                    lambda event, fields: told.append(event) if fields.get("shard") == 1 else None
+                )
+                await wait_until_async(lambda: rid_of_pending(client, others), DEADLINE, "the others are drained")
+                await wait_until_async(
+                    lambda: "shard 1" in running.worker.report()["alarms"], DEADLINE, "there is an alarm"
+                )
+                assert Event.SHARD_DAMAGED in told
+                client.delete(name)
+                if there:
+                    client.rename("aside", name)
+                await wait_until_async(
+                    lambda: "shard 1" not in running.worker.report()["alarms"], DEADLINE, "the alarm is over"
+                )
+                await wait_until_async(lambda: rid_of_pending(client, [1]), DEADLINE, "the shard is drained")
+                assert told.count(Event.SHARD_DAMAGED) == told.count(Event.SHARD_MENDED)
+        assert all_landed(emulator, count)
+    assert (await books(redis_server)).acked == count

@@ -357,7 +357,7 @@ def test_a_wrong_password(make_server: Callable[..., RealServer]) -> None:
     for login in (f":{SECRET}x@", f"user:{SECRET}x@", ""):
         url = f"redis://{login}127.0.0.1:{server.port}/0"
         producer = producer_at(url, timeout=600)
-        with pytest.raises(ServerRefused, match="cannot open the queue 'q'") as raised:
+        with pytest.raises(ServerRefused, match="cannot read the queue 'q'") as raised:
             producer.put("a", [1.0])
         _no_secret(raised.value, producer)
 

@@ -128,7 +128,8 @@ class Stage:
         for number in range(2):
             log = self.directory / f"worker-{number}.log"
             self.workers.append(start(*WORK, *options, "--index-host", self.index.url, url=self.url, log=log))
-        wait_until(lambda: self.index.counters["records"] > 0, SOON, "the workers work")
+        wait_until(lambda: self.told("standing by") in ([0, 1], [1, 0]), SOON, "one stands by")
+        wait_until(lambda: self.index.counters["records"] > 0, SOON, "the other one works")
 
     def wait(self, *options: str) -> Ending:
         """Start a `wait` that lasts."""

@@ -463,3 +463,40 @@ def test_a_quarantine_outlives_the_entry() -> None:
     assert hold.wake(5.9) == 6.0
     assert hold.wake(6.0) is None
     assert take(hold, 6.0) is not None
+
+
+def taken_of(hold: Hold, namespace: str) -> list[Item]:
+    """All that may be sent of a lane, taken."""
+    lane = hold.ready.lanes.get(namespace)
+    taken: list[Item] = []
+    while lane is not None and (item := hold.ready.take(lane, 200.0, ROOM)) is not None:
+        taken.append(item)
+    return taken
+
+
+def test_a_lane_that_is_dropped_leaves_nothing_and_the_others_all() -> None:
+    """Whatever comes back for it no longer counts, and no timer of it wakes anything; it can be read anew."""
+    hold = Hold(QUARANTINE)
+    for place, namespace in enumerate(("n", "n", "", "n"), 5):
+        hold.admit(0, f"{place}-0", made(0, ["a", f"b{place}"], namespace), 0.0, 4.0 if place == 6 else None)
+    flying = taken_of(hold, "n")
+    assert flying
+    hold.admit(1, "5-0", made(1, "a", "n"), 0.0)
+    hold.drop_lane(0, "n")
+    assert hold.entries == 2
+    assert set(hold.weights) == {"", "n"}
+    for item in flying:
+        hold.lost(item, 1.0)
+        hold.put_back(item, 1.0)
+        hold.acknowledge(item, 1.0)
+    assert hold.settlements == []
+    assert hold.wake(100.0) is None
+    taken = [*taken_of(hold, "n"), *taken_of(hold, "")]
+    assert {(entry_of(item).shard, entry_of(item).stream_id) for item in taken} == {(1, "5-0"), (0, "7-0")}
+    for item in taken:
+        hold.acknowledge(item, 101.0)
+    assert {(one.shard, one.namespace) for one in hold.settlements} == {(0, ""), (1, "n")}
+    hold.settled(hold.settlements, 102.0)
+    assert (hold.entries, hold.weight, hold.weights, hold.records) == (0, 0, {}, {})
+    again = hold.admit(0, "5-0", made(0, ["a"], "n"), 103.0)
+    assert [entry_of(item) for item in taken_of(hold, "n")] == [again]

@@ -14,8 +14,8 @@ import orjson
 from upsertq.contract.books import COUNTERS
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.keys import shard_of
-from upsertq_worker.settings import MOST_CULPRITS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
+from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,7 +16,7 @@ from model_letters import Letters
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, REASON, Books, total
 from upsertq.contract.dead_letter import mark_field
-from upsertq_worker.queue.protocols import Delivery, Grant, LaneList, Read, Ring
+from upsertq_worker.queue.protocols import Counted, Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

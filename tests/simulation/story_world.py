@@ -21,8 +21,8 @@ from queue_link import QueueLink
 from upsertq.contract import wire
 from upsertq.contract.keys import shard_of
 from upsertq.contract.pauses import by_hand, scope_of
-from upsertq_worker.settings import Settings
 from upsertq_worker.delivery.response import Answer, TransportFailure, TransportKind
+from upsertq_worker.settings import Settings
 from upsertq_worker.worker import Worker
 from virtual_time import Process, VirtualLoop
 

@@ -13,13 +13,13 @@ import pytest
 import model_queue
 from checker import Checker
 from model_queue import ModelQueue, place_of
+from upsertq.client.enqueue import Enqueuer, Limits
 from upsertq.client.pack import Packer
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, REASON
 from upsertq.contract.dead_letter import Reason, Verdict, decode_letter, mark_field
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
-from upsertq.client.enqueue import Enqueuer, Limits
 from upsertq.contract.queue import open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq.dead.finding import Pick

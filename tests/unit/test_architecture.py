@@ -27,8 +27,8 @@ ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
-        "events", "settings", "context", "logs", "ordering", "flow", "delivery", "queue", "recovery", "worker", "edge",
-        "cli",
+        "events", "settings", "context", "logs", "ordering", "flow", "absence", "delivery", "queue", "recovery", "worker",
+        "edge", "cli",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
@@ -45,7 +45,7 @@ PURE: Final = frozenset(
         "upsertq.contract",
         "errors figures given printable record wire keys protocol books queue runs pauses dead_letter fitness",
     )
-    + named("upsertq.client", "pack enqueue producer_core waiting stall receipt")
+    + named("upsertq.client", "pack enqueue producer_core waiting held stall receipt")
     + named("upsertq.contract", "circumstances")
     + named("upsertq.admin", "audit status health")
     + named("upsertq_worker", "settings")

@@ -8,6 +8,7 @@ from typing import Any
 
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable, WorldError
 from upsertq.contract.pauses import Paused, scope_of, spoken
+from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.batch import Batcher
 from upsertq_worker.delivery.sender import Index, Refused, Sender
@@ -16,7 +17,6 @@ from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.keeper import Keeper
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.missing import Missing

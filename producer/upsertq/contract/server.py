@@ -194,6 +194,7 @@ def _options(url: str) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
         "client_name": "upsertq",
+        "encoding_errors": "surrogateescape",  # a name goes out as it was read, also where it is no UTF-8
     }
 
 

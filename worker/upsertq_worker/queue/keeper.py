@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
+from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Change, Leases
 from upsertq_worker.queue.protocols import Queue
 

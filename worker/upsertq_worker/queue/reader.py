@@ -13,12 +13,12 @@ from typing import Final
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable
 from upsertq.contract.pauses import scope_of, spoken
 from upsertq.contract.wire import Entry, UnknownEntry, decode
+from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
-from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.damage import AGAIN_SECONDS, Damage
 from upsertq_worker.queue.lease import Leases, Takeover, place_of
 from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, ShardsDamaged, Stream

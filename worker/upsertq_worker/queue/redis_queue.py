@@ -115,7 +115,7 @@ class RedisQueue:
 
     async def read(self, cursors: Mapping[Stream, str], bells: Mapping[int, str], count: int, wait: float) -> Read:
         """As `Queue.read`."""
-        streams = {self._keys.shard(shard).stream(name).encode(): (shard, name) for shard, name in cursors}
+        streams = {_key(self._keys.shard(shard).stream(name)): (shard, name) for shard, name in cursors}
         shards = {self._keys.shard(shard).bell.encode(): shard for shard in bells}
         block: list[Argument] = ["BLOCK", max(1, int(wait * 1000))] if wait > 0 else []
         command: list[Argument] = ["XREAD", "COUNT", count, *block, "STREAMS"]
@@ -393,6 +393,11 @@ def _text(value: bytes) -> str:
 def _name(value: bytes) -> str:
     """A namespace as it is written in keys, whatever it is made of."""
     return value.decode("utf-8", "surrogateescape")
+
+
+def _key(name: str) -> bytes:
+    """A key with a namespace in it as the server has it, whatever that is made of."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def _shard(metered: Metered) -> int:

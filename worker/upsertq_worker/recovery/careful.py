@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, replace
 
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable
 from upsertq.contract.pauses import scope_of, spoken
+from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.delivery.batch import Batch
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version, entry_of
 from upsertq_worker.ordering.ready import is_delayed
-from upsertq_worker.queue.absence import Absence
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
 from upsertq_worker.recovery.suspects import DEATHS, HANGING, Alone, Mark, in_turn, read_mark, verdict
