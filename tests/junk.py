@@ -122,7 +122,7 @@ class Stage:
         client.hset(KEYS.loads, "f", orjson.dumps(note))
         for shard in range(SHARDS):
             keys = KEYS.shard(shard)
-            known = {"lsn:n": 5, "requests": 2, "settled_at": int(now * 1000)}
+            known: dict[Any, Any] = {"lsn:n": 5, "requests": 2, "settled_at": int(now * 1000)}
             client.hset(keys.books, mapping=known | {"epoch": 1, "deaths": 1, "mark": MARK, "boundary": "1-0"})
             client.set(keys.lease, f"1:{WORKER}")
 

@@ -171,7 +171,7 @@ def test_waiting_has_its_own_limit(redis_server: RealServer, tmp_path: Path) -> 
     assert ended.code == 4
     assert json.loads(ended.out)["pending"] == 1
     assert ended.err.count("\n") == 1
-    assert "still has 1 records pending" in ended.err
+    assert "1 of 1 records of run" in ended.err
 
 
 def test_a_format_is_told_by_its_lower_case_name(redis_server: RealServer, tmp_path: Path) -> None:

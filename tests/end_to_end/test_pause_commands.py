@@ -143,7 +143,7 @@ def test_wait_ends_on_a_pause(url: str, client: redis.Redis) -> None:
     done = call("wait", *Q, "--run", "night", "--timeout", "0.2", "--json", url=url, expect=4)
     assert json.loads(done.stdout)["pending"] == 10, "a script gets the receipt so far"
     line = complaint("wait", *Q, "--run", "night", "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
-    assert line.startswith("upsertq: run 'night' still has 10 records pending: paused: the queue: index is rebuilt")
+    assert line.startswith("upsertq: 10 of 10 records of run 'night' are pending: paused: the queue: index is rebuilt")
     assert "`upsertq resume --queue q` ends it" in line
     client.delete(KEYS.paused)
     client.hset(KEYS.paused, scope_of("n"), note(BY_SERVICE))
@@ -172,7 +172,7 @@ def test_load_and_wait_ends_on_a_pause(url: str, tmp_path: Path) -> None:
     done = call(*arguments, url=url, expect=5)
     told = json.loads(done.stdout)
     assert (told["run"], told["loaded"], told["pending"]) == ("more", 5, 5)
-    assert "run 'more' still has 5 records pending: paused: the queue: paused by hand" in done.stderr
+    assert "5 of 5 records of run 'more' are pending: paused: the queue: paused by hand" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,9 @@ def ids_in(client: redis.Redis, key: str) -> Counter[str]:
     """Every id of the streams of all shards, with how often it is there."""
     found: Counter[str] = Counter()
     for shard in range(2):
-        entries: Any = client.xrange(getattr(KEYS.shard(shard), key))
-        for _, fields in entries:
+        own = KEYS.shard(shard)
+        letters: Any = client.xrange(own.dead) if key == "dead" else buried.pending(client, own)
+        for _, fields in letters:
             found.update(orjson.loads(fields[b"ids"]))
     return found
 

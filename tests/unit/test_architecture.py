@@ -27,8 +27,8 @@ ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
-        "events", "settings", "context", "logs", "ordering", "flow", "absence", "delivery", "queue", "recovery", "worker",
-        "edge", "cli",
+        "events", "settings", "context", "logs", "ordering", "flow", "absence", "delivery", "queue", "recovery",
+        "worker", "edge", "cli",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""

@@ -323,9 +323,14 @@ def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[B
         entries=entries.total(),
         oldest=min(oldest, default=0) / 1000 if oldest else None,
         lanes=len(+entries),
-        largest=tuple((name, count) for name, count in entries.most_common(LARGEST_LANES) if count),
+        largest=tuple((_spelled(name), count) for name, count in entries.most_common(LARGEST_LANES) if count),
         sampled=any(size > most for size in sizes),
     )
+
+
+def _spelled(name: str) -> str:
+    """A lane's name as JSON takes it, also where it is no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _runs(

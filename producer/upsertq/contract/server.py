@@ -99,10 +99,10 @@ class Server:
 
     def _replies(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:
-            return [self._client.execute_command(*commands[0], **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
+            return [self._client.execute_command(*_sent(commands[0]), **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
         with self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.execute_command(*command, **_parsing(command))  # type: ignore[no-untyped-call]
+                pipeline.execute_command(*_sent(command), **_parsing(command))  # type: ignore[no-untyped-call]
             replies = pipeline.execute(raise_on_error=False)
         return [_failed(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
@@ -162,10 +162,10 @@ class AsyncServer:
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:
-            return [await self._client.execute_command(*commands[0], **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
+            return [await self._client.execute_command(*_sent(commands[0]), **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
         async with self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.execute_command(*command, **_parsing(command))
+                pipeline.execute_command(*_sent(command), **_parsing(command))
             replies = await pipeline.execute(raise_on_error=False)
         return [_failed(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
@@ -194,7 +194,6 @@ def _options(url: str) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
         "client_name": "upsertq",
-        "encoding_errors": "surrogateescape",  # a name goes out as it was read, also where it is no UTF-8
     }
 
 
@@ -214,6 +213,11 @@ def shown_url(url: str) -> str:
     if "@" in parts.path or not url.lower().startswith(f"{parts.scheme}://"):
         return MALFORMED
     return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def _sent(command: Command) -> Command:
+    """The command, in which a name goes out as it was read, also where it is no UTF-8: hiredis takes no such text."""
+    return [part if not isinstance(part, str) or part.isascii() else part.encode(*_AS_READ) for part in command]
 
 
 def _passes(replies: Sequence[Any]) -> bool:
@@ -251,6 +255,7 @@ _COMMAND = "upsertq needs Redis from 6.2 on or Valkey itself: no Sentinel, and n
 _REPLICA = "it is a replica: does the URL name the primary?"
 _TLS = "check the certificates (ssl_ca_certs=FILE, ssl_certfile, ssl_keyfile in the query of the URL)"
 _NO_WORDS = r"(?!)"
+_AS_READ = "utf-8", "surrogateescape"
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)  # where an answer has not the form it expects
 _LOGINS = (
     exceptions.AuthenticationError,

@@ -102,7 +102,8 @@ async def work(
                     if settings.until_empty or settings.stop_after is not None:
                         raise
                     events.tell(Event.QUEUE_LOST, error=error)
-                shape = await server.hold(_created_anew(shape))
+                    lost = error
+                shape = await _another(server, shape, lost)
                 events.tell(Event.QUEUE_ANEW, queue=queue)
     finally:
         await server.close()
@@ -159,6 +160,18 @@ def _created_anew(lost: QueueShape) -> Conversation[QueueShape]:
             if found.incarnation != lost.incarnation:
                 return found
         yield Pause(ANEW_SECONDS)
+
+
+async def _another(server: AsyncServer, shape: QueueShape, lost: QueueLost) -> QueueShape:
+    """Wait for another creation of the queue; raises `lost` when the command that started this process is gone."""
+    waiting = asyncio.create_task(server.hold(_created_anew(shape)))
+    parent = os.environ.get(PARENT)
+    while not waiting.done():
+        await asyncio.wait({waiting}, timeout=PARENT_SECONDS)
+        if parent and os.getppid() != int(parent):
+            waiting.cancel()
+            raise lost
+    return waiting.result()
 
 
 async def _end_with(parent: int, worker: Worker) -> None:

@@ -16,6 +16,7 @@ from upsertq_worker.queue.usage import Meter
 if TYPE_CHECKING:
     from upsertq_worker.queue.usage import Metered
 
+
 class Settler:
     """Settles what the hold gives out. While one call travels the next ones gather, and go together.
 
