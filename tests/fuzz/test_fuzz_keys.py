@@ -115,7 +115,7 @@ def test_a_command_ends_well(redis_server: RealServer, monkeypatch: pytest.Monke
     monkeypatch.setenv("UPSERTQ_REDIS_URL", redis_server.url)
     stage = Stage(redis_server)
 
-    @fuzzed(examples=900)
+    @fuzzed(examples=1_500)
     @given(damages(), st.sampled_from(COMMANDS))
     def tried(damage: list[tuple[str | bytes, ...]], command: tuple[str, ...]) -> None:
         stage.reset()

@@ -144,6 +144,8 @@ class Worker:
             left = max(1.0, context.settings.grace - (context.clock() - started))
             if signals.failure is None:
                 await self._guarded(lambda: self._settler.flush(left))
+                if self.idle:
+                    await self._guarded(self._careful.tidy)
             signals.done.set()
             signals.noteworthy.set()
             await keeping

@@ -187,6 +187,13 @@ class Careful:
             self._put_back(self._handed.items)
             self._handed = None
 
+    async def tidy(self) -> None:
+        """All that was read is settled: take away the notes of what was given up."""
+        try:
+            await self._tidy(self._context.clock())
+        except (ServerUnavailable, QueueDamaged):
+            return  # the next holder does it
+
     async def _step(self) -> bool:
         """Do what can be done now; returns whether there may be more."""
         now = self._context.clock()
