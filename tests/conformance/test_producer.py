@@ -97,10 +97,10 @@ def test_leaving_the_block_flushes(backend: Backend, make: Callable[..., Produce
 def test_put_many_in_bulk(backend: Backend, make: Callable[..., Producer]) -> None:
     """Thousands of records, more than a producer holds back, arrive exactly once."""
     with make() as producer:
-        for first in range(0, 6_000, 1_500):
+        for first in range(0, 15_000, 1_500):
             assert producer.put_many(*numbered(1_500, first), namespace=["", "n", "m"] * 500) == 1_500
-            assert producer.buffered < 4_000
-    assert ids(backend) == numbered(6_000)[0]
+            assert producer.buffered < 8_000
+    assert ids(backend) == numbered(15_000)[0]
     assert {entry.namespace for entry in entries(backend)} == {"", "n", "m"}
 
 
@@ -305,6 +305,7 @@ def test_many_namespaces_do_not_fill_the_memory(
 ) -> None:
     """Entries that are not full are sent too once many are open, for few ever are with very many namespaces."""
     monkeypatch.setattr("upsertq.client.producer_core.OPEN_RECORDS", 2_000)
+    monkeypatch.setattr("upsertq.client.producer_core.SEND_RECORDS", 1_000)
     with make() as producer:
         most = 0
         for i in range(5_000):

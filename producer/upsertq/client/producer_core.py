@@ -26,7 +26,7 @@ from upsertq.contract.queue import QueueShape
 from upsertq.contract.record import Metadata, SparseValues, Values, make_record, make_records
 from upsertq.contract.wire import Record
 
-SEND_RECORDS = 2_000
+SEND_RECORDS = 4_000
 SEND_BYTES = 4_000_000
 """An enqueue begins when this much is packed: large enough to fill every shard's call, small beside any budget."""
 LEDGER_MS = 24 * 3600 * 1000
