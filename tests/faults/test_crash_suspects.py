@@ -112,7 +112,8 @@ def test_a_replayed_one_is_found_again(redis_server: RealServer, tmp_path: Path)
         with killing(index.url, poison) as killer:
             assert drain(killer, url, log, most=10) == (OF_ONE, 3)
             call("dead", "replay", "--queue", "q", "--reason", "crash_loop", "--yes", url=url)
-            assert drain(killer, url, log, most=10) == (OF_ONE, 3)
+            # it has an entry of its own now: that one alone is the record alone
+            assert drain(killer, url, log, most=10) == (OF_ONE - 1, 3)
             assert_dead(url, poison)
         call("dead", "replay", "--queue", "q", "--reason", "crash_loop", "--yes", url=url)
         call(*WORK, "--index-host", index.url, "--until-empty", url=url)
