@@ -6,6 +6,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY producer producer
 COPY worker worker
 COPY emulator emulator
+COPY chaos chaos
 RUN useradd --create-home upsertq
 
 FROM base AS producer

@@ -148,7 +148,7 @@ def test_wait_ends_on_a_pause(url: str, client: redis.Redis) -> None:
     client.delete(KEYS.paused)
     client.hset(KEYS.paused, scope_of("n"), note(BY_SERVICE))
     line = complaint("wait", *Q, "--pause-timeout", "0.5", "--timeout", "60", url=url, expect=5)
-    assert line.startswith("upsertq: 10 of 10 records of queue 'q' are pending: paused: namespace 'n': unauthorized: HTTP")
+    assert line.startswith("upsertq: 10 of 10 records of queue 'q' are pending: paused: namespace 'n': unauthorized")
     assert "it ends by itself" in line
 
 
