@@ -1,4 +1,4 @@
-"""Owns who does what and when in a chaos run: the records of every batch, the kills, the faults.
+"""Owns what happens when in a chaos run: the records of every batch, the kills, the faults.
 
 Pure: the same seed gives the same plan.
 """
@@ -34,7 +34,7 @@ POISON_FAULT: Final = f"poison={POISON}*"
 
 
 class Role(StrEnum):
-    """Who can be killed."""
+    """What can be killed."""
 
     WORKER = "worker"
     PRODUCER = "producer"
@@ -65,7 +65,7 @@ class Cast:
     server: bool = False
 
     def kills(self) -> list[Kill]:
-        """Who is killed when, in the order of time."""
+        """What is killed when, in the order of time."""
         rng = Random(self.seed)
         found: list[Kill] = []
         server_free = 0.0

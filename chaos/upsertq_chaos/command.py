@@ -166,7 +166,7 @@ def _report(figures: dict[str, Any], violations: list[Violation]) -> None:
     say(f"requests  {figures['requests']:,}: {', '.join(f'{n:,} {what}' for what, n in figures['outcomes'].items())}")
     say(f"kills     {', '.join(f'{count} of a {role}' for role, count in kills.items())}")
     if not sum(kills.values()):
-        say("          nobody was killed, which proves little: give it more --seconds")
+        say("          nothing was killed, which proves little: give it more --seconds")
     say(f"          the server came back {figures['server_restarts']} times")
     say(f"replayed  {figures['replayed']} records that bad luck had buried")
     took, calm = figures["seconds"], figures["drain_seconds"]

@@ -39,7 +39,7 @@ def reached(url: str) -> Iterator[Server]:
 
 
 def gather(stage: Stage, index: Index, url: str, looks: Looks, replayed: AbstractSet[str]) -> Evidence:
-    """Everything that the verdict rests on; the queue is drained and nobody works any more.
+    """Everything that the verdict rests on; the queue is drained and no worker runs any more.
 
     `replayed`: the ids of the dead letters that were replayed.
     """

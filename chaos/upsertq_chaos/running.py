@@ -55,7 +55,7 @@ class Index:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done to whom, and who ended without being told to."""
+    """What was done to which process, and which ended without being told to."""
 
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Role, 0))
     restarts: int = 0
@@ -63,7 +63,7 @@ class Tally:
 
 
 class Stage:
-    """Everyone who runs: `workers` and `producers` by their number; a process that ends is replaced."""
+    """All processes that run: `workers` and `producers` by their number; a process that ends is replaced."""
 
     def __init__(self, cast: Cast, directory: Path, url: str, queue: str, index_url: str) -> None:
         self.cast, self.directory, self.queue, self.tally = cast, directory, queue, Tally()
@@ -98,11 +98,11 @@ class Stage:
 
     def stop(self, role: Role) -> None:
         """SIGTERM everyone of this role, and wait until they have ended in good order."""
-        leaving = [(who, process) for who, process in self._people.items() if who[0] is role]
+        leaving = [(one, process) for one, process in self._people.items() if one[0] is role]
         for _, process in leaving:
             process.terminate()
-        for who, process in leaving:
-            number = who[1]
+        for one, process in leaving:
+            number = one[1]
             try:
                 code = process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -111,7 +111,7 @@ class Stage:
             else:
                 if code:
                     self.tally.mishaps.append(f"{role} {number} ended with code {code} after SIGTERM")
-            del self._people[who]  # not sooner: who interrupts this has the others ended by `close`
+            del self._people[one]  # not sooner: where this is interrupted `close` ends the others
 
     def call(self, *arguments: str, timeout: float = STOP_SECONDS) -> tuple[int, str]:
         """Run one command of upsertq on the queue to its end; returns its exit code and what it printed."""
@@ -138,7 +138,7 @@ class Stage:
             self.tally.mishaps.append(f"the last worker ended with code {code}")
 
     def close(self) -> None:
-        """End everyone who is left, at once."""
+        """End all that is left, at once."""
         for process in self._people.values():
             _end(process)
         self._people.clear()

@@ -54,7 +54,7 @@ class Watch:
             while not self._ended.wait(LOOK_SECONDS):
                 try:
                     looks = self._look(server)
-                except WorldError:  # the server is away, or nobody has made the queue yet
+                except WorldError:  # the server is away, or there is no queue yet
                     continue
                 for look in looks:
                     self.looks.note(look)

@@ -60,4 +60,6 @@ def test_nothing_to_load_is_a_mistake(backend: Backend) -> None:
         upsertq.load(url=server)
     with pytest.raises(upsertq.SourceError, match="absent"):
         upsertq.load("absent.parquet", url=server)
+    with pytest.raises(upsertq.UsageError, match="'xml'; give one of"):
+        upsertq.load("absent.parquet", format="xml", url=server)
     assert not backend.sync.keys("*")

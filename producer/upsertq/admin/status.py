@@ -38,7 +38,7 @@ _UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowE
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Who may drain a shard: `epoch` is the fencing number, `expires_in` the seconds until it lapses."""
+    """The right to drain a shard: `epoch` is the fencing number, `expires_in` the seconds until it lapses."""
 
     shard: int
     worker: str

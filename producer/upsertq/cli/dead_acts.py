@@ -39,7 +39,7 @@ class Act:
     yes: bool
 
     def check_terminal(self) -> None:
-        """Raise click's usage error where nobody can be asked."""
+        """Raise click's usage error where there is no terminal to ask at."""
         if not (self.yes or self.dry_run or _person()):
             raise click.UsageError(
                 f"there is no terminal to confirm on: give --yes to {self.verb} without asking, or --dry-run to count"
@@ -105,7 +105,7 @@ def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _O
     """Replay the first few and wait for them; whether to go on with the others."""
     tally = outcome.tally
     while len(tally.moved) < canary.first and tally.done < len(plan.picks):
-        # who is gone meanwhile tries nothing: the next one does
+        # a letter that is gone meanwhile tries nothing: the next one does
         _move(act, queue, plan.picks[tally.done : tally.done + canary.first - len(tally.moved)], tally)
     replayed = tuple(tally.moved)
     with _bar(f"the first {len(replayed):,} settle", len(replayed)) as set_to:

@@ -1,6 +1,6 @@
 """Owns what becomes of output that cannot be written: a full disk is one error, a reader that has gone ends it quietly.
 
-stderr is different: what it does not take is dropped, so that a log nobody can write never stops the work.
+stderr is different: what it does not take is dropped, so that a log that cannot be written never stops the work.
 """
 
 import errno

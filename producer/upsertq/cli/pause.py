@@ -1,4 +1,4 @@
-"""Owns `upsertq pause` and `upsertq resume`: workers leave a lane alone until somebody says otherwise."""
+"""Owns `upsertq pause` and `upsertq resume`: workers leave a lane alone until it is resumed."""
 
 import getpass
 import os
@@ -49,7 +49,7 @@ def pause(*, redis_url: str | None, queue_name: str, as_json: bool, namespace: s
 def resume(*, redis_url: str | None, queue_name: str, as_json: bool, namespace: str | None, everything: bool) -> int:
     """End the pause of the whole queue, of one namespace, or every pause of the queue.
 
-    It ends whoever began it: after a pause by the service workers try again at once, without waiting for their next
+    Whatever began it, it ends: after a pause by the service workers try again at once, without waiting for their next
     probe. If the service still refuses, the lane is paused again.
     """
     if everything and namespace is not None:

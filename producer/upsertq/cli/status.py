@@ -227,7 +227,7 @@ def _leases(now: Standing) -> list[str]:
 
 
 def _holder(name: str, leases: list[Lease], *, left: bool) -> str:
-    """Who holds leases; they outlive one that has left for as long as its last requests may take effect."""
+    """The holder of leases; they outlive one that has left for as long as its last requests may take effect."""
     free = max(lease.expires_in or 0.0 for lease in leases)
     ended = f"; it has ended, they are free in {_duration(free)} at most" if left and free else ""
     return f"{name} (shards {_ranges(lease.shard for lease in leases)}{ended})"

@@ -85,7 +85,7 @@ def rate_line(what: str) -> Iterator[Callable[[int, str], None]]:
 
 @contextmanager
 def load_bar() -> Iterator[Callable[[str, int, int | None, str], None]]:
-    """Yield what shows on stderr `done` of `total` of what is loaded (`None`: nobody knows), and a remark."""
+    """Yield what shows on stderr `done` of `total` of what is loaded (`None`: not known), and a remark."""
     columns = (
         _Words("{task.description}"),
         BarColumn(),

@@ -91,7 +91,7 @@ def watching(guard: Callable[[], None] = lambda: None) -> Iterator[Shown]:
 
     `guard` is called at every step, and may raise to end the command.
 
-    A second signal acts as if nobody took it.
+    A second signal acts as if it were not handled.
     """
     with _shown() as show:
         watch = Shown(show, guard)

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from upsertq.client.enqueue import Limits
@@ -72,7 +73,7 @@ def load(
     """
     wanted = columns or Columns()
     if namespace is not None:
-        wanted = Columns(wanted.id, wanted.values, wanted.sparse, wanted.metadata, wanted.namespace_column, namespace)
+        wanted = replace(wanted, namespace=namespace)
     plan = plan_of(
         [str(source) for source in sources],
         wanted,
@@ -122,7 +123,7 @@ def plan_of(
     """The plan of a load, once every source is found good; arguments and errors as of `load`."""
     if not sources:
         raise UsageError("there is nothing to load: give a file, a folder, a pattern, or - for stdin")
-    kind = Format(format) if format else None
+    kind = _kind(format)
     found = places(sources, kind)
     paths = [place.path for place in found]
     if resume and any(map(is_stream, paths)):
@@ -152,6 +153,16 @@ def plan_of(
         max_dead=max_dead,
         allow_eviction=allow_eviction,
     )
+
+
+def _kind(name: str | None) -> Format | None:
+    if not name:
+        return None
+    try:
+        return Format(name)
+    except ValueError:
+        known = ", ".join(kind.value for kind in Format)
+        raise UsageError(f"--format is {shown(name)}; give one of {known}") from None
 
 
 def _delimiter(told: str | None) -> str | None:

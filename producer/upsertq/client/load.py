@@ -90,7 +90,7 @@ class Loaded:
 
 
 class Watch:
-    """Who watches a load: override what is of interest. Any method may raise `Interrupted` to end it."""
+    """What watches a load: override what is of interest. Any method may raise `Interrupted` to end it."""
 
     def begins(self, run: str, *, resumed: bool) -> None:
         """The load begins, as this run."""

@@ -17,7 +17,7 @@ from upsertq.sources import Chunk, Fault, Source
 
 
 class BadRecord(SourceError):  # noqa: N818 - as InvalidRecord
-    """A record breaks a rule or cannot be read, and nobody asked to set such records aside."""
+    """A record breaks a rule or cannot be read, and such records are not to be set aside."""
 
 
 class Loading:
@@ -130,5 +130,5 @@ def outcomes(chunk: Chunk, dimension: int | None) -> Iterator[Record | Fault]:
 
 def _bad_record(source: Source, chunk: Chunk, row: int, fault: Fault) -> BadRecord:
     record_id = chunk.ids[row]
-    who = "" if record_id is None else f"record {shown(record_id)}: "
-    return BadRecord(f"{source.name} {source.unit} {chunk.positions[row]}: {who}{fault.field}: {fault.reason}")
+    which = "" if record_id is None else f"record {shown(record_id)}: "
+    return BadRecord(f"{source.name} {source.unit} {chunk.positions[row]}: {which}{fault.field}: {fault.reason}")

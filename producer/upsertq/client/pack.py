@@ -54,7 +54,7 @@ class Packer:
     """Gathers records by shard and namespace into parcels of up to 25.
 
     `add` files a record; `ready` holds, per shard, the closed parcels in the order in which they must be enqueued;
-    whoever enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.
+    what enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.
     """
 
     def __init__(self, shards: int) -> None:

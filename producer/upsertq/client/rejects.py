@@ -73,7 +73,7 @@ class Rejects:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._file, suppress(SourceError):  # it was told by whoever called `keep` or `stop` before
+        with self._file, suppress(SourceError):  # the call of `keep` or `stop` before told it
             self.stop()
 
 

@@ -44,7 +44,7 @@ class Verdict:
         attempts: requests that carried it.
         first_ms: time in milliseconds of the first failure.
         last_ms: time in milliseconds of the last failure.
-        worker: who gave it up.
+        worker: the one that gave it up.
     """
 
     reason: Reason

@@ -36,7 +36,7 @@ class RunState:
     def is_sealed(self, enqueued: int) -> bool:
         """Whether nothing more is to come of the run, which has `enqueued` records by its books, read after this.
 
-        With more than were counted at its sealing it is open again: whoever added them did not know that it was sealed.
+        With more than were counted at its sealing it is open again: their producer did not know of the seal.
         """
         return self.sealed is not None and enqueued <= self.records
 

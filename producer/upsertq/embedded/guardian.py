@@ -199,7 +199,7 @@ def place_socket(home: Home) -> Path:
 
 
 class Guardian:
-    """Starts or adopts the server of one home, and serves until nobody uses it."""
+    """Starts or adopts the server of one home, and serves until nothing uses it."""
 
     def __init__(self, home: Home, binary: str, label: str, fsync: str) -> None:
         self._home = home

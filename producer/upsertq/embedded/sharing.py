@@ -1,4 +1,4 @@
-"""The embedded server as commands see it: use it while a `with` block lasts, whoever else does at the same time.
+"""The embedded server as commands see it: use it while a `with` block lasts, whatever else does at the same time.
 
 It finds a server binary and asks for a guardian (`embedded_guardian`), which owns the server's process; this module
 must never start or end a server itself, nor fall back to anything that does not keep data.

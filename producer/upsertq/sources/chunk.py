@@ -46,7 +46,7 @@ class Chunk:
 class Source:
     """Something to load: its `name` for people, how its records are counted, and how to read it.
 
-    `size` is its extent in `measure`, `None` where nobody knows. Each call of `chunks` reads it from its beginning and
+    `size` is its extent in `measure`, `None` where not known. Each call of `chunks` reads it from its beginning and
     raises `SourceError` where it is damaged.
     """
 
