@@ -36,6 +36,34 @@ def test_a_rolling_handover_pauses_sending_for_a_second_at_most() -> None:
     world.tell(story())
 
 
+def test_an_idle_worker_stops_at_once() -> None:
+    """Nothing that it waits for keeps it: no entry that comes later, no next look at suspects or at the books."""
+    world = World(shards=4)
+    world.fill("docs", 4)
+
+    async def story() -> None:
+        one = world.start("w1")
+        await world.until(lambda: not world.left(), seconds=60)
+        await asyncio.sleep(3.1)
+        one.worker.stop()
+        assert await world.until(one.task.done, seconds=5, step=0.01) < 0.1
+
+    world.tell(story())
+
+
+def test_a_worker_that_drains_what_is_there_ends_with_it() -> None:
+    """It ends when the last record is settled, not at some later look at the books."""
+    world = World(shards=4)
+    world.fill("docs", 40)
+
+    async def story() -> None:
+        one = world.start("w1", until_empty=True)
+        await world.until(lambda: not world.left(), seconds=60, step=0.01)
+        assert await world.until(one.task.done, seconds=5, step=0.01) < 0.1
+
+    world.tell(story())
+
+
 def test_a_hot_id_in_each_of_thousands_of_entries_is_fast() -> None:
     """Its versions supersede one another; the rest of the entries goes in full batches."""
     world = World()

@@ -91,10 +91,14 @@ class Signals:
         self.settleable = asyncio.Event()
         self.readable = asyncio.Event()
         self.noteworthy = asyncio.Event()
+        self.suspicious = asyncio.Event()
+        self.calm = asyncio.Event()
+        """Set when nothing that was read is left to do."""
 
     def stop(self) -> None:
         """Stop the worker in good order."""
-        for event in (self.stopping, self.sendable, self.settleable, self.readable, self.noteworthy):
+        self.stopping.set()
+        for event in (self.sendable, self.settleable, self.readable, self.noteworthy, self.suspicious, self.calm):
             event.set()
 
     def fail(self, error: Exception) -> None:

@@ -121,7 +121,7 @@ class Worker:
             WorldError: the service or the server refuses, or lost the queue. What it still has stays in the queue.
         """
         context, signals = self.context, self.signals
-        keeping, *working = [
+        keeping, reading, *working = [
             asyncio.create_task(self._guarded(work))
             for work in (
                 self._keep,
@@ -138,7 +138,8 @@ class Worker:
             signals.stop()
             started = context.clock()
             finished = await self.sender.finish(context.settings.grace)
-            await asyncio.gather(*working)
+            reading.cancel()  # it has no side effect, and may wait for entries that come much later
+            await asyncio.gather(reading, *working, return_exceptions=True)  # they raise nothing, see `_guarded`
             # what ended the worker may fail these too: the first cause is the one to report
             await self._guarded(self._careful.end)
             left = max(1.0, context.settings.grace - (context.clock() - started))
@@ -196,6 +197,8 @@ class Worker:
             self._lost(came_of_it.foreign)
         self._reader.emptied(came_of_it.emptied or {})
         self.signals.readable.set()
+        if self.idle:
+            self.signals.calm.set()
 
     def _lost(self, shards: frozenset[int]) -> None:
         """The server says that these shards are not ours."""
@@ -246,6 +249,7 @@ class Worker:
         until = None if settings.stop_after is None else clock() + settings.stop_after
         absence = Absence("read the books", self.context, signals)
         while not signals.stopping.is_set():
+            signals.calm.clear()
             if until is not None and clock() >= until:
                 signals.stop()
                 break
@@ -260,7 +264,7 @@ class Worker:
             except ServerUnavailable as error:
                 await absence.wait(error)
             wait = 0.2 if until is None else min(0.2, max(0.0, until - clock()))
-            await signalled(signals.stopping, wait)
+            await signalled(signals.calm if settings.until_empty else signals.stopping, wait)
 
     def _stop_if_stuck(self) -> None:
         """Stop where a pause has kept everything waiting for too long."""

@@ -24,7 +24,7 @@ from upsertq_worker.queue.lease import Leases, Takeover, place_of
 from upsertq_worker.queue.protocols import START, Delivery, Queue, Ring, ShardsDamaged, Stream
 
 READ_WAIT: Final = 0.5
-"""Seconds that one read waits for new entries: short, for a read must not be cancelled when the worker stops."""
+"""Seconds that one read waits for new entries."""
 POLL_SECONDS: Final = 0.05
 """Between two looks for new entries while some lanes have their share and wait for room."""
 READ_ENTRIES: Final = 16

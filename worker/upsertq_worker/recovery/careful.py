@@ -3,7 +3,6 @@
 What is suspected of what is decided in `upsertq_worker.recovery.suspects`; the sender sends what is handed out here.
 """
 
-import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -95,7 +94,7 @@ class Careful:
         self._out: Batch | None = None
         self._hung: Counter[str] = Counter()
         """Suspects in a row that hung, by namespace."""
-        self._stirred = asyncio.Event()
+        self._stirred = signals.suspicious
 
     @property
     def active(self) -> bool:
