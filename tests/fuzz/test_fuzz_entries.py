@@ -57,7 +57,7 @@ def test_an_entry_is_sound_or_refused(fields: dict[bytes, bytes]) -> None:
     encoder = Encoder(entry)
     hold = Hold(1.0)
     held = hold.admit(0, "5-1", entry, 0.0)
-    whole = orjson.loads(b"[%b]" % encoder.all())
+    whole = orjson.loads(b"[%b]" % bytes(encoder.all()))
     assert [one["id"] for one in whole] == list(entry.ids)
     assert len(list(MetadataOf([held]))) == sum("metadata" in one for one in whole)
     for version in hold.take_apart(held, 0.0):

@@ -93,7 +93,7 @@ def test_the_oldest_record_decides_on_the_linger() -> None:
 
 @pytest.mark.parametrize(("dim", "parts"), [(1536, 1), (3072, 2)])
 def test_a_request_of_real_width_is_under_the_limit(dim: int, parts: int) -> None:
-    """100 random vectors of 1,536 fit in one request; of 3,072 they are parted between entries."""
+    """100 random vectors of 1,536 fit in one request; of 3,072 the first request is filled to the limit."""
     feeder = Feeder()
     feeder.fill(100, dim=dim)
     found = []
@@ -102,7 +102,7 @@ def test_a_request_of_real_width_is_under_the_limit(dim: int, parts: int) -> Non
     assert len(found) == parts
     assert sum(len(batch.ids) for batch in found) == 100
     assert all(len(batch.body()) <= 2_000_000 for batch in found)
-    assert len(found[0].body()) > 1_600_000
+    assert parts == 1 or len(found[0].body()) > 1_900_000
 
 
 @settings(deadline=None, max_examples=150)

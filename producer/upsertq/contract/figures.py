@@ -17,6 +17,9 @@ def whole(value: object, least: int = 0, most: int = MOST) -> int | None:
 
     It lies from `least` to `most`: what does not is none either.
     """
+    if isinstance(value, bytes) and value.isdigit() and len(value) <= 16 and value[:1] != b"0":  # noqa: PLR2004
+        number = int(value)  # as nearly always; the rest tells apart what only looks like it
+        return number if least <= number <= most else None
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     if not isinstance(text, str) or len(text) > 20:  # noqa: PLR2004 - no 64-bit number is longer
         return None

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
+import hiredis
 import redis
 import redis.asyncio
 from redis import exceptions
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.retry import Retry
@@ -23,7 +25,7 @@ from redis.retry import Retry
 from upsertq.contract.errors import UsageError
 from upsertq.contract.keys import PREFIX
 from upsertq.contract.probe import what_answers
-from upsertq.contract.protocol import Ask, Command, Conversation, Effect, Failed, Pause, Probe, Trouble, Warn
+from upsertq.contract.protocol import Argument, Ask, Command, Conversation, Effect, Failed, Pause, Probe, Trouble, Warn
 from upsertq.contract.said import Said
 
 T = TypeVar("T")
@@ -123,6 +125,7 @@ class AsyncServer:
             _try_options(client.connection_pool)
         except (ValueError, TypeError) as error:
             raise _bad_url(url, error) from None
+        client.connection_pool.connection_class = _packing(client.connection_pool.connection_class)
         return cls(client, quiet=quiet)
 
     async def hold(self, conversation: Conversation[T], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> T:
@@ -172,6 +175,19 @@ class AsyncServer:
     async def close(self) -> None:
         """Close every connection."""
         await self._client.aclose()
+
+
+class _Packing:
+    """Packs commands in C, as blocking connections do: the ones for asyncio do it argument by argument, in Python."""
+
+    def pack_command(self, *arguments: Argument) -> list[bytes]:
+        """As redis-py's, which may send the parts one after the other."""
+        return [hiredis.pack_command(arguments)]  # type: ignore[arg-type]  # a tuple of any of these
+
+
+def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """This kind of connection with that way of packing."""
+    return type(kind.__name__, (_Packing, kind), {})
 
 
 def _try_options(pool: redis.ConnectionPool | redis.asyncio.ConnectionPool) -> None:

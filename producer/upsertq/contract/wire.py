@@ -216,7 +216,7 @@ def _ids(text: bytes, count: int) -> tuple[str, ...]:
     ids = _json(text, b"ids")
     if not isinstance(ids, list) or len(ids) != count or set(map(type, ids)) != {str}:
         raise _damaged(f"ids are no array of {count} strings")
-    if not all(0 < len(item) <= MAX_NAME for item in ids) or not _is_plain("".join(ids)):
+    if not all(ids) or max(map(len, ids)) > MAX_NAME or not _is_plain("".join(ids)):
         raise _damaged(f"an id is not 1 to {MAX_NAME} ASCII characters")
     return tuple(ids)
 

@@ -8,6 +8,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 
 from upsertq.contract.dead_letter import Verdict
 from upsertq.contract.wire import Entry
@@ -91,7 +92,7 @@ class Batch:
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of its records."""
-        return tuple(record_id for item in self.items for record_id in ids_of(item))
+        return tuple(chain.from_iterable(map(ids_of, self.items)))
 
     @property
     def records(self) -> list[tuple[Entry, int]]:
@@ -218,25 +219,24 @@ class Batcher:
 
     def _form(self, lane: Lane, now: float) -> Batch | None:
         items: list[Item] = []
-        room, size = self.limits.records, overhead(lane.namespace)
+        room, space = self.limits.records, self.limits.bytes - overhead(lane.namespace) + 1
         while room and (item := self._take(lane, now, room)) is not None:
             try:
-                size += len(encode(item)) + 1
+                size = len(encode(item)) + 1
             except Unsendable:
                 for other in items:
                     self.hold.put_back(other, now)
                 self._watch(lane)
                 raise
-            if size - 1 > self.limits.bytes and (items or isinstance(item, Held)):
-                self.hold.put_back(item, now)
-                if items:
-                    break
-                if isinstance(item, Held):
-                    self.hold.take_apart(item, now)
-                size = overhead(lane.namespace)
+            if size <= space or not (items or isinstance(item, Held)):
+                items.append(item)
+                room -= records_of(item)
+                space -= size
                 continue
-            items.append(item)
-            room -= records_of(item)
+            self.hold.put_back(item, now)
+            if not isinstance(item, Held):
+                break
+            self.hold.take_apart(item, now)  # its records fill what is left
         self._watch(lane)
         return Batch(lane.namespace, items) if items else None
 

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from upsertq.contract.wire import Entry
-from upsertq_worker.ordering.model import Held, Item, entry_of
+from upsertq_worker.ordering.model import Held, Item, Text, entry_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -47,8 +47,8 @@ class Encoder:
         self._sparse: list[Any] | None = orjson.loads(entry.sparse) if entry.sparse else None
         self._metadata: list[Any] | None = orjson.loads(entry.metadata) if entry.metadata else None
 
-    def all(self) -> bytes:
-        """The JSON objects of all records, joined by commas."""
+    def all(self) -> memoryview:
+        """The JSON objects of all records, joined by commas: a view, for at 1,536 dimensions they are 400 kB."""
         if self._matrix is not None and self._sparse is None:
             if self._metadata is None:
                 records = [{"id": name, "values": row} for name, row in zip(self._ids, self._matrix, strict=True)]
@@ -59,7 +59,7 @@ class Encoder:
                 ]
         else:
             records = [self._record(row) for row in range(len(self._ids))]
-        return orjson.dumps(records, option=_OPTIONS)[1:-1]
+        return memoryview(orjson.dumps(records, option=_OPTIONS))[1:-1]
 
     def record(self, row: int) -> bytes:
         """The JSON object of the record at `row`, with float32 in its shortest text that reads back bit for bit."""
@@ -76,7 +76,7 @@ class Encoder:
         return record
 
 
-def encode(item: Item) -> bytes:
+def encode(item: Item) -> Text:
     """The JSON of a whole entry's records, or of one record; made once and kept with the item.
 
     Raises:
@@ -90,7 +90,7 @@ def encode(item: Item) -> bytes:
     return item.body
 
 
-def _encoded(item: Item) -> bytes:
+def _encoded(item: Item) -> Text:
     if isinstance(item, Held):
         return Encoder(item.entry).all()
     held = item.held
@@ -126,9 +126,13 @@ def overhead(namespace: str) -> int:
     return len(_HEAD) + len(_TAIL) + len(_space(namespace))
 
 
-def join(records: Sequence[bytes], namespace: str) -> bytes:
+def join(records: Sequence[Text], namespace: str) -> bytes:
     """The body of one request; the default namespace is left out."""
-    return b"".join((_HEAD, b",".join(records), b"]", _space(namespace), b"}"))
+    parts: list[Text] = [_HEAD]
+    for record in records:
+        parts += (record, b",")
+    parts[-1] = b"]"  # in one go: bodies are megabytes
+    return b"".join((*parts, _space(namespace), b"}"))
 
 
 def _space(namespace: str) -> bytes:

@@ -13,6 +13,9 @@ from upsertq.contract.wire import FLOAT32, Entry
 Order: TypeAlias = tuple[int, int, int]
 """Where a version stands among all versions of its id: sequence (milliseconds, number), then row in the entry."""
 
+Text: TypeAlias = bytes | memoryview
+"""JSON."""
+
 RECORD_WEIGHT = 300
 """Bytes of memory that one record of a whole entry takes beside its payload: its id, its place among the keys."""
 
@@ -64,23 +67,24 @@ class Held:
     older: int = 0
     """Entries that share a key with this one and must be given out first."""
     newer: "list[Held]" = field(default_factory=list)
-    body: bytes = b""
+    body: Text = b""
     """The JSON of all its records, once it was made and while it is whole."""
     refused_at: float | None = None
     """As a whole: when it was first refused together with its lane."""
     encoder: RecordEncoder | None = None
     """Made when the first of its records is about to be sent by itself."""
+    estimate: int = field(init=False)
+    """About the bytes of JSON of all its records."""
+
+    def __post_init__(self) -> None:
+        """Derive the rest."""
+        entry = self.entry
+        self.estimate = 11 * len(entry.values) // FLOAT32 + len(entry.sparse) + len(entry.metadata) + 40 * self.open
 
     @property
     def weight(self) -> int:
         """Bytes of memory it takes here, about: its payload and what is kept for each of its records."""
         return self.size + RECORD_WEIGHT * len(self.entry.ids)
-
-    @property
-    def estimate(self) -> int:
-        """About the bytes of JSON of all its records."""
-        entry = self.entry
-        return 11 * (len(entry.values) // FLOAT32) + len(entry.sparse) + len(entry.metadata) + 40 * len(entry.ids)
 
     @property
     def namespace(self) -> str:
@@ -117,7 +121,7 @@ class Version:
     row: int
     order: Order
     chain: "Chain"
-    body: bytes = b""
+    body: Text = b""
     """The record's JSON, once it was made."""
     refused_at: float | None = None
     """When it was first refused together with its lane."""
