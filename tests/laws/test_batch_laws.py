@@ -76,7 +76,7 @@ def test_a_batch_closes_at_its_count_at_once_and_the_rest_lingers() -> None:
     assert due == pytest.approx(0.2)
     assert feeder.drain(0.19) == []
     assert [len(batch.ids) for batch in feeder.drain(0.2)] == [50]
-    assert feeder.hold.entries == 0
+    assert not feeder.hold.entries
 
 
 def test_the_oldest_record_decides_on_the_linger() -> None:
@@ -136,7 +136,7 @@ def test_every_batch_is_legal_and_every_record_comes_out(
     for _ in range(3):
         now += limits.linger
         _post(feeder, now, limits, seen)
-    assert feeder.hold.entries == 0
+    assert not feeder.hold.entries
     assert sum(one.records for one in feeder.hold.settlements) == sum(len(rows) for rows, _, _ in made)
     assert sum(one.acked for one in feeder.hold.settlements) == len(seen)
     assert set(seen.values()) <= {1}

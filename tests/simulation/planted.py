@@ -16,6 +16,7 @@ from upsertq_worker.delivery import sender
 from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
 from upsertq_worker.delivery.sender import Sender
+from upsertq_worker.ordering import hold
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Fate
 from upsertq_worker.queue.lease import Leases
@@ -105,11 +106,11 @@ def settled_as_often_as_told() -> AbstractContextManager[Any]:
 def settled_out_of_order() -> AbstractContextManager[Any]:
     """An entry is settled before older ones that share an id with it."""
 
-    def link(self: Hold, chain: Chain, held: Any) -> None:
+    def link(chain: Chain, held: Any) -> None:
         chain.entries += 1
         chain.last = held
 
-    return patch.object(Hold, "_link", link)
+    return patch.object(hold, "link", link)
 
 
 def settled_with_the_last_breath() -> AbstractContextManager[Any]:
@@ -167,7 +168,7 @@ def older_versions_not_superseded() -> AbstractContextManager[Any]:
     def finish(self: Hold, version: Version, fate: Fate, now: float, verdict: Any = None) -> None:
         if not version.held.dropped:
             version.chain.flying = None
-            self._end(version, fate, verdict)
+            self._fates.end(version, fate, verdict)
             self.ready.offer(version.chain, now)
 
     return patch.object(Hold, "finish", finish)
@@ -219,7 +220,7 @@ def the_oldest_version_is_sent() -> AbstractContextManager[Any]:
         if fate is Fate.ACKED:
             for other in list(version.chain.waiting):
                 version.chain.waiting.remove(other)
-                self._end(other, Fate.SUPERSEDED)
+                self._fates.end(other, Fate.SUPERSEDED)
 
     return patch.object(Hold, "finish", upside_down)
 

@@ -108,8 +108,8 @@ def test_a_paused_namespace_adds_nothing_and_delays_nothing() -> None:
     async def story() -> None:
         one = world.start("w1", read_ahead=1_000_000)
         assert await world.until(lambda: not world.left("well"), seconds=10) < 3
-        assert one.worker.hold.weight <= Settings().read_ahead // 2
-        assert one.worker.hold.weights.get("held", 0) <= 16 * SIZE * 400
+        assert one.worker.hold.entries.weight <= Settings().read_ahead // 2
+        assert one.worker.hold.entries.weights.get("held", 0) <= 16 * SIZE * 400
         assert world.landed["held"] == 0
 
     world.tell(story())

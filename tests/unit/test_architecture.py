@@ -49,7 +49,7 @@ PURE: Final = frozenset(
     + named("upsertq.contract", "circumstances")
     + named("upsertq.admin", "audit status health")
     + named("upsertq_worker", "settings")
-    + named("upsertq_worker.ordering", "hold ready model")
+    + named("upsertq_worker.ordering", "entries fates hold keys model ready")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")
     + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries")
     + named("upsertq_worker.queue", "lease protocols usage")

@@ -221,7 +221,7 @@ class Worker:
         self._alarms[f"shard {shard}: {lane}"] = fault
         self.context.events.tell(Event.LANE_HALTED, shard=shard, lane=lane, error=fault)
         self._reader.halt(shard, namespace)
-        self.hold.drop_lane(shard, namespace)
+        self.hold.drop(shard, namespace)
         self.signals.readable.set()
 
     def _caught_up(self, shard: int) -> bool:

@@ -75,7 +75,7 @@ class Keeper:
         """Give the leases up: at once, or where an answer may still take effect, when its quarantine ends."""
         now = self._context.clock()
         quarantine = 0.0 if sent_last else self._context.settings.quarantine
-        keep = {shard: max(quarantine, hold.quarantine_end(shard, now) - now) for shard in self._leases.epochs}
+        keep = {shard: max(quarantine, hold.keys.quarantine_end(shard, now) - now) for shard in self._leases.epochs}
         try:
             await self._queue.release(self._leases.epochs, keep)
         except (ServerUnavailable, ServerRefused) as error:

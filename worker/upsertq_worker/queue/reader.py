@@ -303,22 +303,23 @@ class Reader:
 
     def _wanted(self, namespace: str) -> bool:
         """Whether more of this namespace may be read now: each has its share of the memory, and none is shut out."""
-        hold, settings = self._hold, self._context.settings
-        weight = hold.weights.get(namespace, 0)
+        entries, settings = self._hold.entries, self._context.settings
+        weight = entries.weights.get(namespace, 0)
         if self._pauses.holds(namespace):
             return not weight and self._pauses.probes(namespace)  # something is needed to probe with
         if not weight:
-            return hold.weight < 2 * settings.read_ahead
-        share = settings.read_ahead // (1 + len(hold.weights))
+            return entries.weight < 2 * settings.read_ahead
+        share = settings.read_ahead // (1 + len(entries.weights))
         most = BATCHES_AHEAD * settings.concurrency * settings.batch.records
-        return hold.weight < settings.read_ahead and weight < share * 3 // 4 and hold.records[namespace] < most * 3 // 4
+        if entries.weight >= settings.read_ahead or weight >= share * 3 // 4:
+            return False
+        return entries.records[namespace] < most * 3 // 4
 
     def _count(self, behind: int) -> int:
         """Entries to read of each stream."""
-        hold = self._hold
-        room = min(READ_BYTES, self._context.settings.read_ahead - hold.weight)
-        entries = hold.entries
-        mean = max(1, hold.weight // entries if entries else FIRST_MEAN)
+        entries = self._hold.entries
+        room = min(READ_BYTES, self._context.settings.read_ahead - entries.weight)
+        mean = max(1, entries.weight // len(entries) if entries else FIRST_MEAN)
         return max(1, min(READ_ENTRIES, room // (mean * max(1, behind))))
 
     def _take_in_rings(self, rings: Sequence[Ring], bells: Mapping[int, str], count: int) -> None:
@@ -398,7 +399,7 @@ class Reader:
             stale = await self._queue.superseded([(held.shard, held.entry) for held in unchecked])
             now = self._context.clock()
             for held, outdated in zip(unchecked, stale, strict=True):
-                (self._hold.supersede if outdated else self._hold.allow)(held, now)
+                self._hold.checked(held, now, superseded=outdated)
             self._signals.sendable.set()
             self._signals.settleable.set()
         self._unchecked = waiting

@@ -14,7 +14,7 @@ from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.delivery.batch import Batch
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Held, Item, Version, entry_of
+from upsertq_worker.ordering.model import Fate, Held, Item, Version, entry_of
 from upsertq_worker.ordering.ready import is_delayed
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
@@ -148,7 +148,7 @@ class Careful:
             if row < len(held.entry.ids):
                 why = verdict(context.name, context.wall())
                 version = self._hold.take_apart(held, now)[row]
-                self._hold.bury(version, why, now)
+                self._hold.end_waiting(version, Fate.DEAD, now, why)
                 where = spoken(scope_of(version.namespace))
                 context.events.tell(Event.DEAD, id=version.id, lane=where, reason=why.reason, message=why.message)
         self._signals.settleable.set()
@@ -225,7 +225,7 @@ class Careful:
             return False
         settings = self._context.settings
         records = 2 * settings.concurrency * settings.batch.records // max(1, len(self._leases.epochs))
-        sendable = [held for held in self._hold.inherited(shard) if not self._left_out(held.namespace)]
+        sendable = [held for held in self._hold.entries.inherited(shard) if not self._left_out(held.namespace)]
         care.line = deque()
         care.line_up(in_turn(sendable, max(1, records)))
         return True
@@ -242,7 +242,7 @@ class Careful:
         line = care.line or deque()
         for _ in range(len(line)):
             held = line.popleft()
-            if self._hold.find(shard, held.stream_id) is not held or self._left_out(held.namespace):
+            if self._hold.entries.find(shard, held.stream_id) is not held or self._left_out(held.namespace):
                 continue
             if not self._admits(held.namespace):
                 line.appendleft(held)
@@ -257,7 +257,7 @@ class Careful:
 
     def _next_single(self, shard: int, care: _Care, accused: Alone, now: float) -> tuple[list[Item], Alone] | None:
         """Take the next record of the entry that was alone at the latest death; once all were sent it is done with."""
-        held = self._hold.find(shard, accused.stream_id)
+        held = self._hold.entries.find(shard, accused.stream_id)
         if held is not None and not self._left_out(held.namespace):
             if not self._admits(held.namespace):
                 return None
@@ -333,7 +333,7 @@ class Careful:
         gone = [
             shard
             for shard, mark in self._marks.items()
-            if self._caught_up(shard) and not any(self._hold.find(shard, one) for one, _ in mark.given_up)
+            if self._caught_up(shard) and not any(self._hold.entries.find(shard, one) for one, _ in mark.given_up)
         ]
         if steady:
             await self._write({shard: self._marks.get(shard, Mark()) for shard in steady}, deaths=0)
