@@ -16,10 +16,10 @@ from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
 from upsertq.contract.queue import find_queue, open_queue
 from upsertq.contract.wire import decode, one_record
+from upsertq_worker.flow.usage import Metered
 from upsertq_worker.ordering.model import DeadRecord, Settlement
 from upsertq_worker.queue.protocols import START
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.queue.usage import Metered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

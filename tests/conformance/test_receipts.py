@@ -24,8 +24,8 @@ from upsertq.contract.server import AsyncServer
 from upsertq.dead.choice import Selector
 from upsertq.dead.finding import make_plan
 from upsertq.dead.moves import Tally, discard, replay
+from upsertq_worker.flow.usage import Usage
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.queue.usage import Usage
 from worker_bench import OURS, read_all, settle_all, settlement
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from upsertq import Receipt
     from upsertq.contract.dead_letter import Verdict
     from upsertq.contract.protocol import Patience
+    from upsertq_worker.flow.usage import Metered
     from upsertq_worker.queue.protocols import Delivery
-    from upsertq_worker.queue.usage import Metered
 
 KEYS = QueueKeys("q")
 SHARDS = 2

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upsertq.contract.wire import Entry
+from upsertq_worker.flow.usage import MOST_RUNS, Meter, Metered
 from upsertq_worker.ordering.model import Chain, Held, Settlement, Version
-from upsertq_worker.queue.usage import MOST_RUNS, Meter, Metered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from upsertq_worker.queue.usage import Usage
+    from upsertq_worker.flow.usage import Usage
 
 RUNS = st.sampled_from(("", "a", "b", "c"))
 REQUESTS = st.tuples(

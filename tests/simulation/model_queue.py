@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from checker import Checker, Key
     from upsertq.contract.pauses import Paused
     from upsertq.contract.wire import Entry
+    from upsertq_worker.flow.usage import Metered, Usage
     from upsertq_worker.ordering.model import Settlement
     from upsertq_worker.queue.protocols import Stream
-    from upsertq_worker.queue.usage import Metered, Usage
     from virtual_time import VirtualLoop
 
 T = TypeVar("T")

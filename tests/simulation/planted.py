@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from upsertq_worker.context import Context
     from upsertq_worker.delivery.batch import Batch
     from upsertq_worker.delivery.outcome import Outcome
+    from upsertq_worker.flow.usage import Metered
     from upsertq_worker.ordering.model import Chain, Held, Version
-    from upsertq_worker.queue.usage import Metered
 
 
 def acknowledged_before_sent() -> AbstractContextManager[Any]:

@@ -9,10 +9,11 @@ from unittest.mock import patch
 
 from model_queue import ModelQueue
 from upsertq_worker.delivery.sender import Sender
-from upsertq_worker.queue.missing import Missing
+from upsertq_worker.queue.cursors import Cursors
 from upsertq_worker.queue.reader import Reader
 from upsertq_worker.recovery import careful, suspects
 from upsertq_worker.recovery.careful import Careful
+from upsertq_worker.recovery.missing import Missing
 from upsertq_worker.recovery.suspects import Mark
 
 if TYPE_CHECKING:
@@ -26,15 +27,16 @@ if TYPE_CHECKING:
 
 def cursor_past_unsettled_entries() -> AbstractContextManager[Any]:
     """A new holder begins behind what stood in the streams."""
-    follow = Reader._follow
+    follow = Cursors.follow
 
-    def hasty(self: Reader, known: Any, shard: int, namespace: str, rung: tuple[int, int]) -> None:
-        new = namespace not in known.cursors
-        follow(self, known, shard, namespace, rung)
+    def hasty(self: Cursors, shard: int, namespace: str, rung: tuple[int, int] = (0, 0)) -> bool:
+        new = follow(self, shard, namespace, rung)
         if new:
-            known.cursors[namespace].place = "{}-{}".format(*known.takeover.boundary)
+            known = self.shards[shard]
+            known.lanes[namespace].place = "{}-{}".format(*known.takeover.boundary)
+        return new
 
-    return patch.object(Reader, "_follow", hasty)
+    return patch.object(Cursors, "follow", hasty)
 
 
 @contextmanager
@@ -53,9 +55,8 @@ def emptied_streams_forgotten_for_good() -> AbstractContextManager[Any]:
 
     def hasty(self: Reader, streams: Any) -> None:
         for shard, namespace in streams:
-            known = self._shards.get(shard)
-            if known is not None and namespace in known.cursors:
-                known.cursors[namespace].gone = True
+            if cursor := self.cursors.find(shard, namespace):
+                cursor.gone = True
 
     return patch.object(Reader, "emptied", hasty)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from upsertq.contract.books import Books
     from upsertq.contract.pauses import Paused
     from upsertq.contract.wire import Entry
+    from upsertq_worker.flow.usage import Metered
     from upsertq_worker.queue.protocols import Counted, Grant, LaneList, Stream
-    from upsertq_worker.queue.usage import Metered
     from virtual_time import Process, VirtualLoop
 
 T = TypeVar("T")

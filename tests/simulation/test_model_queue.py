@@ -24,10 +24,10 @@ from upsertq.contract.queue import open_queue
 from upsertq.contract.server import AsyncServer
 from upsertq.dead.finding import Pick
 from upsertq.dead.moves import Tally, replay
+from upsertq_worker.flow.usage import Metered, Usage
 from upsertq_worker.ordering.model import DeadRecord, Settlement
 from upsertq_worker.queue.protocols import START
 from upsertq_worker.queue.redis_queue import RedisQueue
-from upsertq_worker.queue.usage import Metered, Usage
 from virtual_time import VirtualLoop
 
 if TYPE_CHECKING:

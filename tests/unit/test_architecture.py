@@ -27,7 +27,8 @@ ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
-        "events", "settings", "context", "logs", "ordering", "flow", "absence", "delivery", "queue", "recovery",
+        "events", "settings", "context", "logs", "damage", "ordering", "flow", "absence", "delivery", "queue",
+        "recovery",
         "worker", "edge", "cli",
     ),
 }  # fmt: skip
@@ -51,8 +52,8 @@ PURE: Final = frozenset(
     + named("upsertq_worker", "settings")
     + named("upsertq_worker.ordering", "entries fates hold keys model ready")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")
-    + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries")
-    + named("upsertq_worker.queue", "lease protocols usage")
+    + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries share usage")
+    + named("upsertq_worker.queue", "cursors lease protocols")
     + named("upsertq_worker.recovery", "suspects")
     + named("upsertq_worker.edge", "redact")
     + named("upsertq_chaos", "cast settled checking")

@@ -16,16 +16,16 @@ from upsertq_worker.events import Event, Events
 from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.flow.pausing import Pausing
+from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.keeper import Keeper
 from upsertq_worker.queue.lease import Leases
-from upsertq_worker.queue.missing import Missing
-from upsertq_worker.queue.pausing import Pausing
 from upsertq_worker.queue.protocols import Queue, Settled
 from upsertq_worker.queue.reader import Reader
 from upsertq_worker.queue.settler import Settler
-from upsertq_worker.queue.usage import Meter
 from upsertq_worker.recovery.careful import Careful
+from upsertq_worker.recovery.missing import Missing
 from upsertq_worker.settings import Settings
 
 HELD_BACK_SECONDS = 1.0
@@ -97,7 +97,7 @@ class Worker:
         )
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
-        self._missing = Missing(context, queue, leases, self._reader, lambda: self.idle, self._alarms)
+        self._missing = Missing(context, queue, leases, self._reader.cursors, lambda: self.idle, self._alarms)
         self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed, self._alarms)
 
     def stop(self) -> None:
@@ -225,7 +225,7 @@ class Worker:
         self.signals.readable.set()
 
     def _caught_up(self, shard: int) -> bool:
-        return self._reader.caught_up(shard)
+        return self._reader.cursors.caught_up(shard)
 
     def _admits(self, namespace: str) -> bool:
         return self.sender.admits(namespace)

@@ -11,7 +11,7 @@ from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueDamaged
 from upsertq.contract.pauses import Paused
 from upsertq.contract.wire import Entry
-from upsertq_worker.queue.usage import Metered
+from upsertq_worker.flow.usage import Metered
 
 Stream = tuple[int, str]
 """A lane's stream in a shard: shard and namespace."""
@@ -112,7 +112,26 @@ class ShardsDamaged(QueueDamaged):
         super().__init__("; ".join(f"shard {shard}: {fault}" for shard, fault in faults.items()))
 
 
-class Queue(Protocol):
+class Notes(Protocol):
+    """What workers note for one another. Each call may be repeated; one that fails raises `ServerUnavailable`."""
+
+    async def books(self) -> Books:
+        """The books of the queue."""
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
+
+    async def pauses(self) -> dict[str, Paused]:
+        """Every pause that is noted, by scope."""
+
+    async def beat(self, report: Mapping[str, Any]) -> None:
+        """Write this worker's heartbeat, dated by the server's time, and take away those of workers long gone."""
+
+    async def leave(self) -> None:
+        """Take this worker's heartbeat away."""
+
+
+class Queue(Notes, Protocol):
     """What a worker needs of a queue. Each call may be repeated.
 
     One that fails raises `ServerUnavailable`; one that meets damage `ShardsDamaged`: in the other shards it was done.
@@ -141,9 +160,6 @@ class Queue(Protocol):
     async def settle(self, held: Mapping[int, int], settlements: Sequence[Metered]) -> Settled:
         """Carry settlements out, in order within each shard."""
 
-    async def books(self) -> Books:
-        """The books of the queue."""
-
     async def counted(self, shards: Sequence[int]) -> dict[int, Counted]:
         """What the books of these shards count as pending."""
 
@@ -152,15 +168,3 @@ class Queue(Protocol):
 
     async def superseded(self, replayed: Sequence[tuple[int, Entry]]) -> list[bool]:
         """For each replayed entry (and its shard), whether a newer version of its record was acknowledged since."""
-
-    async def note(self, changes: Mapping[str, Paused | None]) -> None:
-        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
-
-    async def pauses(self) -> dict[str, Paused]:
-        """Every pause that is noted, by scope."""
-
-    async def beat(self, report: Mapping[str, Any]) -> None:
-        """Write this worker's heartbeat, dated by the server's time, and take away those of workers long gone."""
-
-    async def leave(self) -> None:
-        """Take this worker's heartbeat away."""

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, Tally, signalled
+from upsertq_worker.damage import Damage
 from upsertq_worker.events import Event
+from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.queue.damage import Damage
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue, Settled
-from upsertq_worker.queue.usage import Meter
 
 if TYPE_CHECKING:
-    from upsertq_worker.queue.usage import Metered
+    from upsertq_worker.flow.usage import Metered
 
 
 class Settler:

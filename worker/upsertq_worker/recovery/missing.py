@@ -11,9 +11,9 @@ from typing import Final
 from upsertq.contract.errors import ServerRefused
 from upsertq_worker.context import Context
 from upsertq_worker.events import Event
+from upsertq_worker.queue.cursors import Cursors
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Counted, Queue
-from upsertq_worker.queue.reader import Reader
 
 LOOK_SECONDS: Final = 1.0
 """Between two looks at the books of shards of which everything is read."""
@@ -30,7 +30,7 @@ class Missing:
         context: of the worker.
         queue: the queue.
         leases: the shards held.
-        reader: what reads them.
+        cursors: where reading stands in them.
         idle: whether nothing that was read is left to do.
         alarms: what needs an operator, by what it concerns.
     """
@@ -40,14 +40,14 @@ class Missing:
         context: Context,
         queue: Queue,
         leases: Leases,
-        reader: Reader,
+        cursors: Cursors,
         idle: Callable[[], bool],
         alarms: dict[str, str],
     ) -> None:
         self._context = context
         self._queue = queue
         self._leases = leases
-        self._reader = reader
+        self._cursors = cursors
         self._idle = idle
         self._alarms = alarms
         self._seen: dict[int, tuple[Counted, int]] = {}
@@ -83,14 +83,15 @@ class Missing:
                 self._context.events.tell(Event.RECORDS_FOUND, shard=shard)
 
     def _read_out(self) -> list[int]:
-        return [shard for shard in self._leases.epochs if self._reader.read_out(shard)] if self._idle() else []
+        return [shard for shard in self._leases.epochs if self._cursors.read_out(shard)] if self._idle() else []
 
     async def _suspect(self, shard: int, one: Counted, looks: int) -> None:
         # at the 2nd, 4th, 8th look, and so on: the search goes through all keys of the server
         if looks >= SEARCH_LOOKS and looks & (looks - 1) == 0:
             fresh: list[str] = []
             with suppress(ServerRefused):  # a user who may not search (ACL) is alarmed all the same
-                fresh = self._reader.follow(shard, await self._queue.streams(shard))
+                names = await self._queue.streams(shard)
+                fresh = [name for name in names if self._cursors.follow(shard, name)]
             if fresh:
                 self._context.events.tell(Event.LANES_FOUND, shard=shard, lanes=len(fresh))
                 del self._seen[shard]

@@ -1,24 +1,33 @@
 """Owns the beginning and the end of pauses: here, as noted on the server, and as an operator sets them by hand."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
 from upsertq.contract.pauses import Paused, spoken
 from upsertq_worker.context import Context, Signals
 from upsertq_worker.events import Event
 from upsertq_worker.flow.pauses import Pauses
-from upsertq_worker.queue.protocols import Queue
 
 PAUSES: Final = "pauses"
 """The alarm of notes of pauses that cannot be read or written."""
+
+
+class PauseNotes(Protocol):
+    """What is needed of the queue here."""
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
+
+    async def pauses(self) -> dict[str, Paused]:
+        """Every pause that is noted, by scope."""
 
 
 class Pausing:
     """The pauses of one queue as this worker knows them, and what of them is still to be noted on the server."""
 
     def __init__(
-        self, context: Context, signals: Signals, queue: Queue, pauses: Pauses, alarms: dict[str, str]
+        self, context: Context, signals: Signals, queue: PauseNotes, pauses: Pauses, alarms: dict[str, str]
     ) -> None:
         self._context = context
         self._signals = signals

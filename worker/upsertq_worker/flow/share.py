@@ -1,0 +1,45 @@
+"""Owns how much may be read: each namespace has its share of a worker's memory, and none is shut out. Pure."""
+
+from typing import Final
+
+from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.ordering.entries import Entries
+from upsertq_worker.settings import Settings
+
+READ_ENTRIES: Final = 16
+"""Entries a stream in one read at most."""
+READ_BYTES: Final = 16_000_000
+"""Bytes that one read should bring at most, about."""
+FIRST_MEAN: Final = 100_000
+"""Bytes of an entry, about, before one was seen."""
+BATCHES_AHEAD: Final = 4
+"""Batches a lane may have here for each request that may be in flight: what is more only costs memory."""
+
+
+class Share:
+    """What may be read beside the entries held."""
+
+    def __init__(self, settings: Settings, entries: Entries, pauses: Pauses) -> None:
+        self._settings = settings
+        self._entries = entries
+        self._pauses = pauses
+
+    def wants(self, namespace: str) -> bool:
+        """Whether more of this namespace may be read now."""
+        entries, settings = self._entries, self._settings
+        weight = entries.weights.get(namespace, 0)
+        if self._pauses.holds(namespace):
+            return not weight and self._pauses.probes(namespace)  # something is needed to probe with
+        if not weight:
+            return entries.weight < 2 * settings.read_ahead
+        share = settings.read_ahead // (1 + len(entries.weights))
+        if entries.weight >= settings.read_ahead or weight >= share * 3 // 4:
+            return False
+        return entries.records[namespace] < BATCHES_AHEAD * settings.concurrency * settings.batch.records * 3 // 4
+
+    def of_each(self, streams: int) -> int:
+        """Entries to read of each of so many streams."""
+        entries = self._entries
+        room = min(READ_BYTES, self._settings.read_ahead - entries.weight)
+        mean = max(1, entries.weight // len(entries) if entries else FIRST_MEAN)
+        return max(1, min(READ_ENTRIES, room // (mean * max(1, streams))))

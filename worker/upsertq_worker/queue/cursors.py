@@ -1,0 +1,162 @@
+"""Owns where reading stands in each lane's stream and each bell of the shards held, and whose turn it is. Pure."""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from upsertq_worker.queue.lease import Takeover, place_of
+from upsertq_worker.queue.protocols import START
+
+READ_STREAMS: Final = 256
+"""Streams in one read at most of which there may be more: lanes can be many, and they take turns."""
+WATCHED_STREAMS: Final = 1_024
+"""Streams in one read at most that were read to their end."""
+
+
+@dataclass(eq=False, slots=True)
+class Cursor:
+    """Where reading stands in one stream."""
+
+    shard: int
+    namespace: str
+    place: str = START
+    rung: tuple[int, int] = (0, 0)
+    """The latest word that the namespace got a stream."""
+    behind: bool = True
+    """There may be more than was read."""
+    gone: bool = False
+    """The stream is gone, or not ours any more."""
+    again_at: float = 0.0
+    """Until then it is not read: its next entry was not understood, or it is no stream."""
+
+
+@dataclass(eq=False, slots=True)
+class Shard:
+    """Where reading stands in one shard."""
+
+    takeover: Takeover
+    bell: str | None = None
+    """The place in its bell; `None`: its lanes are to be listed."""
+    lanes: dict[str, Cursor] = field(default_factory=dict)
+
+
+class Cursors:
+    """The cursors of the shards held.
+
+    Args:
+        wanted: whether more of a namespace may be read now.
+        damaged: whether nothing of a shard can be read for now.
+    """
+
+    def __init__(self, wanted: Callable[[str], bool], damaged: Callable[[int], bool]) -> None:
+        self._wanted = wanted
+        self._damaged = damaged
+        self.shards: dict[int, Shard] = {}
+        self._behind: deque[Cursor] = deque()
+        """Streams that may have more than was read, in turn."""
+        self._at_end: deque[Cursor] = deque()
+        """Streams that were read to their end, in turn."""
+
+    @property
+    def backlog(self) -> bool:
+        """Whether there are streams, not taken for a turn, that may have more than was read."""
+        return bool(self._behind)
+
+    def drop(self, shard: int) -> None:
+        """The shard was lost, or gained anew."""
+        known = self.shards.pop(shard, None)
+        for cursor in known.lanes.values() if known else ():
+            cursor.gone = True
+
+    def find(self, shard: int, namespace: str) -> Cursor | None:
+        """That of a lane, if it is read."""
+        known = self.shards.get(shard)
+        return known.lanes.get(namespace) if known else None
+
+    def follow(self, shard: int, namespace: str, rung: tuple[int, int] = (0, 0)) -> bool:
+        """Read this lane's stream, too; returns whether it was not read."""
+        known = self.shards.get(shard)
+        if known is None:
+            return False
+        cursor = known.lanes.get(namespace)
+        if cursor is not None:
+            cursor.rung = max(cursor.rung, rung)
+            return False
+        known.lanes[namespace] = cursor = Cursor(shard, namespace, rung=rung)
+        self._behind.append(cursor)
+        return True
+
+    def emptied(self, shard: int, namespace: str, clock: str) -> Cursor | None:
+        """A lane's stream is gone with its last entry, unless it is there again: a bell or an entry tells.
+
+        Returns the cursor that is gone with it.
+        """
+        cursor = self.find(shard, namespace)
+        if cursor is None or max(cursor.rung, place_of(cursor.place)) > place_of(clock):
+            return None
+        cursor.gone = True
+        del self.shards[shard].lanes[namespace]
+        return cursor
+
+    def take_behind(self, now: float) -> list[Cursor]:
+        """The streams whose turn it is of those that may have more."""
+        return self._turns(self._behind, READ_STREAMS, now)
+
+    def take_at_end(self, now: float) -> list[Cursor]:
+        """The streams whose turn it is of those that were read to their end."""
+        return self._turns(self._at_end, WATCHED_STREAMS, now)
+
+    def line_up(self, cursors: Iterable[Cursor]) -> None:
+        """They had their turn."""
+        for cursor in cursors:
+            if not cursor.gone:
+                (self._behind if cursor.behind else self._at_end).append(cursor)
+
+    def caught_up(self, shard: int) -> bool:
+        """Whether all is read of what stood in the shard at its takeover, but for lanes that are not read now."""
+        known = self.shards.get(shard)
+        if known is not None and self._damaged(shard):
+            return True  # no more of it can be read now, and the other shards need not wait for it
+        if known is None or known.bell is None:
+            return False
+        boundary = known.takeover.boundary
+        return not any(
+            cursor.behind
+            and place_of(cursor.place) < boundary
+            and not (cursor.gone or cursor.again_at)
+            and self._wanted(cursor.namespace)
+            for cursor in known.lanes.values()
+        )
+
+    def read_out(self, shard: int) -> bool:
+        """Whether everything in the shard is read: no lane of it is held back, or has more than was read."""
+        known = self.shards.get(shard)
+        if known is None or known.bell is None:
+            return False
+        return not any(one.behind or one.again_at or not self._wanted(one.namespace) for one in known.lanes.values())
+
+    def exhausted(self, shard: int) -> bool:
+        """Whether all streams of the shard were read to their end, or to an entry that is not understood."""
+        known = self.shards.get(shard)
+        if known is None or self._damaged(shard):
+            return known is not None
+        return known.bell is not None and all(one.again_at or not one.behind for one in known.lanes.values())
+
+    def _turns(self, line: deque[Cursor], most: int, now: float) -> list[Cursor]:
+        """Take up to `most` streams that may be read now out of a line; the others stay."""
+        taken: list[Cursor] = []
+        wanted: dict[str, bool] = {}
+        for _ in range(min(len(line), 4 * most)):
+            cursor = line.popleft()
+            if cursor.gone:
+                continue
+            if cursor.namespace not in wanted:
+                wanted[cursor.namespace] = self._wanted(cursor.namespace)
+            if wanted[cursor.namespace] and cursor.again_at <= now and not self._damaged(cursor.shard):
+                taken.append(cursor)
+                if len(taken) == most:
+                    break
+            else:
+                line.append(cursor)
+        return taken
