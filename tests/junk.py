@@ -31,7 +31,7 @@ RUN: Final = "r"
 WORKER: Final = "w1"
 OTHER: Final = "other"
 """A namespace that has entries beside those of the default one."""
-MARK: Final = '{"alone":["1-1",null,0],"given_up":[]}'
+MARK: Final = '[["1-1",null,0]]'
 VALUES: Final = (
     b"",
     b"abc",
