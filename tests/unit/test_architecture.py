@@ -43,11 +43,11 @@ def named(package: str, modules: str) -> list[str]:
 PURE: Final = frozenset(
     named(
         "upsertq.contract",
-        "errors figures given printable record wire keys protocol books queue runs pauses dead_letter fitness",
+        "errors figures given printable record values wire keys protocol books queue runs pauses dead_letter fitness",
     )
     + named("upsertq.client", "pack enqueue producer_core waiting held stall receipt")
     + named("upsertq.contract", "circumstances")
-    + named("upsertq.admin", "audit status health")
+    + named("upsertq.admin", "audit status workers health")
     + named("upsertq_worker", "settings")
     + named("upsertq_worker.ordering", "hold ready model")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")

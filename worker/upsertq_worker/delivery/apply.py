@@ -92,12 +92,8 @@ class Applier:
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
-        self._context.events.tell(
-            Event.BATCH_SENT,
-            records=len(batch.ids),
-            lane=spoken(scope_of(batch.namespace)),
-            outcome=type(outcome).__name__,
-        )
+        lane, kind = spoken(scope_of(batch.namespace)), type(outcome).__name__
+        self._context.events.tell(Event.BATCH_SENT, records=len(batch.ids), lane=lane, outcome=kind)
         if isinstance(outcome, Accepted) and not batch.probe:
             self._acknowledge(batch, outcome)
             return
@@ -197,7 +193,7 @@ class Applier:
         if search is not None:
             search.open += len(parts) - 1
         for part in parts:
-            self._send_again(batch.part([versions[position] for position in part.positions], search), now)
+            self._send_again(batch.part([versions[position] for position in part], search), now)
 
     def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> bool:
         """Count a refusal in its search; returns whether too much is wrong: then the search is called off."""

@@ -7,7 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable
@@ -51,43 +51,30 @@ class _Case:
         return self.line is not None and not self.line if self.careful else self.deaths > 0 and self.forget_at <= now
 
 
+@dataclass(eq=False)
 class Careful:
-    """Hands out suspects one at a time.
+    """Hands out suspects one at a time."""
 
-    Args:
-        context: of the worker.
-        signals: of the worker.
-        queue: where marks are written.
-        hold: what was read.
-        leases: whose takeovers tell of deaths.
-        caught_up: whether all that was inherited in a shard is read.
-        admits: whether something of a namespace may be sent now.
-        waits: whether a namespace is held back for longer than a moment, so that its suspects wait, too.
-        lost: told of shards that turn out not to be ours.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        signals: Signals,
-        queue: Queue,
-        hold: Hold,
-        leases: Leases,
-        caught_up: Callable[[int], bool],
-        admits: Callable[[str], bool],
-        waits: Callable[[str], bool],
-        lost: Callable[[frozenset[int]], None],
-    ) -> None:
-        self._context, self._signals, self._queue, self._hold, self._leases = context, signals, queue, hold, leases
-        self._caught_up, self._admits, self._waits, self._lost = caught_up, admits, waits, lost
-        self._absence = Absence("mark what is sent alone", context, signals)
-        self._cases: dict[int, _Case] = {}
-        self._handed: Batch | None = None
-        """What is to be sent next."""
-        self._out: Batch | None = None
-        self._hung: Counter[str] = Counter()
-        """Suspects in a row that hung, by namespace."""
-        self._stirred = asyncio.Event()
+    _context: Context
+    _signals: Signals
+    _queue: Queue
+    _hold: Hold
+    _leases: Leases
+    _caught_up: Callable[[int], bool]
+    """Whether all that was inherited in a shard is read."""
+    _admits: Callable[[str], bool]
+    """Whether something of a namespace may be sent now."""
+    _waits: Callable[[str], bool]
+    """Whether a namespace is held back for longer than a moment, so that its suspects wait, too."""
+    _lost: Callable[[frozenset[int]], None]
+    """Told of shards that turn out not to be ours."""
+    _cases: dict[int, _Case] = field(init=False, default_factory=dict)
+    _handed: Batch | None = field(init=False, default=None)
+    """What is to be sent next."""
+    _out: Batch | None = field(init=False, default=None)
+    _hung: Counter[str] = field(init=False, default_factory=Counter)
+    """Suspects in a row that hung, by namespace."""
+    _stirred: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     @property
     def active(self) -> bool:
@@ -150,13 +137,14 @@ class Careful:
 
     async def run(self) -> None:
         """Hand out suspects until the worker stops."""
+        absence = Absence("mark what is sent alone", self._context, self._signals)
         while not self._signals.stopping.is_set():
             self._stirred.clear()
             try:
                 await self._step(self._context.clock())
-                self._absence.over()
+                absence.over()
             except _TROUBLES as error:
-                await self._absence.wait(error)
+                await absence.wait(error)
             else:
                 await signalled(self._stirred, 0.05 if self.active else 0.5)
 
