@@ -185,7 +185,7 @@ def bad_fields() -> Iterator[Damage]:
         KEYS.paused: ("queue", "namespace:n", "namespace:", "\x1b[31m"),
         KEYS.loads: ("f", "\x1b[31m"),
         shard.books: (*COUNTERS, *FIGURES, *OF_HOLDERS),
-        shard.run(RUN): (*COUNTERS, *FIGURES, "added_at"),
+        shard.run(RUN): (*COUNTERS, *FIGURES),
         shard.dead_ids: ("n\0x0", "\0p0", "n\0g0", "junk"),
     }
     for key, names in fields.items():

@@ -52,6 +52,60 @@ class _Case:
 
 
 @dataclass(eq=False)
+class _Notes:
+    """The cases of the shards that are ours, and the marks on the server."""
+
+    _queue: Queue
+    _hold: Hold
+    _leases: Leases
+    _caught_up: Callable[[int], bool]
+    _lost: Callable[[frozenset[int]], None]
+    cases: dict[int, _Case] = field(init=False, default_factory=dict)
+
+    @property
+    def careful(self) -> dict[int, _Case]:
+        """The shards that are drained with care."""
+        return {shard: case for shard, case in self.cases.items() if case.careful}
+
+    def begin(self, shard: int, forget_at: float) -> None:
+        """This shard is ours: see how the holder before us ended."""
+        takeover = self._leases.takeovers[shard]
+        mark = suspects.read(takeover.mark)
+        mark = suspects.kept(mark) if takeover.quarantined_until is None else suspects.died(mark)
+        self.cases[shard] = _Case(mark, takeover.deaths, forget_at)
+
+    async def alone(self, shard: int | None, one: Suspect | None = None) -> None:
+        """Note what goes alone now, if anything, and that whatever went alone before does not any more."""
+        marks = {k: kept for k, case in self.cases.items() if (kept := suspects.kept(case.mark)) != case.mark}
+        if shard is not None and one is not None:
+            marks[shard] = (*suspects.kept(self.cases[shard].mark), one)
+        await self._write(marks)
+
+    async def forget(self, now: float) -> None:
+        """Forget deaths that are over, and what was given up once it is settled."""
+        over = {shard: case for shard, case in self.cases.items() if case.is_over(now)}
+        await self._write({shard: suspects.kept(case.mark) for shard, case in over.items()}, deaths=0)
+        for case in over.values():
+            case.deaths = 0
+        await self._write({shard: () for shard, case in self.cases.items() if case.mark and self._settled(shard, case)})
+
+    def _settled(self, shard: int, case: _Case) -> bool:
+        left = (self._hold.find(shard, one.stream_id) for one in suspects.kept(case.mark))
+        return not case.careful and self._caught_up(shard) and not any(left)
+
+    async def _write(self, marks: dict[int, Mark], deaths: int | None = None) -> None:
+        held = {shard: epoch for shard, epoch in self._leases.epochs.items() if shard in marks}
+        if not held:
+            return
+        cases = {shard: self.cases[shard] for shard in held}
+        foreign = await self._queue.mark(held, {shard: suspects.written(marks[shard]) for shard in held}, deaths)
+        for shard, case in cases.items():
+            case.mark = marks[shard]
+        if foreign:
+            self._lost(foreign)
+
+
+@dataclass(eq=False)
 class Careful:
     """Hands out suspects one at a time."""
 
@@ -68,7 +122,6 @@ class Careful:
     """Whether a namespace is held back for longer than a moment, so that its suspects wait, too."""
     _lost: Callable[[frozenset[int]], None]
     """Told of shards that turn out not to be ours."""
-    _cases: dict[int, _Case] = field(init=False, default_factory=dict)
     _handed: Batch | None = field(init=False, default=None)
     """What is to be sent next."""
     _out: Batch | None = field(init=False, default=None)
@@ -76,14 +129,17 @@ class Careful:
     """Suspects in a row that hung, by namespace."""
     _stirred: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
+    def __post_init__(self) -> None:
+        self._notes = _Notes(self._queue, self._hold, self._leases, self._caught_up, self._lost)
+
     @property
     def active(self) -> bool:
         """Whether nothing may be sent but what is handed out here."""
-        return any(case.careful for case in self._cases.values())
+        return bool(self._notes.careful)
 
     def told(self) -> str:
         """One line for an operator; empty where nothing is drained with care."""
-        lines = [case.line or () for case in self._cases.values() if case.careful]
+        lines = [case.line or () for case in self._notes.careful.values()]
         return (
             ""
             if not lines
@@ -95,25 +151,23 @@ class Careful:
 
     def gained(self, shards: list[int]) -> None:
         """These shards are ours, before anything of them is read."""
-        forget_at = self._context.clock() + STEADY_LEASES * self._context.settings.lease
         for shard in shards:
-            takeover = self._leases.takeovers[shard]
-            mark = suspects.read(takeover.mark)
-            mark = suspects.kept(mark) if takeover.quarantined_until is None else suspects.died(mark)
-            self._cases[shard] = _Case(mark, takeover.deaths, forget_at)
-        if deaths := [self._cases[shard].deaths for shard in shards if self._cases[shard].careful]:
+            self._notes.begin(shard, self._context.clock() + STEADY_LEASES * self._context.settings.lease)
+        deaths = [case.deaths for shard, case in self._notes.careful.items() if shard in shards]
+        if deaths:
             self._context.events.tell(Event.CARE_BEGUN, shards=len(deaths), deaths=max(deaths))
         self._stirred.set()
 
     def forget(self, shards: Iterable[int]) -> None:
         """These shards are not ours any more."""
         for shard in shards:
-            self._cases.pop(shard, None)
+            self._notes.cases.pop(shard, None)
 
     def admitted(self, held: Held) -> None:
         """This entry was read: give up what is known to kill."""
         context, now = self._context, self._context.clock()
-        rows = {one.row for one in suspects.kept(self._cases[held.shard].mark) if one.stream_id == held.stream_id}
+        mark = self._notes.cases[held.shard].mark
+        rows = {one.row for one in suspects.kept(mark) if one.stream_id == held.stream_id} if mark else ()
         for version in self._hold.take_apart(held, now) if rows else ():
             if version.row in rows:
                 why = suspects.verdict(context.name, context.wall())
@@ -151,15 +205,15 @@ class Careful:
     async def end(self) -> None:
         """The worker stops: what is not sent goes back, and nothing is alone in flight any more."""
         if self._handed is not None:
-            self._put_back(self._handed.items)
+            _put_back(self._hold, self._handed.items, self._context.clock())
             self._handed = None
         with suppress(*_TROUBLES):
-            await self._write(self._without_alone())
+            await self._notes.alone(None)
 
     async def tidy(self) -> None:
         """All that was read is settled: take away the notes of what was given up."""
         with suppress(*_TROUBLES):  # the next holder does it
-            await self._forget(self._context.clock())
+            await self._notes.forget(self._context.clock())
 
     async def _step(self, now: float) -> None:
         """Do what can be done now."""
@@ -170,11 +224,17 @@ class Careful:
                 return
             self._hung[self._out.namespace] += 1
             self._out = None
-        for shard, case in self._cases.items():
-            if case.careful and (found := self._next(shard, case, now)):
+        careful = self._notes.careful
+        for shard, case in careful.items():
+            if found := self._next(shard, case, now):
                 await self._hand_out(shard, *found)
                 return
-        await self._forget(now)
+        await self._notes.forget(now)
+        if not self.active:
+            self._hung.clear()
+            if careful and not any(case.careful for case in careful.values()):
+                self._context.events.tell(Event.CARE_OVER)
+                self._signals.sendable.set()
 
     def _next(self, shard: int, case: _Case, now: float) -> tuple[list[Item], Suspect] | None:
         """Take the next suspect of a shard, once all that was inherited is read."""
@@ -192,57 +252,22 @@ class Careful:
         return case.line.next(now, self._admits, left_out)
 
     async def _hand_out(self, shard: int, items: list[Item], one: Suspect) -> None:
-        """Mark what goes alone, take the mark of what went before away, and hand it to the sender."""
+        """Mark what goes alone and hand it to the sender."""
         try:
-            await self._write(self._without_alone() | {shard: (*suspects.kept(self._cases[shard].mark), one)})
+            await self._notes.alone(shard, one)
         except _TROUBLES:
-            self._put_back(items)
+            _put_back(self._hold, items, self._context.clock())
             raise
         live = [item for item in items if not entry_of(item).dropped]
-        if not live or shard not in self._cases:
-            self._put_back(items)
+        if not live or shard not in self._notes.cases:
+            _put_back(self._hold, items, self._context.clock())
             return
         what = f"entry {one.stream_id}" if one.row is None else f"record {one.row} of entry {one.stream_id}"
         self._context.events.tell(Event.SUSPECT_SENT, shard=shard, what=what)
         self._handed = Batch(live[0].namespace, live)
         self._signals.sendable.set()
 
-    async def _forget(self, now: float) -> None:
-        """Forget deaths that are over, and what was given up once it is settled."""
-        over = {shard: case for shard, case in self._cases.items() if case.is_over(now)}
-        if over:
-            await self._write({shard: suspects.kept(case.mark) for shard, case in over.items()}, deaths=0)
-            careful = self.active
-            for case in over.values():
-                case.deaths = 0
-            if careful and not self.active:
-                self._hung.clear()
-                self._context.events.tell(Event.CARE_OVER)
-                self._signals.sendable.set()
-        await self._write(
-            {shard: () for shard, case in self._cases.items() if case.mark and self._is_settled(shard, case)}
-        )
 
-    def _is_settled(self, shard: int, case: _Case) -> bool:
-        """Whether nothing is left of what the mark says."""
-        left = (self._hold.find(shard, one.stream_id) for one in suspects.kept(case.mark))
-        return not case.careful and self._caught_up(shard) and not any(left)
-
-    def _without_alone(self) -> dict[int, Mark]:
-        """The marks of the shards that have something alone in flight, without it."""
-        return {shard: kept for shard, case in self._cases.items() if (kept := suspects.kept(case.mark)) != case.mark}
-
-    async def _write(self, marks: dict[int, Mark], deaths: int | None = None) -> None:
-        held = {shard: epoch for shard, epoch in self._leases.epochs.items() if shard in marks}
-        if not held:
-            return
-        cases = {shard: self._cases[shard] for shard in held}
-        foreign = await self._queue.mark(held, {shard: suspects.written(marks[shard]) for shard in held}, deaths)
-        for shard, case in cases.items():
-            case.mark = marks[shard]
-        if foreign:
-            self._lost(foreign)
-
-    def _put_back(self, items: list[Item]) -> None:
-        for item in items:
-            self._hold.put_back(item, self._context.clock())
+def _put_back(hold: Hold, items: list[Item], now: float) -> None:
+    for item in items:
+        hold.put_back(item, now)
