@@ -31,7 +31,7 @@ RUN: Final = "r"
 WORKER: Final = "w1"
 OTHER: Final = "other"
 """A namespace that has entries beside those of the default one."""
-MARK: Final = '{"alone":["1-1",null,0],"given_up":[]}'
+MARK: Final = '[["1-1",null,0]]'
 VALUES: Final = (
     b"",
     b"abc",
@@ -185,7 +185,7 @@ def bad_fields() -> Iterator[Damage]:
         KEYS.paused: ("queue", "namespace:n", "namespace:", "\x1b[31m"),
         KEYS.loads: ("f", "\x1b[31m"),
         shard.books: (*COUNTERS, *FIGURES, *OF_HOLDERS),
-        shard.run(RUN): (*COUNTERS, *FIGURES, "added_at"),
+        shard.run(RUN): (*COUNTERS, *FIGURES),
         shard.dead_ids: ("n\0x0", "\0p0", "n\0g0", "junk"),
     }
     for key, names in fields.items():

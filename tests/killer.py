@@ -2,96 +2,84 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 
-import aiohttp
 import orjson
-from aiohttp import web
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE: Final = 10.0
-"""Seconds to start and to end in."""
-_OF_THE_HOP: Final = ("Host", "Content-Length", "Content-Encoding", "Transfer-Encoding", "Connection")
 
+class Killer(ThreadingHTTPServer):
+    """A proxy in front of the index `target`; the ids in `deadly` kill."""
 
-class Killer:
-    """A proxy in front of an index.
-
-    Args:
-        target: the index.
-        deadly: ids that kill.
-    """
+    daemon_threads = True
 
     def __init__(self, target: str, deadly: frozenset[str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Passing)
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.target = target.removeprefix("http://")
+        self.deadly = deadly
         self.victim = 0
         """Process to be killed."""
         self.fuse: float | None = None
         """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
         self.killed: list[tuple[str, ...]] = []
         """The ids of each request that killed."""
-        self.url = ""
-        self._target = target
-        self._deadly = deadly
 
-    async def handle(self, request: web.Request) -> web.Response:
-        """Pass a request on, unless it kills: then nobody is left to be answered."""
-        body = await request.read()
-        ids: tuple[str, ...] = ()
-        if request.path == "/vectors/upsert":
-            if self.fuse is not None:
-                asyncio.get_running_loop().call_later(self.fuse, os.kill, self.victim, signal.SIGKILL)
-                self.fuse = None
-            ids = tuple(vector["id"] for vector in orjson.loads(body)["vectors"])
-        if not self._deadly.isdisjoint(ids):
-            self.killed.append(ids)
-            os.kill(self.victim, signal.SIGKILL)
-            raise web.HTTPBadGateway
-        headers = {name: value for name, value in request.headers.items() if name not in _OF_THE_HOP}
-        async with (
-            aiohttp.ClientSession(auto_decompress=False) as session,
-            session.request(request.method, self._target + request.path_qs, data=body, headers=headers) as answer,
-        ):
-            return web.Response(
-                status=answer.status, body=await answer.read(), headers={"Content-Type": "application/json"}
-            )
+    def watch(self, ids: tuple[str, ...]) -> bool:
+        """Take note of a batch; returns whether it killed."""
+        if self.fuse is not None:
+            threading.Timer(self.fuse, os.kill, (self.victim, signal.SIGKILL)).start()
+            self.fuse = None
+        if self.deadly.isdisjoint(ids):
+            return False
+        self.killed.append(ids)
+        os.kill(self.victim, signal.SIGKILL)
+        return True
 
-    async def serve(self, ready: threading.Event, over: asyncio.Event) -> None:
-        """Serve on a port of its own until it is over."""
-        app = web.Application(client_max_size=10_000_000)
-        app.router.add_route("*", "/{path:.*}", self.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = "http://{}:{}".format(*runner.addresses[0][:2])
-        ready.set()
-        await over.wait()
-        await runner.cleanup()
+
+class _Passing(BaseHTTPRequestHandler):
+    """Passes a request on, unless it kills: then nothing is left to be answered."""
+
+    server: Killer
+    protocol_version = "HTTP/1.1"
+
+    def _pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        upsert = self.path == "/vectors/upsert"
+        if upsert and self.server.watch(tuple(vector["id"] for vector in orjson.loads(body)["vectors"])):
+            return
+        with closing(HTTPConnection(self.server.target)) as index:
+            index.request(self.command, self.path, body, {"Content-Type": "application/json"})
+            answer = index.getresponse()
+            content = answer.read()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = _pass_on  # noqa: N815 - as http.server has it
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @contextmanager
 def killing(target: str, *deadly: str) -> Iterator[Killer]:
     """Put a killer in front of an index."""
-    killer = Killer(target, frozenset(deadly))
-    ready, over = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    def run() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            runner.run(killer.serve(ready, over))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        assert ready.wait(PATIENCE), "the killer does not start"
-        yield killer
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join(PATIENCE)
+    with Killer(target, frozenset(deadly)) as killer:
+        thread = threading.Thread(target=killer.serve_forever)
+        thread.start()
+        try:
+            yield killer
+        finally:
+            killer.shutdown()
+            thread.join()

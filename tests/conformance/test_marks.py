@@ -10,7 +10,8 @@ import redis
 from servers import available_kinds
 from upsertq.contract.server import AsyncServer
 from upsertq_worker.queue.protocols import ShardsDamaged
-from upsertq_worker.recovery.suspects import Alone, Mark, read_mark
+from upsertq_worker.recovery import suspects
+from upsertq_worker.recovery.suspects import Suspect
 from worker_bench import KEYS, OURS, Bench
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from servers import RealServer, ServerKind
     from upsertq_worker.queue.protocols import Grant
 
-ALONE = Mark(Alone("5-1", 3, 1), (("4-0", 0), ("4-1", 7)))
+MARK = (Suspect("4-0", 0, 2), Suspect("4-1", 7, 2), Suspect("5-1", 3, 1))
+TEXT = suspects.written(MARK)
 
 
 @pytest.fixture
@@ -56,11 +58,11 @@ async def test_a_mark_is_written_changed_and_taken_away(bench: Bench) -> None:
 async def test_the_next_holder_finds_the_mark(bench: Bench) -> None:
     """As it was written, with the deaths that there were."""
     worker = await bench.holder()
-    await worker.mark(OURS, {0: ALONE.text()})
+    await worker.mark(OURS, {0: TEXT})
     grants = await heir(bench)
-    assert read_mark(grants[0].mark) == ALONE
+    assert suspects.read(grants[0].mark) == MARK
     assert [(grants[shard].clean, grants[shard].deaths) for shard in OURS] == [(False, 1)] * 2
-    assert read_mark(grants[1].mark) == Mark()
+    assert suspects.read(grants[1].mark) == ()
 
 
 async def test_deaths_are_forgotten_with_a_mark(bench: Bench) -> None:
@@ -69,9 +71,9 @@ async def test_deaths_are_forgotten_with_a_mark(bench: Bench) -> None:
     assert (await heir(bench))[0].deaths == 1
     held = {0: 2, 1: 2}
     worker = bench.worker("heir")
-    assert await worker.mark(held, {0: ALONE.text(), 1: ""}) == frozenset()
+    assert await worker.mark(held, {0: TEXT, 1: ""}) == frozenset()
     assert noted(bench, "deaths") == ["1", "1"]
-    assert await worker.mark(held, {0: ALONE.text()}, deaths=0) == frozenset()
+    assert await worker.mark(held, {0: TEXT}, deaths=0) == frozenset()
     assert noted(bench, "deaths") == ["0", "1"]
     grants = await heir(bench)
     assert [grants[shard].deaths for shard in OURS] == [1, 2]
@@ -102,10 +104,12 @@ async def test_a_damaged_shard_keeps_no_other_from_its_mark(bench: Bench) -> Non
     assert bench.sync.hget(KEYS.shard(1).books, "mark") == b"y"
 
 
-@pytest.mark.parametrize("text", ["", "x", "[]", "{}", "null", '{"alone":[1]}', '{"alone":"x"}', '{"given_up":[7]}'])
+@pytest.mark.parametrize(
+    "text", ["", "x", "[]", "{}", "null", '{"alone":[1]}', '["x"]', "[[7]]", '[["1-0",{},0]]', "[[1,2,[]]]"]
+)
 def test_what_is_no_mark_says_nothing(text: str) -> None:
     """The deaths are counted beside it."""
-    assert read_mark(text) == Mark()
+    assert suspects.read(text) == ()
 
 
 @pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
@@ -120,6 +124,6 @@ async def test_a_full_server_takes_marks(kind: ServerKind, make_server: Callable
         with pytest.raises(redis.exceptions.OutOfMemoryError):
             sync.set("x", "y")
         assert await worker.mark(OURS, {0: "one", 1: "two"}) == frozenset()
-        assert await worker.mark(OURS, {0: ALONE.text(), 1: ""}, deaths=0) == frozenset()
-        assert noted(bench) == [ALONE.text(), None]
+        assert await worker.mark(OURS, {0: TEXT, 1: ""}, deaths=0) == frozenset()
+        assert noted(bench) == [TEXT, None]
         await connection.close()

@@ -300,14 +300,6 @@ def test_a_stream_that_was_tampered_with_takes_nothing(bench: Bench) -> None:
     assert (bench.books()["enqueued"], len(bench.entries("n"))) == (1, 1)
 
 
-def test_a_run_notes_when_it_was_added_to(bench: Bench) -> None:
-    """By the server's time, with every enqueue."""
-    now: Any = bench.client.time()
-    bench.put("a", run="r")
-    noted: Any = bench.client.hget(SHARD.run("r"), "added_at")
-    assert abs(int(noted) - now[0] * 1000) < 60_000
-
-
 # leases and marks
 
 

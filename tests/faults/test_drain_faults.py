@@ -198,7 +198,7 @@ async def test_a_standby_takes_over_what_a_dead_worker_had_read(redis_server: Re
 async def vanish(running: Running) -> None:
     """End a worker's tasks as SIGKILL would: without a word to anyone."""
     own = asyncio.current_task()
-    queue: Any = running.worker._queue
+    queue: Any = running.worker._keeper._queue
 
     async def silent(*_: Any, **__: Any) -> Any:
         await asyncio.Event().wait()

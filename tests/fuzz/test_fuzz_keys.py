@@ -39,7 +39,7 @@ COMMANDS: Final = (
 )
 FIELDS: Final = st.sampled_from(
     [
-        *(*junk.COUNTERS, *junk.FIGURES, *junk.OF_HOLDERS, "added_at", "format", "shards", "state", "dimension"),
+        *(*junk.COUNTERS, *junk.FIGURES, *junk.OF_HOLDERS, "format", "shards", "state", "dimension"),
         *("created", RUN, WORKER, "f", "queue", "namespace:n", "n\0x0", "\0p0"),
     ]
 )

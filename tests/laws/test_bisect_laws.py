@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq_worker.delivery.bisect import Part, Search, request_budget, take_apart
+from upsertq_worker.delivery.bisect import Search, request_budget, take_apart
 from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run(
             continue
         siblings = {"refused": False}
         for part in take_apart(len(group.records), names(group.records)):
-            waiting.append(Group(tuple(group.records[at] for at in part.positions), siblings))
+            waiting.append(Group(tuple(group.records[at] for at in part), siblings))
             search.open += 1
     return search, landed
 
@@ -154,13 +154,13 @@ def test_the_parts_are_a_partition(count: int, data: st.DataObject) -> None:
     """Each record is in exactly one part, no part is empty, each is smaller, and suspects never stand with the rest."""
     named = data.draw(st.lists(st.integers(0, count - 1), max_size=count))
     parts = take_apart(count, named)
-    assert sorted(at for part in parts for at in part.positions) == list(range(count))
-    assert all(0 < len(part.positions) < count for part in parts)
+    assert sorted(at for part in parts for at in part) == list(range(count))
+    assert all(0 < len(part) < count for part in parts)
     assert len(parts) <= MOST_CULPRITS + 3
     if 0 < len(set(named)) < count:
-        assert not set(named) & set(parts[0].positions)
+        assert not set(named) & set(parts[0])
     else:
-        assert [len(part.positions) for part in parts] == [count // 2, count - count // 2]
+        assert [len(part) for part in parts] == [count // 2, count - count // 2]
 
 
 def test_one_record_is_not_taken_apart() -> None:
@@ -168,4 +168,4 @@ def test_one_record_is_not_taken_apart() -> None:
     with pytest.raises(ValueError, match="single record"):
         take_apart(1, ())
     assert request_budget(1, 1) == 1
-    assert take_apart(2, (1,)) == (Part((0,)), Part((1,)))
+    assert take_apart(2, (1,)) == ((0,), (1,))

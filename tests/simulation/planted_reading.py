@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
@@ -11,10 +10,10 @@ from model_queue import ModelQueue
 from upsertq_worker.delivery.sender import Sender
 from upsertq_worker.queue.cursors import Cursors
 from upsertq_worker.queue.reader import Reader
-from upsertq_worker.recovery import careful, suspects
+from upsertq_worker.recovery import suspects
 from upsertq_worker.recovery.careful import Careful
 from upsertq_worker.recovery.missing import Missing
-from upsertq_worker.recovery.suspects import Mark
+from upsertq_worker.recovery.suspects import Suspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from model_queue import Place, Shard
     from upsertq_worker.delivery.batch import Batch
     from upsertq_worker.ordering.model import Settlement
+    from upsertq_worker.recovery.suspects import Mark
 
 
 def cursor_past_unsettled_entries() -> AbstractContextManager[Any]:
@@ -46,7 +46,7 @@ def bell_not_heard() -> Iterator[None]:
     async def blind(_: Missing) -> None:
         return None
 
-    with patch.object(Reader, "_take_in_rings", lambda *_: None), patch.object(Missing, "look", blind):
+    with patch.object(Cursors, "hear", lambda *_: None), patch.object(Missing, "look", blind):
         yield
 
 
@@ -87,19 +87,18 @@ def stream_deleted_with_an_entry_in_it() -> AbstractContextManager[Any]:
 
 def suspects_never_alone() -> AbstractContextManager[Any]:
     """Nothing is ever held against a record: what kills is sent among others for ever."""
-    return patch.object(careful, "DEATHS", 1_000_000)
+    return patch.object(suspects, "DEATHS", 1_000_000)
 
 
 def given_up_with_its_entry() -> AbstractContextManager[Any]:
     """All records of an entry that was alone at a death are given up."""
-    died = Mark.died
+    died = suspects.died
 
-    def hasty(self: Mark) -> Mark:
-        if self.alone is not None and self.alone.row is None:
-            return Mark(None, tuple((self.alone.stream_id, row) for row in range(25)))
-        return died(self)
+    def hasty(mark: Mark) -> Mark:
+        entries = [one.stream_id for one in mark if one.row is None]
+        return (*died(mark), *(Suspect(name, row, suspects.ALONE) for name in entries for row in range(25)))
 
-    return patch.object(Mark, "died", hasty)
+    return patch.object(suspects, "died", hasty)
 
 
 def given_up_at_the_first_death_alone() -> AbstractContextManager[Any]:
@@ -107,24 +106,11 @@ def given_up_at_the_first_death_alone() -> AbstractContextManager[Any]:
     return patch.object(suspects, "ALONE", 1)
 
 
-def marks_outlive_their_answers() -> AbstractContextManager[Any]:
-    """Deaths are held against what was alone once, long after it was answered."""
-    died = Mark.died
-    latest: dict[str, Mark] = {}
-
-    def grudging(self: Mark) -> Mark:
-        if self.alone is not None:
-            latest["mark"] = self
-        return died(replace(self, alone=latest["mark"].alone if latest and self.alone is None else self.alone))
-
-    return patch.object(Mark, "died", grudging)
-
-
 def others_beside_suspects() -> AbstractContextManager[Any]:
     """Other records are sent while a suspect is marked as alone in flight."""
 
     def crowded(self: Sender, now: float) -> Batch | None:
-        return self._suspects.take() or self._next(now)
+        return self._suspects.take() or self.turns.next(now)
 
     return patch.object(Sender, "_with_care", crowded)
 

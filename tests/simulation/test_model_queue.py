@@ -157,7 +157,7 @@ class Twins:
         rng = self.rng
         name = rng.choice(WORKERS)
         held = dict(self.epochs[name])
-        marks = {shard: rng.choice(("", '{"alone":["1-0",null,0],"given_up":[]}')) for shard in range(SHARDS)}
+        marks = {shard: rng.choice(("", '[["1-0",null,0]]')) for shard in range(SHARDS)}
         deaths = rng.choice((None, None, 0, 2))
         foreign = await self.real[name].mark(held, marks, deaths)
         ours = {shard: self.model.mark(shard, held[shard], name, text, deaths) for shard, text in marks.items()}

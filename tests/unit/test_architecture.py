@@ -29,11 +29,25 @@ ORDER: Final = {
     "upsertq_worker": (
         "events", "settings", "context", "logs", "damage", "ordering", "flow", "absence", "delivery", "queue",
         "recovery",
-        "worker", "edge", "cli",
+        "finish", "worker", "edge", "cli",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
 MOST_MODULES: Final = 10
+MOST_LINES: Final = 300
+MOST_METHODS: Final = 14
+SHORT_FUNCTION: Final = 30
+"""Lines that 95 % of the functions have at most."""
+LONGEST_FUNCTION: Final = 40
+
+LONG_MODULES: Final = {
+    "upsertq.contract.server",
+    "upsertq.embedded.guardian",  # a file that is run by itself
+}
+LONG_FUNCTIONS: Final = {"upsertq_worker.worker.__init__"}
+"""What is above these limits, of classes and functions in the worker: nothing is added, and what is not above any more
+is taken out.
+"""
 
 
 def named(package: str, modules: str) -> list[str]:
@@ -44,11 +58,11 @@ def named(package: str, modules: str) -> list[str]:
 PURE: Final = frozenset(
     named(
         "upsertq.contract",
-        "errors figures given printable record wire keys protocol books queue runs pauses dead_letter fitness",
+        "errors figures given printable record values wire keys protocol books queue runs pauses dead_letter fitness",
     )
     + named("upsertq.client", "pack enqueue producer_core waiting held stall receipt")
     + named("upsertq.contract", "circumstances")
-    + named("upsertq.admin", "audit status health")
+    + named("upsertq.admin", "audit status workers health")
     + named("upsertq_worker", "settings")
     + named("upsertq_worker.ordering", "entries fates hold keys model ready")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")
@@ -221,6 +235,40 @@ def test_packages_of_the_worker_stay_small() -> None:
     """No package has more than ten modules."""
     counts = Counter(unit(module) for module in sources() if top(module) == "upsertq_worker" and module.count(".") > 1)
     assert counts.most_common(1)[0][1] <= MOST_MODULES
+
+
+def functions(node: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Return the functions of a module, or the methods and properties of a class."""
+    inside = node.body if isinstance(node, ast.ClassDef) else ast.walk(node)
+    return [one for one in inside if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function, its docstring among them."""
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def test_modules_stay_short() -> None:
+    """No module has more than 300 lines, but for those that are named."""
+    sizes = {name: len((ROOTS[top(name)].parent / place(name)).read_text("utf-8").splitlines()) for name in sources()}
+    assert {name for name, size in sizes.items() if size > MOST_LINES} == LONG_MODULES
+
+
+def test_classes_of_the_worker_stay_small() -> None:
+    """No class has more than 14 methods and properties, public or not."""
+    trees = [tree for name, tree in sources().items() if top(name) == "upsertq_worker"]
+    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    assert {node.name for node in classes if len(functions(node)) > MOST_METHODS} == set()
+
+
+@pytest.mark.parametrize("root", sorted(ROOTS))
+def test_functions_stay_short(root: str) -> None:
+    """Nearly all have 30 lines at most, and in the worker none has more than 40, but for those that are named."""
+    trees = {name: tree for name, tree in sources().items() if top(name) == root}
+    found = [(f"{name}.{one.name}", lines(one)) for name, tree in trees.items() for one in functions(tree)]
+    assert sum(size <= SHORT_FUNCTION for _, size in found) >= 0.95 * len(found)
+    if root == "upsertq_worker":
+        assert {name for name, size in found if size > LONGEST_FUNCTION} == LONG_FUNCTIONS
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from upsertq.admin.health import Wrong, only_paused, problems
-from upsertq.admin.status import FORGOTTEN, Backlog, Standing, beat_at, forgotten, workers_of
+from upsertq.admin.status import Backlog, Standing
+from upsertq.admin.workers import FORGOTTEN, beat_at, forgotten, workers_of
 from upsertq.contract.books import Books
 from upsertq.contract.fitness import ServerFacts
 from upsertq.contract.pauses import Paused

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from upsertq.contract.dead_letter import Reason
-from upsertq_worker.delivery.bisect import Part
 from upsertq_worker.delivery.messages import ADVICE
 from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordRefused, ShortAck, TooLarge
 from upsertq_worker.delivery.policy import Acknowledge, Facts, GiveUp, Pause, Retry, Split, follow
@@ -23,7 +22,7 @@ BUSY = Busy(TransportFailure(TransportKind.TIMEOUT, "slow"), "timeout", answer_l
 SHORT = ShortAck(1, "the service counts 1", Refusal(200, None, "1", "", None))
 PAGE = ShortAck(None, "no count of records in the answer: Welcome", Refusal(200, None, "Welcome", "", None))
 SPARSE = LaneRefused(REFUSED, "queue", "sparse_unsupported")
-HALVES = (Part((0, 1)), Part((2, 3)))
+HALVES = ((0, 1), (2, 3))
 
 
 def facts(
@@ -47,7 +46,7 @@ def facts(
 def apart(*named: int, size: int = 4) -> Split:
     """The split that puts suspects apart from the rest."""
     rest = tuple(position for position in range(size) if position not in named)
-    return Split((Part(rest), *(Part((position,)) for position in named)), searching=True)
+    return Split((rest, *((position,) for position in named)), searching=True)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,15 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
-from upsertq.contract.errors import QueueDamaged, ServerUnavailable, WorldError
-from upsertq.contract.pauses import Paused, scope_of, spoken
-from upsertq_worker.absence import Absence
-from upsertq_worker.context import Context, Signals, Tally, signalled
+from upsertq.contract.pauses import scope_of, spoken
+from upsertq_worker.context import Context, Signals, Tally
 from upsertq_worker.delivery.batch import Batcher
-from upsertq_worker.delivery.sender import Index, Refused, Sender
+from upsertq_worker.delivery.sender import Index, Sender
 from upsertq_worker.events import Event, Events
+from upsertq_worker.finish import Finish
 from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
@@ -66,18 +66,25 @@ class Worker:
         self.signals = signals = Signals()
         self.tally = Tally()
         self.hold = hold = Hold(settings.quarantine)
-        self._queue = queue
         self._started_at = wall()
         self._alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
         self._leases = leases = Leases(shards, settings.lease, settings.quarantine)
         self._limiter = limiter = Limiter(settings.concurrency)
-        self._pauses = pauses = Pauses()
+        self.pauses = pauses = Pauses()
         self._outage = OutageWatch()
         meter = Meter()
         self._pausing = Pausing(context, signals, queue, pauses, self._alarms)
         self._careful = Careful(
-            context, signals, queue, hold, leases, self._caught_up, self._admits, self._waits, self._lost
+            context,
+            signals,
+            queue,
+            hold,
+            leases,
+            lambda shard: self._reader.cursors.caught_up(shard),  # noqa: PLW0108 - it is made later
+            lambda namespace: self.sender.turns.admits(namespace),  # noqa: PLW0108 - so is this
+            self._waits,
+            self._lost,
         )
         self.sender = Sender(
             context,
@@ -97,8 +104,19 @@ class Worker:
         )
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
-        self._missing = Missing(context, queue, leases, self._reader.cursors, lambda: self.idle, self._alarms)
         self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed, self._alarms)
+        self._finish = Finish(
+            context,
+            signals,
+            queue,
+            leases,
+            self._reader,
+            pauses,
+            Missing(context, queue, leases, self._reader.cursors, lambda: self.idle, self._alarms),
+            self._alarms,
+            lambda: self.idle,
+            lambda: self.sender.applier.landed_at,
+        )
 
     def stop(self) -> None:
         """Stop in good order: what is in flight may finish within the grace period."""
@@ -106,13 +124,8 @@ class Worker:
 
     def probe_now(self) -> None:
         """Probe what the service has paused without waiting: the cause may be gone."""
-        self._pauses.hurry(self.context.clock())
+        self.pauses.hurry(self.context.clock())
         self.signals.sendable.set()
-
-    @property
-    def pauses(self) -> dict[str, Paused]:
-        """What is paused, by scope."""
-        return self._pauses.paused
 
     async def run(self) -> Tally:
         """Drain until stopped, empty or out of time; returns what was done.
@@ -124,12 +137,12 @@ class Worker:
         keeping, reading, *working = [
             asyncio.create_task(self._guarded(work))
             for work in (
-                self._keep,
+                partial(self._keeper.run, self._pausing.follow),
                 self._reader.run,
                 self._careful.run,
                 self.sender.run,
                 self._settler.run,
-                self._watch,
+                self._finish.run,
             )
         ]
         try:
@@ -181,9 +194,6 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - it ends the worker, and `run` raises it
             self.signals.fail(error)
 
-    async def _keep(self) -> None:
-        await self._keeper.run(self._pausing.follow)
-
     def _leases_changed(self, shards: Sequence[int]) -> None:
         """These shards were lost, or gained anew; a read that was under way may have left something of them."""
         if shards:
@@ -224,74 +234,15 @@ class Worker:
         self.hold.drop(shard, namespace)
         self.signals.readable.set()
 
-    def _caught_up(self, shard: int) -> bool:
-        return self._reader.cursors.caught_up(shard)
-
-    def _admits(self, namespace: str) -> bool:
-        return self.sender.admits(namespace)
-
     def _waits(self, namespace: str) -> bool:
         now = self.context.clock()
-        return self._pauses.holds(namespace) or self._limiter.opens_at(namespace) > now + HELD_BACK_SECONDS
+        return self.pauses.holds(namespace) or self._limiter.opens_at(namespace) > now + HELD_BACK_SECONDS
 
     def _all_alarms(self) -> dict[str, str]:
         """What needs an operator, pauses, an outage and care included, as it stands now."""
-        alarms = self._alarms | {scope: paused.message for scope, paused in self._pauses.paused.items()}
+        alarms = self._alarms | {scope: paused.message for scope, paused in self.pauses.paused.items()}
         if told := self._outage.told(self.context.clock(), self.context.wall()):
             alarms["index"] = told
         if told := self._careful.told():
             alarms["recovery"] = told
         return alarms
-
-    async def _watch(self) -> None:
-        """Stop when the time is over, or when nothing is left and that is what was asked for."""
-        clock, settings, signals = self.context.clock, self.context.settings, self.signals
-        until = None if settings.stop_after is None else clock() + settings.stop_after
-        absence = Absence("read the books", self.context, signals)
-        while not signals.stopping.is_set():
-            signals.calm.clear()
-            if until is not None and clock() >= until:
-                signals.stop()
-                break
-            try:
-                if self.idle:
-                    await self._missing.look()
-                    if settings.until_empty:
-                        await self._stop_if_empty()
-                    absence.over()
-                elif settings.until_empty:
-                    self._stop_if_stuck()
-            except ServerUnavailable as error:
-                await absence.wait(error)
-            wait = 0.2 if until is None else min(0.2, max(0.0, until - clock()))
-            await signalled(signals.calm if settings.until_empty else signals.stopping, wait)
-
-    def _stop_if_stuck(self) -> None:
-        """Stop where a pause has kept everything waiting for too long."""
-        paused = self._pauses.paused
-        if not paused:
-            return
-        context = self.context
-        scope, first = min(paused.items(), key=lambda one: one[1].since)
-        stuck = min(context.wall() - first.since, context.clock() - self.sender.applier.landed_at)
-        if stuck >= context.settings.pause_timeout:
-            why = f"{spoken(scope)}: {first.message}"
-            self.signals.fail(Refused(f"paused for {stuck:.0f} s: {why}; the records wait in the queue"))
-
-    async def _stop_if_empty(self) -> None:
-        damaged: QueueDamaged | None = None
-        try:
-            books = await self._queue.books()
-        except QueueDamaged as error:
-            damaged = error  # what is pending is not known: the streams must tell
-        else:
-            if books.pending == 0:
-                self.signals.stop()
-                return
-        halted = {name: alarm for name, alarm in self._alarms.items() if name.startswith("shard ")}
-        ours = len(self._leases.epochs) + len(self._leases.faults) == self.context.shards
-        if (halted or damaged) and self.idle and ours and self._reader.exhausted:
-            where, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
-            self.signals.fail(WorldError(f"{where} stopped: {alarm}"))
-        elif self._pauses.paused:
-            self._stop_if_stuck()

@@ -1,15 +1,14 @@
 """Owns what `status` reads: how a queue stands, its books, backlog, leases, workers, pauses and runs at one moment.
 
-It reads alone, and bears with whatever a worker of another version has written about itself.
+It reads alone.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import orjson
-
+from upsertq.admin.workers import Lease, Worker, leases_of, time_of, workers_of
 from upsertq.contract import books, fitness, pauses
 from upsertq.contract.books import COUNTERS, Books
 from upsertq.contract.figures import whole
@@ -21,11 +20,6 @@ from upsertq.contract.queue import QueueShape
 from upsertq.contract.runs import RunState, decode_run
 
 GLANCE: Final = Script.load("upsertq.contract", "glance")
-BEATS_MISSED: Final = 3
-"""A worker whose last beat is older than so many intervals is gone."""
-DEFAULT_BEAT: Final = 5.0
-FORGOTTEN: Final = 3600.0
-"""Seconds after its last beat when a worker is not shown any more, and workers take its beat away."""
 CAREFUL_DEATHS: Final = 2
 """Holders in a row that ended without release, from which on a shard is drained one entry at a time."""
 MOST_STREAMS: Final = 200_000
@@ -33,40 +27,6 @@ MOST_STREAMS: Final = 200_000
 CALL_STREAMS: Final = 200
 ROUND_CALLS: Final = 50
 LARGEST_LANES: Final = 10
-_UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to drain a shard: `epoch` is the fencing number, `expires_in` the seconds until it lapses."""
-
-    shard: int
-    worker: str
-    epoch: int | None
-    expires_in: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing.
-
-    Times are the server's: `at` of the beat, 0 where that cannot be read, and `started_at`. `alarms` says what keeps it
-    from working: why the index refuses, or why a shard stands still; one that is gone has none.
-    """
-
-    name: str
-    age: float
-    gone: bool
-    at: float = 0.0
-    host: str = ""
-    pid: int = 0
-    started_at: float = 0.0
-    shards: tuple[int, ...] = ()
-    in_flight: int = 0
-    posted: int = 0
-    requests: int = 0
-    standby: bool = False
-    alarms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +155,13 @@ def look(
     commands += [["GET", shard.lease] for shard in shards] + [["PTTL", shard.lease] for shard in shards]
     replies = yield from persistently(ask_all(commands), patience, f"read the queue '{keys.queue}'")
     told, beats, paused, noted = replies[:4]
-    of_shards = replies[4:]
-    now = time_of(told)
-    n = shape.shards
-    counters = [named(reply) for reply in of_shards[:n]]
+    now, n = time_of(told), shape.shards
+    found, dead, holders, expiries = (replies[at : at + n] for at in range(4, 4 + 4 * n, n))
+    counters = [named(reply) for reply in found]
     facts = yield from fitness.ask_facts(patience, "read the server's settings")
     backlog = yield from _backlog(keys, n, patience)
     shown_runs = yield from _runs(keys, n, named(noted), most_runs, patience)
-    deaths = {shard: whole(found) or 0 for shard, found in enumerate(of_shards[n : 2 * n])}
+    deaths = {shard: whole(count) or 0 for shard, count in enumerate(dead)}
     return Standing(
         shape=shape,
         run=run,
@@ -214,87 +173,13 @@ def look(
         reasons=books.reasons_of(counters),
         backlog=backlog,
         careful={shard: count for shard, count in deaths.items() if count >= CAREFUL_DEATHS},
-        leases=leases_of(of_shards[2 * n : 3 * n], of_shards[3 * n :]),
+        leases=leases_of(holders, expiries),
         workers=workers_of(named(beats), now),
         paused=pauses.of_reply(paused),
         runs=shown_runs,
         runs_known=len(named(noted)),
         server=facts,
     )
-
-
-def leases_of(holders: Sequence[bytes | None], expiries: Sequence[int]) -> tuple[Lease, ...]:
-    """The leases that are held, out of each shard's `epoch:name` and its time to live in ms."""
-    leases = []
-    for shard, (holder, expiry) in enumerate(zip(holders, expiries, strict=True)):
-        if holder is None:
-            continue
-        epoch, _, name = holder.decode("utf-8", "backslashreplace").partition(":")
-        leases.append(Lease(shard, name, whole(epoch, most=2**63 - 1), expiry / 1000 if expiry > 0 else None))
-    return tuple(leases)
-
-
-def workers_of(beats: Mapping[str, bytes], now: float) -> tuple[Worker, ...]:
-    """The workers by name, those alive first; a beat that cannot be read makes a worker that is gone.
-
-    Those that are gone for so long that they are forgotten are left out.
-    """
-    workers = [_worker(name, beat, now) for name, beat in beats.items()]
-    return tuple(sorted((w for w in workers if not w.at or _known(w.at, now)), key=lambda w: (w.gone, w.name)))
-
-
-def forgotten(beats: Mapping[str, bytes], now: float) -> list[str]:
-    """The workers whose beats are to be taken away: gone for long, or unreadable."""
-    return [name for name, beat in beats.items() if not _known(_worker(name, beat, now).at, now)]
-
-
-def _known(at: float, now: float) -> bool:
-    """Whether a beat of then is worth showing; one of a time to come is of a clock that was set back since."""
-    return abs(now - at) <= FORGOTTEN
-
-
-def beat_at(report: Mapping[str, Any], now: float) -> dict[str, Any]:
-    """A worker's report, its times moved from the worker's clock to the server's, by which they are judged."""
-    own = report.get("at", now)
-    return {**report, "at": now, "started_at": report.get("started_at", own) + now - own}
-
-
-def time_of(reply: Sequence[Any]) -> float:
-    """The server's time in seconds out of the reply to TIME."""
-    seconds, micros = reply
-    return int(seconds) + int(micros) / 1e6
-
-
-def _worker(name: str, beat: bytes, now: float) -> Worker:
-    try:
-        said = orjson.loads(beat)
-        at = float(said["at"])
-        age = round(max(0.0, now - at), 3)
-        gone = age > BEATS_MISSED * float(said.get("every", DEFAULT_BEAT))
-        return Worker(
-            name=name,
-            age=age,
-            gone=gone,
-            at=at,
-            host=str(said.get("host", "")),
-            pid=_count(said.get("pid", 0)),
-            started_at=float(said.get("started_at", 0)),
-            shards=tuple(_count(shard) for shard in said.get("shards", ())),
-            in_flight=_count(said.get("in_flight", 0)),
-            posted=_count(said.get("posted", 0)),
-            requests=_count(said.get("requests", 0)),
-            standby=bool(said.get("standby", False)),
-            alarms={} if gone else {str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return Worker(name=name, age=0.0, gone=True)
-
-
-def _count(said: Any) -> int:
-    number = int(said)
-    if abs(number) >= 2**63:
-        raise ValueError("no number that JSON takes")
-    return number
 
 
 def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[Backlog]:

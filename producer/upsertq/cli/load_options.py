@@ -145,15 +145,9 @@ class LoadOptions:
         """
         if self.namespace_from_folder and (self.namespace is not None or self.namespace_column is not None):
             raise UsageError("--namespace-from-folder stands for --namespace and --namespace-column; give one of them")
-        return plan_of(
-            self.sources,
-            self._columns(),
+        how = Plan(
             queue=queue,
             run=self.run_name,
-            format=self.format_name,
-            ids=self.ids,
-            delimiter=self.delimiter,
-            namespace_from_folder=self.namespace_from_folder,
             rejects=self.rejects,
             max_rejects=self.max_rejects,
             resume=self.resume,
@@ -162,6 +156,15 @@ class LoadOptions:
             timeout=self.timeout,
             max_dead=self.max_dead,
             allow_eviction=self.allow_eviction,
+        )
+        return plan_of(
+            how,
+            self.sources,
+            self._columns(),
+            self.format_name,
+            self.ids,
+            self.delimiter,
+            namespace_from_folder=self.namespace_from_folder,
         )
 
     def _columns(self) -> Columns:

@@ -10,7 +10,8 @@ from itertools import groupby
 import click
 
 from upsertq.admin.health import only_paused, problems
-from upsertq.admin.status import Lease, Rates, Standing, Worker, look
+from upsertq.admin.status import Rates, Standing, look
+from upsertq.admin.workers import Lease, Worker
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, existing_queue, print_json

@@ -12,8 +12,9 @@ from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL
 from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
 from upsertq.contract.keys import checked_name
-from upsertq.contract.record import Metadata, SparseValues, Values
+from upsertq.contract.record import Metadata
 from upsertq.contract.server import AsyncServer
+from upsertq.contract.values import SparseValues, Values
 
 
 class AsyncProducer:

@@ -74,24 +74,20 @@ def load(
     wanted = columns or Columns()
     if namespace is not None:
         wanted = replace(wanted, namespace=namespace)
-    plan = plan_of(
-        [str(source) for source in sources],
-        wanted,
+    how = Plan(
         queue=queue,
         run=run,
-        format=format,
-        ids=[str(path) for path in ids],
-        delimiter=delimiter,
-        namespace_from_folder=namespace_from_folder,
+        resume=resume,
         rejects=None if rejects is None else Path(rejects),
         max_rejects=max_rejects,
-        resume=resume,
         shards=shards,
         limits=limits,
-        max_dead=max_dead,
         timeout=timeout,
+        max_dead=max_dead,
         allow_eviction=allow_eviction,
     )
+    paths, id_paths = [str(source) for source in sources], [str(path) for path in ids]
+    plan = plan_of(how, paths, wanted, format, id_paths, delimiter, namespace_from_folder=namespace_from_folder)
     if isinstance(url, Server):
         return load_plan(plan, url)
     server = Server.at(url)
@@ -102,31 +98,22 @@ def load(
 
 
 def plan_of(
+    how: Plan,
     sources: Sequence[str],
     columns: Columns,
-    *,
-    queue: str,
-    run: str | None,
     format: str | None,  # noqa: A002 - as `load`
     ids: Sequence[str],
     delimiter: str | None,
+    *,
     namespace_from_folder: bool,
-    rejects: Path | None,
-    max_rejects: int,
-    resume: bool,
-    shards: int | None,
-    limits: Limits,
-    max_dead: int | None,
-    timeout: float,
-    allow_eviction: bool,
 ) -> Plan:
-    """The plan of a load, once every source is found good; arguments and errors as of `load`."""
+    """The plan `how` with its sources, once every one is found good; arguments and errors as of `load`."""
     if not sources:
         raise UsageError("there is nothing to load: give a file, a folder, a pattern, or - for stdin")
     kind = _kind(format)
     found = places(sources, kind)
     paths = [place.path for place in found]
-    if resume and any(map(is_stream, paths)):
+    if how.resume and any(map(is_stream, paths)):
         raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
     try:
         make_record("any", [1.0], namespace=columns.namespace or "")
@@ -136,23 +123,10 @@ def plan_of(
     opened = open_sources(
         found, columns, format=kind, ids=ids, delimiter=separator, namespace_from_folder=namespace_from_folder
     )
-    _check_rejects(rejects, [*paths, *(source.name for source in opened), *id_files(paths, kind, ids)])
+    _check_rejects(how.rejects, [*paths, *(source.name for source in opened), *id_files(paths, kind, ids)])
     told = [format, *([f"delimiter={delimiter}"] if delimiter is not None else [])]
     told += [text for place in found for text in place.told(namespace_from_folder)]
-    return Plan(
-        sources=opened,
-        queue=queue,
-        run=run,
-        fingerprint=_fingerprint(found, kind, ids, queue, columns, told),
-        resume=resume,
-        rejects=rejects,
-        max_rejects=max_rejects,
-        shards=shards,
-        limits=limits,
-        timeout=timeout,
-        max_dead=max_dead,
-        allow_eviction=allow_eviction,
-    )
+    return replace(how, sources=opened, fingerprint=_fingerprint(found, kind, ids, how.queue, columns, told))
 
 
 def _kind(name: str | None) -> Format | None:

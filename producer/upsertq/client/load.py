@@ -57,7 +57,7 @@ class Plan:
         allow_eviction: load also into a server that evicts keys when its memory is full.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[Source] = ()
     queue: str = "default"
     run: str | None = None
     fingerprint: str | None = None

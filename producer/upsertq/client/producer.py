@@ -14,8 +14,9 @@ from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.keys import checked_name
-from upsertq.contract.record import Metadata, SparseValues, Values
+from upsertq.contract.record import Metadata
 from upsertq.contract.server import Server
+from upsertq.contract.values import SparseValues, Values
 
 DEFAULT_URL = "redis://localhost:6379/0"
 DEFAULT_TIMEOUT = 60.0

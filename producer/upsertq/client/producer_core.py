@@ -23,7 +23,8 @@ from upsertq.contract.errors import InvalidRecord, UsageError
 from upsertq.contract.keys import QueueKeys, checked_name
 from upsertq.contract.protocol import Conversation, Patience
 from upsertq.contract.queue import QueueShape
-from upsertq.contract.record import Metadata, SparseValues, Values, make_record, make_records
+from upsertq.contract.record import Metadata, make_record, make_records
+from upsertq.contract.values import SparseValues, Values
 from upsertq.contract.wire import Record
 
 SEND_RECORDS = 4_000

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 import click
@@ -61,30 +62,30 @@ def run(
     WorkConfig(api_key=api_key(), **given).checked()
     plan = load_options.plan(queue_name)
     sent = {**given, "allow_eviction": load_options.allow_eviction, "log_format": log_format}
-    with options.server_url(redis_url) as url, _worker(url, queue_name, sent) as worker:
-        server = Server.at(url)
+    pause_timeout = given["pause_timeout"]
+    with (
+        options.server_url(redis_url) as url,
+        _worker(url, queue_name, sent) as worker,
+        closing(Server.at(url)) as server,
+    ):
+        load = partial(load_and_report, plan, server, wait_timeout, as_json=as_json, pause_timeout=pause_timeout)
+        return _load_beside(worker, load)
 
-        def guard() -> None:
-            if (code := worker.poll()) is not None:
-                raise WorkerEnded(code)
 
-        try:
-            return load_and_report(
-                plan,
-                server,
-                wait_timeout,
-                wait_too=True,
-                as_json=as_json,
-                guard=guard,
-                pause_timeout=given["pause_timeout"],
-            )
-        except WorkerEnded as ended:
-            return ended.code or ExitCode.FAILED  # it has said why
-        except LoadStopped as error:
-            click.echo(printable(f"upsertq: {error}"), err=True)
-            return worker.poll() or ExitCode.FAILED
-        finally:
-            server.close()
+def _load_beside(worker: subprocess.Popen[bytes], load: Callable[..., int]) -> int:
+    """Load and wait while the worker lives; returns the exit code."""
+
+    def guard() -> None:
+        if (code := worker.poll()) is not None:
+            raise WorkerEnded(code)
+
+    try:
+        return load(wait_too=True, guard=guard)
+    except WorkerEnded as ended:
+        return ended.code or ExitCode.FAILED  # it has said why
+    except LoadStopped as error:
+        click.echo(printable(f"upsertq: {error}"), err=True)
+        return worker.poll() or ExitCode.FAILED
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -45,16 +46,9 @@ def work(
     log_to_stderr(log_format)
     with options.server_url(redis_url) as url:
         try:
-            done = work_until_stopped(
-                url,
-                queue_name,
-                address,
-                settings,
-                timeout=config.request_timeout,
-                allow_eviction=allow_eviction,
-                watch=None if as_json else _watch(),
-            )
-            tally, books = run_loop(done)
+            watch = None if as_json else _watch()
+            drain = partial(work_until_stopped, url, queue_name, address, settings, timeout=config.request_timeout)
+            tally, books = run_loop(drain(allow_eviction=allow_eviction, watch=watch))
         except Refused as error:
             click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED

@@ -5,6 +5,7 @@ What follows is decided in `upsertq_worker.delivery.policy`; this module carries
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from upsertq.contract.dead_letter import Reason
@@ -51,53 +52,34 @@ class UsageMeter(Protocol):
         """The index took these records, and its log was at `lsn` then."""
 
 
+@dataclass(eq=False)
 class Applier:
-    """Carries out what follows from answers.
+    """Carries out what follows from answers."""
 
-    Args:
-        context: of the worker.
-        hold: the records' fates.
-        limiter: the pace of each lane.
-        pauses: the pauses.
-        outage: the time in which nothing lands.
-        meter: what requests took.
-        send_again: takes a batch that is to be sent again, and the time when.
-    """
+    _context: Context
+    _hold: Hold
+    _limiter: Limiter
+    _pauses: LanePauses
+    _outage: OutageWatch
+    _meter: UsageMeter
+    _send_again: Callable[[Batch, float], None]
+    """Takes a batch that is to be sent again, and the time when."""
+    _landed: int = field(init=False, default=0)
+    """Batches that landed."""
+    _landings: Landings = field(init=False, default_factory=Landings)
+    _unread: Batch | None = field(init=False, default=None)
+    """What had the latest success, where that had no count that can be read."""
+    _barren: Counter[str] = field(init=False, default_factory=Counter)
+    """Records given up in each namespace since one was accepted there."""
 
-    def __init__(
-        self,
-        context: Context,
-        hold: Hold,
-        limiter: Limiter,
-        pauses: LanePauses,
-        outage: OutageWatch,
-        meter: UsageMeter,
-        send_again: Callable[[Batch, float], None],
-    ) -> None:
-        self._context = context
-        self._hold = hold
-        self._limiter = limiter
-        self._pauses = pauses
-        self._outage = outage
-        self._meter = meter
-        self._send_again = send_again
-        self._landed = 0
-        self.landed_at = context.clock()
+    def __post_init__(self) -> None:
+        self.landed_at = self._context.clock()
         """When a batch landed last."""
-        self._landings = Landings()
-        self._unread: Batch | None = None
-        """What had the latest success, where that had no count that can be read."""
-        self._barren: Counter[str] = Counter()
-        """Records given up in each namespace since one was accepted there."""
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
-        self._context.events.tell(
-            Event.BATCH_SENT,
-            records=len(batch.ids),
-            lane=spoken(scope_of(batch.namespace)),
-            outcome=type(outcome).__name__,
-        )
+        lane, kind = spoken(scope_of(batch.namespace)), type(outcome).__name__
+        self._context.events.tell(Event.BATCH_SENT, records=len(batch.ids), lane=lane, outcome=kind)
         if isinstance(outcome, Accepted) and not batch.probe:
             self._acknowledge(batch, outcome)
             return
@@ -168,14 +150,8 @@ class Applier:
         context, now = self._context, self._context.clock()
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
-            self._limiter.pushed_back(
-                batch.namespace,
-                batch.started,
-                now,
-                context.rng,
-                outcome.retry_after,
-                too_fast=outcome.kind == "rate",
-            )
+            waits, fast = outcome.retry_after, outcome.kind == "rate"
+            self._limiter.pushed_back(batch.namespace, batch.started, now, context.rng, waits, too_fast=fast)
             why = describe(outcome)
             if self._outage.failed(now, why):
                 context.events.tell(Event.RETRYING, why=why)
@@ -197,7 +173,7 @@ class Applier:
         if search is not None:
             search.open += len(parts) - 1
         for part in parts:
-            self._send_again(batch.part([versions[position] for position in part.positions], search), now)
+            self._send_again(batch.part([versions[position] for position in part], search), now)
 
     def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> bool:
         """Count a refusal in its search; returns whether too much is wrong: then the search is called off."""
@@ -247,12 +223,10 @@ class Applier:
         if search.over:
             now = self._context.clock()
             for culprit in search.found:
-                version, verdict = culprit.version, culprit.verdict
+                version, why = culprit.version, culprit.verdict
                 where = spoken(scope_of(version.namespace))
-                self._context.events.tell(
-                    Event.DEAD, id=version.id, lane=where, reason=verdict.reason, message=verdict.message
-                )
-                self._hold.finish(version, Fate.DEAD, now, verdict)
+                self._context.events.tell(Event.DEAD, id=version.id, lane=where, reason=why.reason, message=why.message)
+                self._hold.finish(version, Fate.DEAD, now, why)
             search.found.clear()
 
     def _note_failure(self, batch: Batch, outcome: Outcome) -> None:

@@ -8,11 +8,13 @@ given up before the whole search is over: a refusal that hits more than the culp
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil, log2
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from upsertq_worker.settings import MOST_CULPRITS
 
 T = TypeVar("T")
+Part: TypeAlias = tuple[int, ...]
+"""A part of a refused group: positions in it."""
 
 
 def request_budget(records: int, culprits: int) -> int:
@@ -53,13 +55,6 @@ class Search(Generic[T]):
         return self.open == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A part of a refused group: positions in it."""
-
-    positions: tuple[int, ...]
-
-
 def take_apart(count: int, suspects: Sequence[int]) -> tuple[Part, ...]:
     """The parts in which a refused group of `count` records is sent again.
 
@@ -70,10 +65,7 @@ def take_apart(count: int, suspects: Sequence[int]) -> tuple[Part, ...]:
     named = sorted(set(suspects))
     if named and len(named) < count:
         rest = tuple(position for position in range(count) if position not in set(named))
-        return (
-            Part(rest),
-            *(Part((position,)) for position in named[: MOST_CULPRITS + 1]),
-            *((Part(tuple(named[MOST_CULPRITS + 1 :])),) if len(named) > MOST_CULPRITS + 1 else ()),
-        )
+        apart, together = named[: MOST_CULPRITS + 1], tuple(named[MOST_CULPRITS + 1 :])
+        return rest, *((position,) for position in apart), *([together] if together else [])
     middle = count // 2
-    return Part(tuple(range(middle))), Part(tuple(range(middle, count)))
+    return tuple(range(middle)), tuple(range(middle, count))

@@ -5,7 +5,8 @@ answer is in `upsertq_worker.delivery.apply`.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -64,60 +65,99 @@ class Suspects(Protocol):
         """Something came back for a batch, or it was given up."""
 
 
+@dataclass(eq=False)
+class Turns:
+    """Whose turn it is: probes of what is paused first, then retries that are due, then what the batcher has."""
+
+    _context: Context
+    _hold: Hold
+    _batcher: Batcher
+    _limiter: Limiter
+    _pauses: Pauses
+    _give_back: Callable[[Batch], None]
+    """Lets the records of a batch wait again."""
+    retries: Retries[Batch] = field(init=False, default_factory=Retries)
+
+    def next(self, now: float) -> Batch | None:
+        """The next batch."""
+        return self._probe(now) or self.due_retry(now) or self._batcher.next(now, self.admits)
+
+    def admits(self, namespace: str) -> bool:
+        """Whether a first request of this namespace may start now."""
+        if self._pauses.holds(namespace):
+            return False
+        if self.retries.waits(namespace) and self._limiter.failing(namespace):
+            return False  # nothing of it passes now: what failed goes first, and is the probe
+        return self._limiter.admits(namespace, self._context.clock(), retry=False)
+
+    def due_retry(self, now: float) -> Batch | None:
+        """A batch that failed before and is due again."""
+        while (batch := self.retries.take(now, partial(self._may_retry, now))) is not None:
+            if batch.live and not self._pauses.holds(batch.namespace):
+                return batch
+            self._give_back(batch)
+        return None
+
+    def idle_until(self, next_quarantine: float | None) -> Iterator[float | None]:
+        """When something falls due that no event announces."""
+        yield from (next_quarantine, self._batcher.due(), *(due for due, _ in self.retries))
+        yield from (self._pauses.next_probe(), *self._limiter.openings())
+
+    def _probe(self, now: float) -> Batch | None:
+        """One item to see whether a paused scope is taken again."""
+        for scope in self._pauses.due(now):
+            for lane in list(self._hold.ready.lanes.values()):
+                if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
+                    continue
+                item = self._hold.ready.take(lane, now, self._context.settings.batch.records)
+                if item is None:
+                    continue
+                version = item
+                if entry_of(item) is item:  # a whole entry: one record of it is enough to tell
+                    self._hold.put_back(item, now)
+                    versions = self._hold.take_apart(entry_of(item), now)
+                    version = versions[0]
+                    if not self._hold.ready.take_version(version, now):
+                        continue
+                self._pauses.probed(scope)
+                return Batch(lane.namespace, [version], probe=scope)
+        return None
+
+    def _may_retry(self, now: float, batch: Batch) -> bool:
+        """Whether it may leave the line: to be sent, or because it is not to be sent any more."""
+        if not batch.live or self._pauses.holds(batch.namespace):
+            return True
+        return self._limiter.admits(batch.namespace, now, retry=batch.delay is not None)
+
+
+@dataclass(eq=False)
 class Sender:
-    """Sends batches and applies what comes of them.
+    """Sends batches and applies what comes of them."""
 
-    Args:
-        context: of the worker.
-        signals: of the worker.
-        index: the index.
-        hold: what was read.
-        batcher: what is due.
-        limiter: the pace of each lane.
-        pauses: which lanes are paused.
-        pausing: begins and ends pauses.
-        outage: the time in which nothing lands.
-        leases: without which nothing is sent.
-        suspects: what goes alone.
-        meter: what requests take.
-        tally: where requests are counted.
-        halt: stops a namespace of a shard, because of a fault in an entry there.
-    """
+    _context: Context
+    _signals: Signals
+    _index: Index
+    _hold: Hold
+    batcher: InitVar[Batcher]
+    _limiter: Limiter
+    pauses: InitVar[Pauses]
+    _pausing: LanePauses
+    _outage: OutageWatch
+    _leases: LeaseTime
+    """Without which nothing is sent."""
+    _suspects: Suspects
+    """What goes alone."""
+    _meter: UsageMeter
+    _tally: Tally
+    _halt: Callable[[int, str, str], None]
+    """Stops a namespace of a shard, because of a fault in an entry there."""
+    _flights: dict[asyncio.Task[None], Batch] = field(init=False, default_factory=dict)
 
-    def __init__(
-        self,
-        context: Context,
-        signals: Signals,
-        index: Index,
-        hold: Hold,
-        batcher: Batcher,
-        limiter: Limiter,
-        pauses: Pauses,
-        pausing: LanePauses,
-        outage: OutageWatch,
-        leases: LeaseTime,
-        suspects: Suspects,
-        meter: UsageMeter,
-        tally: Tally,
-        halt: Callable[[int, str, str], None],
-    ) -> None:
-        self._context = context
-        self._signals = signals
-        self._index = index
-        self._hold = hold
-        self._batcher = batcher
-        self._limiter = limiter
-        self._pauses = pauses
-        self._pausing = pausing
-        self._outage = outage
-        self._leases = leases
-        self._suspects = suspects
-        self._meter = meter
-        self._tally = tally
-        self._halt = halt
-        self._retries: Retries[Batch] = Retries()
-        self.applier = Applier(context, hold, limiter, pausing, outage, meter, self._retries.add)
-        self._flights: dict[asyncio.Task[None], Batch] = {}
+    def __post_init__(self, batcher: Batcher, pauses: Pauses) -> None:
+        """Make what it is made of."""
+        context, hold, limiter = self._context, self._hold, self._limiter
+        self.turns = Turns(context, hold, batcher, limiter, pauses, lambda batch: self.applier.give_back(batch))  # noqa: PLW0108 - it is made later
+        self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
 
     @property
     def in_flight(self) -> int:
@@ -146,21 +186,13 @@ class Sender:
         left = list(self._flights)
         self._give_up()
         await asyncio.gather(*left, return_exceptions=True)
-        return not left and not self._retries
+        return not left and not self.turns.retries
 
     def revoke(self, shards: frozenset[int]) -> None:
         """Give up requests that carry records of these shards: another worker may be sending newer ones already."""
         for task, batch in self._flights.items():
             if any(entry_of(item).dropped and entry_of(item).shard in shards for item in batch.items):
                 task.cancel()
-
-    def admits(self, namespace: str) -> bool:
-        """Whether a first request of this namespace may start now."""
-        if self._pauses.holds(namespace):
-            return False
-        if self._retries.waits(namespace) and self._limiter.failing(namespace):
-            return False  # nothing of it passes now: what failed goes first, and is the probe
-        return self._limiter.admits(namespace, self._context.clock(), retry=False)
 
     def _give_up(self) -> None:
         """Give up all requests. Once our leases may be over none may travel: the next holder waits one quarantine."""
@@ -175,7 +207,7 @@ class Sender:
             if not self._leases.safe(now):
                 return
             try:
-                batch = self._with_care(now) if self._suspects.active else self._next(now)
+                batch = self._with_care(now) if self._suspects.active else self.turns.next(now)
             except Unsendable as error:
                 self._halt(error.shard, error.namespace, str(error))
                 continue
@@ -183,59 +215,23 @@ class Sender:
                 return
             self._fly(batch)
 
-    def _next(self, now: float) -> Batch | None:
-        return self._probe(now) or self._due_retry(now) or self._batcher.next(now, self.admits)
-
     def _with_care(self, now: float) -> Batch | None:
         """A retry, which has not killed before, or what goes alone once nothing else is in flight that may kill."""
-        retry = self._due_retry(now)
+        retry = self.turns.due_retry(now)
         if retry is not None:
             return retry
         if any(not batch.attempted_before and now < batch.started + HANGING for batch in self._flights.values()):
             return None
         return self._suspects.take()
 
-    def _probe(self, now: float) -> Batch | None:
-        """One item to see whether a paused scope is taken again."""
-        for scope in self._pauses.due(now):
-            for lane in list(self._hold.ready.lanes.values()):
-                if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
-                    continue
-                item = self._hold.ready.take(lane, now, self._context.settings.batch.records)
-                if item is None:
-                    continue
-                version = item
-                if entry_of(item) is item:  # a whole entry: one record of it is enough to tell
-                    self._hold.put_back(item, now)
-                    versions = self._hold.take_apart(entry_of(item), now)
-                    version = versions[0]
-                    if not self._hold.ready.take_version(version, now):
-                        continue
-                self._pauses.probed(scope)
-                return Batch(lane.namespace, [version], probe=scope)
-        return None
-
-    def _due_retry(self, now: float) -> Batch | None:
-        while (batch := self._retries.take(now, partial(self._may_retry, now))) is not None:
-            if batch.live and not self._pauses.holds(batch.namespace):
-                return batch
-            self.applier.give_back(batch)
-        return None
-
-    def _may_retry(self, now: float, batch: Batch) -> bool:
-        """Whether it may leave the line: to be sent, or because it is not to be sent any more."""
-        if not batch.live or self._pauses.holds(batch.namespace):
-            return True
-        return self._limiter.admits(batch.namespace, now, retry=batch.delay is not None)
-
     def _say_next_probe(self) -> None:
         """Keep what is told of an outage true."""
         if not self._outage.lasts:
             return
-        if not self._flights and not self._retries:
+        if not self._flights and not self.turns.retries:
             self._outage.over(self._context.clock())  # nothing is left that could tell
             return
-        dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, batch in self._retries]
+        dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, batch in self.turns.retries]
         self._outage.probes_at(None if self._flights else min(dues))
 
     def _fly(self, batch: Batch) -> None:
@@ -294,7 +290,6 @@ class Sender:
 
     def _idle_time(self, now: float, next_quarantine: float | None) -> float:
         """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""
-        times = [next_quarantine, self._batcher.due(), *(due for due, _ in self._retries)]
-        times += [self._leases.valid_until, self._pauses.next_probe(), *self._limiter.openings()]
+        times = (*self.turns.idle_until(next_quarantine), self._leases.valid_until)
         ahead = [time - now for time in times if time is not None and time > now]
         return min(MAX_IDLE, *ahead) if ahead else MAX_IDLE

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from upsertq.contract import fitness
 from upsertq.contract.books import Books
@@ -30,6 +30,7 @@ from upsertq_worker.settings import Settings
 from upsertq_worker.worker import Worker
 
 T = TypeVar("T")
+Watch: TypeAlias = Callable[[Worker], Coroutine[Any, Any, None]]
 PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
 PARENT_SECONDS = 0.5
@@ -49,7 +50,7 @@ def run_loop(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-def worker_name() -> str:
+def _worker_name() -> str:
     """A name for this worker that no other one has, and that says where it runs."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
@@ -67,9 +68,11 @@ async def work(
     *,
     timeout: float,  # noqa: ASYNC109 - of each request
     allow_eviction: bool = False,
-    watch: Callable[[Worker], Coroutine[Any, Any, None]] | None = None,
+    watch: Watch | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
+
+    `timeout` is that of each request, in seconds; `watch` shows the progress.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
@@ -82,36 +85,42 @@ async def work(
     server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
     events = Events()
     try:
-        # one that answers that it is not ready is at the right address
-        patience = Patience(math.inf, time.monotonic, random.Random(), silent=OPEN_SECONDS)
-        opening = _opening(
-            QueueKeys(queue), patience, events, make=not settings.until_empty, allow_eviction=allow_eviction
-        )
+        opening = _opening(QueueKeys(queue), events, make=not settings.until_empty, allow_eviction=allow_eviction)
         shape = await server.hold(opening)
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency, events=events) as index:
             await preflight.check(index, address.url, shape, time.time(), events)
-            while True:
-                seam = RedisQueue(server, shape, worker_name(), settings.lease)
-                worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
-                _heed_signals(worker, index)
-                events.tell(Event.STARTED, worker=seam.name, queue=queue, index=address.url)
-                try:
-                    tally = await _attended(worker, index, watch)
-                    return tally, await seam.books()
-                except QueueLost as error:
-                    if settings.until_empty or settings.stop_after is not None:
-                        raise
-                    events.tell(Event.QUEUE_LOST, error=error)
-                    lost = error
-                shape = await _another(server, shape, lost)
-                events.tell(Event.QUEUE_ANEW, queue=queue)
+            return await _drain(server, shape, index, address.url, settings, events, watch)
     finally:
         await server.close()
 
 
-async def _attended(
-    worker: Worker, index: HttpIndex, watch: Callable[[Worker], Coroutine[Any, Any, None]] | None
-) -> Tally:
+async def _drain(
+    server: AsyncServer,
+    shape: QueueShape,
+    index: HttpIndex,
+    where: str,
+    settings: Settings,
+    events: Events,
+    watch: Watch | None,
+) -> tuple[Tally, Books]:
+    """Run one worker, or where there is no end to drain to, one for each creation of the queue."""
+    while True:
+        seam = RedisQueue(server, shape, _worker_name(), settings.lease)
+        worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
+        _heed_signals(worker, index)
+        events.tell(Event.STARTED, worker=seam.name, queue=shape.name, index=where)
+        try:
+            return await _attended(worker, index, watch), await seam.books()
+        except QueueLost as error:
+            if settings.until_empty or settings.stop_after is not None:
+                raise
+            events.tell(Event.QUEUE_LOST, error=error)
+            lost = error
+        shape = await _another(server, shape, lost)
+        events.tell(Event.QUEUE_ANEW, queue=shape.name)
+
+
+async def _attended(worker: Worker, index: HttpIndex, watch: Watch | None) -> Tally:
     """Run the worker to its end, beside what looks after its key, its parent and its display."""
     beside = [asyncio.create_task(_await_key(worker, index))]
     if watch:
@@ -130,15 +139,15 @@ async def _await_key(worker: Worker, index: HttpIndex) -> None:
     """Go on at once when the key was exchanged, while the service refuses the one there was."""
     while True:
         await asyncio.sleep(KEY_SECONDS)
-        reasons = {paused.reason for paused in worker.pauses.values()}
+        reasons = {paused.reason for paused in worker.pauses.paused.values()}
         if reasons & {"unauthorized", "forbidden"} and index.renew_key():
             worker.probe_now()
 
 
-def _opening(
-    keys: QueueKeys, patience: Patience, events: Events, *, make: bool, allow_eviction: bool
-) -> Conversation[QueueShape]:
+def _opening(keys: QueueKeys, events: Events, *, make: bool, allow_eviction: bool) -> Conversation[QueueShape]:
     """Find the queue, or with `make` create it, on a server that is fit for it."""
+    # one that answers that it is not ready is at the right address
+    patience = Patience(math.inf, time.monotonic, random.Random(), silent=OPEN_SECONDS)
     yield from fitness.check(patience, f"open the queue '{keys.queue}'", allow_eviction=allow_eviction)
     try:
         return (yield from find_queue(keys, patience))

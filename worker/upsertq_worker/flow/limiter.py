@@ -29,10 +29,9 @@ class Limiter:
 
     def of(self, namespace: str) -> Gate:
         """The gate of this namespace."""
-        gate = self._gates.get(namespace)
-        if gate is None:
-            gate = self._gates[namespace] = Gate(self.ceiling, BACKOFF)
-        return gate
+        if namespace not in self._gates:
+            self._gates[namespace] = Gate(self.ceiling, BACKOFF)
+        return self._gates[namespace]
 
     def admits(self, namespace: str, now: float, *, retry: bool) -> bool:
         """Whether a request of this namespace may start now."""

@@ -29,8 +29,7 @@ class OutageWatch:
     def failed(self, now: float, why: str) -> bool:
         """A request was pushed back; returns whether that is news."""
         news = self._outage is None
-        if self._outage is None:
-            self._outage = _Outage(now, why)
+        self._outage = self._outage or _Outage(now, why)
         self._outage.why = why
         return news
 
@@ -51,9 +50,6 @@ class OutageWatch:
             return ""
         lasted = now - outage.since
         began = datetime.fromtimestamp(wall - lasted, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        ahead = (
-            "a probe is out"
-            if outage.next_probe is None
-            else f"next probe in {max(0.0, outage.next_probe - now):.0f} s"
-        )
+        probe = outage.next_probe
+        ahead = "a probe is out" if probe is None else f"next probe in {max(0.0, probe - now):.0f} s"
         return f"waits and probes since {began} ({lasted:.0f} s): {outage.why}; {ahead}"

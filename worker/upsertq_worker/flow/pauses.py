@@ -50,12 +50,8 @@ class Pauses:
 
     def pause(self, scope: str, paused: Paused, now: float, rng: random.Random) -> bool:
         """Pause a scope, or note that a probe of it was refused again; returns whether it is news."""
-        watch = self._watches.get(scope)
-        if watch is None:
-            watch = self._watches[scope] = _Watch(paused, now)
-            news = True
-        else:
-            news = False
+        news = scope not in self._watches
+        watch = self._watches.setdefault(scope, _Watch(paused, now))
         watch.probing = False
         watch.delay = PROBE.next(watch.delay, rng)
         watch.probe_at = now + watch.delay

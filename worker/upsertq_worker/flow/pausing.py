@@ -1,6 +1,7 @@
 """Owns the beginning and the end of pauses: here, as noted on the server, and as an operator sets them by hand."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
@@ -23,18 +24,16 @@ class PauseNotes(Protocol):
         """Every pause that is noted, by scope."""
 
 
+@dataclass(eq=False)
 class Pausing:
     """The pauses of one queue as this worker knows them, and what of them is still to be noted on the server."""
 
-    def __init__(
-        self, context: Context, signals: Signals, queue: PauseNotes, pauses: Pauses, alarms: dict[str, str]
-    ) -> None:
-        self._context = context
-        self._signals = signals
-        self._queue = queue
-        self.pauses = pauses
-        self._alarms = alarms
-        self._notes: dict[str, Paused | None] = {}
+    _context: Context
+    _signals: Signals
+    _queue: PauseNotes
+    pauses: Pauses
+    _alarms: dict[str, str]
+    _notes: dict[str, Paused | None] = field(init=False, default_factory=dict)
 
     def pause(self, scope: str, reason: str, message: str) -> None:
         """Pause a scope, say so once, and have it noted for `upsertq status`."""
@@ -80,7 +79,8 @@ class Pausing:
         self._notes = {
             scope: why for scope, why in self._notes.items() if scope not in changes or changes[scope] is not why
         }
-        begun, ended = self.pauses.adopt(_with_changes(noted, self._notes), self._context.clock())
+        paused = {scope: why for scope, why in (noted | self._notes).items() if why is not None}
+        begun, ended = self.pauses.adopt(paused, self._context.clock())
         for scope in sorted(begun):
             events.tell(Event.PAUSED_ELSEWHERE, lane=spoken(scope), scope=scope, message=noted[scope].message)
         for scope in sorted(ended):
@@ -93,14 +93,3 @@ class Pausing:
         self._notes[scope] = paused
         self._signals.noteworthy.set()
         self._signals.readable.set()
-
-
-def _with_changes(noted: Mapping[str, Paused], changes: Mapping[str, Paused | None]) -> dict[str, Paused]:
-    """What is noted on the server, with what is still to be noted there."""
-    whole = dict(noted)
-    for scope, why in changes.items():
-        if why is None:
-            whole.pop(scope, None)
-        else:
-            whole[scope] = why
-    return whole

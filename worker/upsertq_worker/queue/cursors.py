@@ -1,12 +1,12 @@
 """Owns where reading stands in each lane's stream and each bell of the shards held, and whose turn it is. Pure."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from upsertq_worker.queue.lease import Takeover, place_of
-from upsertq_worker.queue.protocols import START
+from upsertq_worker.queue.protocols import START, Ring
 
 READ_STREAMS: Final = 256
 """Streams in one read at most of which there may be more: lanes can be many, and they take turns."""
@@ -41,27 +41,35 @@ class Shard:
     lanes: dict[str, Cursor] = field(default_factory=dict)
 
 
+class DamagedShards(Protocol):
+    """What is needed here of the shards in which something is damaged."""
+
+    def __contains__(self, shard: int) -> bool: ...
+
+    def waits(self, shard: int) -> bool:
+        """Whether this shard is to be left alone for now."""
+
+
 class Cursors:
     """The cursors of the shards held.
 
     Args:
         wanted: whether more of a namespace may be read now.
-        damaged: whether nothing of a shard can be read for now.
+        damage: shards that cannot be read.
     """
 
-    def __init__(self, wanted: Callable[[str], bool], damaged: Callable[[int], bool]) -> None:
+    def __init__(self, wanted: Callable[[str], bool], damage: DamagedShards) -> None:
         self._wanted = wanted
-        self._damaged = damaged
+        self._damage = damage
         self.shards: dict[int, Shard] = {}
-        self._behind: deque[Cursor] = deque()
+        self.behind: deque[Cursor] = deque()
         """Streams that may have more than was read, in turn."""
         self._at_end: deque[Cursor] = deque()
         """Streams that were read to their end, in turn."""
 
-    @property
-    def backlog(self) -> bool:
-        """Whether there are streams, not taken for a turn, that may have more than was read."""
-        return bool(self._behind)
+    def readable(self) -> dict[int, Shard]:
+        """The shards that are not to be left alone for now."""
+        return {shard: known for shard, known in self.shards.items() if not self._damage.waits(shard)}
 
     def drop(self, shard: int) -> None:
         """The shard was lost, or gained anew."""
@@ -84,8 +92,22 @@ class Cursors:
             cursor.rung = max(cursor.rung, rung)
             return False
         known.lanes[namespace] = cursor = Cursor(shard, namespace, rung=rung)
-        self._behind.append(cursor)
+        self.behind.append(cursor)
         return True
+
+    def hear(self, rings: Sequence[Ring], bells: Mapping[int, str], count: int) -> None:
+        """Follow the lanes that the bells named behind these places, `count` words a bell at most."""
+        heard: dict[int, list[Ring]] = {}
+        for ring in rings:
+            heard.setdefault(ring.shard, []).append(ring)
+        for shard, ones in heard.items():
+            known = self.shards.get(shard)
+            if known is None or known.bell != bells[shard]:
+                continue  # it was lost and gained anew meanwhile
+            for ring in ones:
+                self.follow(shard, ring.namespace, place_of(ring.place))
+            # a bell keeps the latest words only: where there may be more, the lanes are listed
+            known.bell = ones[-1].place if len(ones) < count else None
 
     def emptied(self, shard: int, namespace: str, clock: str) -> Cursor | None:
         """A lane's stream is gone with its last entry, unless it is there again: a bell or an entry tells.
@@ -101,7 +123,7 @@ class Cursors:
 
     def take_behind(self, now: float) -> list[Cursor]:
         """The streams whose turn it is of those that may have more."""
-        return self._turns(self._behind, READ_STREAMS, now)
+        return self._turns(self.behind, READ_STREAMS, now)
 
     def take_at_end(self, now: float) -> list[Cursor]:
         """The streams whose turn it is of those that were read to their end."""
@@ -111,12 +133,12 @@ class Cursors:
         """They had their turn."""
         for cursor in cursors:
             if not cursor.gone:
-                (self._behind if cursor.behind else self._at_end).append(cursor)
+                (self.behind if cursor.behind else self._at_end).append(cursor)
 
     def caught_up(self, shard: int) -> bool:
         """Whether all is read of what stood in the shard at its takeover, but for lanes that are not read now."""
         known = self.shards.get(shard)
-        if known is not None and self._damaged(shard):
+        if known is not None and shard in self._damage:
             return True  # no more of it can be read now, and the other shards need not wait for it
         if known is None or known.bell is None:
             return False
@@ -139,7 +161,7 @@ class Cursors:
     def exhausted(self, shard: int) -> bool:
         """Whether all streams of the shard were read to their end, or to an entry that is not understood."""
         known = self.shards.get(shard)
-        if known is None or self._damaged(shard):
+        if known is None or shard in self._damage:
             return known is not None
         return known.bell is not None and all(one.again_at or not one.behind for one in known.lanes.values())
 
@@ -153,7 +175,7 @@ class Cursors:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            if wanted[cursor.namespace] and cursor.again_at <= now and not self._damaged(cursor.shard):
+            if wanted[cursor.namespace] and cursor.again_at <= now and not self._damage.waits(cursor.shard):
                 taken.append(cursor)
                 if len(taken) == most:
                     break

@@ -1,6 +1,7 @@
 """Owns the leases' upkeep and the heartbeat: takes what is free, prolongs what is ours, and gives it up at the end."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
@@ -17,40 +18,26 @@ STANDBY_SECONDS: Final = 0.5
 """Between two looks of a worker that holds nothing: so soon it follows one that stops."""
 
 
+@dataclass(eq=False)
 class Keeper:
-    """Keeps the leases of one worker.
+    """Keeps the leases of one worker."""
 
-    Args:
-        context: of the worker.
-        signals: of the worker.
-        queue: the queue.
-        leases: the leases.
-        report: the content of a heartbeat.
-        changed: told which shards were lost, or gained anew, after each round; also when there were none.
-        alarms: what needs an operator, by what it concerns.
-    """
+    _context: Context
+    _signals: Signals
+    _queue: Queue
+    _leases: Leases
+    _report: Callable[[], dict[str, Any]]
+    """The content of a heartbeat."""
+    _changed: Callable[[Sequence[int]], None]
+    """Told which shards were lost, or gained anew, after each round; also when there were none."""
+    _alarms: dict[str, str]
+    """What needs an operator, by what it concerns."""
+    _faulty: set[int] = field(init=False, default_factory=set)
+    _standing_by: bool = field(init=False, default=False)
+    _silent: bool = field(init=False, default=False)
 
-    def __init__(
-        self,
-        context: Context,
-        signals: Signals,
-        queue: Queue,
-        leases: Leases,
-        report: Callable[[], dict[str, Any]],
-        changed: Callable[[Sequence[int]], None],
-        alarms: dict[str, str],
-    ) -> None:
-        self._context = context
-        self._signals = signals
-        self._queue = queue
-        self._leases = leases
-        self._report = report
-        self._changed = changed
-        self._alarms = alarms
-        self._faulty: set[int] = set()
-        self._standing_by = False
-        self._silent = False
-        self._absence = Absence("take leases", context, signals)
+    def __post_init__(self) -> None:
+        self._absence = Absence("take leases", self._context, self._signals)
 
     @property
     def every(self) -> float:

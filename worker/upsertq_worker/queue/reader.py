@@ -5,7 +5,7 @@ that is paused or has its share here is not read. It never decides what to send.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
 
@@ -22,7 +22,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
 from upsertq_worker.queue.cursors import Cursor, Cursors, Shard
 from upsertq_worker.queue.lease import Leases, place_of
-from upsertq_worker.queue.protocols import Delivery, Queue, Read, Ring, ShardsDamaged, Stream
+from upsertq_worker.queue.protocols import Delivery, Queue, Read, ShardsDamaged, Stream
 from upsertq_worker.queue.replays import Replays
 
 READ_WAIT: Final = 0.5
@@ -66,7 +66,7 @@ class Reader:
         self._absence = Absence("read the queue", context, signals)
         self._damage = Damage(context, alarms)
         self._share = Share(context.settings, hold.entries, pauses)
-        self.cursors = Cursors(self._share.wants, self._damage.__contains__)
+        self.cursors = Cursors(self._share.wants, self._damage)
         """Where reading stands."""
         self._replays = Replays(context, signals, queue, hold, self._damage)
         self._looked_at = -POLL_SECONDS
@@ -126,12 +126,12 @@ class Reader:
     async def _round(self) -> float:
         """Read once; returns the seconds to wait before the next time, 0 for none."""
         await self._list_lanes()
-        bells = {shard: known.bell for shard, known in self._readable() if known.bell is not None}
+        bells = {shard: known.bell for shard, known in self.cursors.readable().items() if known.bell is not None}
         if not bells:
             return 1.0
         now = self._context.clock()
         behind = self.cursors.take_behind(now)
-        held_back = self.cursors.backlog
+        held_back = bool(self.cursors.behind)
         if held_back and not behind and now < self._looked_at + POLL_SECONDS:
             return self._looked_at + POLL_SECONDS - now
         self._looked_at = now
@@ -151,11 +151,8 @@ class Reader:
             self._signals.sendable.set()
         return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
 
-    def _readable(self) -> list[tuple[int, Shard]]:
-        return [(shard, known) for shard, known in self.cursors.shards.items() if not self._damage.waits(shard)]
-
     async def _list_lanes(self) -> None:
-        shards = {shard: known for shard, known in self._readable() if known.bell is None}
+        shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
         if not shards:
             return
         for shard, lanes in (await self._queue.lanes(list(shards))).items():
@@ -170,7 +167,7 @@ class Reader:
         if read.faults:
             return
         self._damage.sound(bells)
-        self._take_in_rings(read.rings, bells, count)
+        self.cursors.hear(read.rings, bells, count)
         now = self._context.clock()
         for delivery in read.deliveries:
             cursor = cursors[delivery.shard, delivery.namespace]
@@ -179,19 +176,6 @@ class Reader:
         found = Counter((one.shard, one.namespace) for one in read.deliveries)
         for stream, cursor in cursors.items():
             cursor.behind = found[stream] >= count or bool(cursor.again_at)
-
-    def _take_in_rings(self, rings: Sequence[Ring], bells: Mapping[int, str], count: int) -> None:
-        heard: dict[int, list[Ring]] = {}
-        for ring in rings:
-            heard.setdefault(ring.shard, []).append(ring)
-        for shard, ones in heard.items():
-            known = self.cursors.shards.get(shard)
-            if known is None or known.bell != bells[shard]:
-                continue  # it was lost and gained anew meanwhile
-            for ring in ones:
-                self.cursors.follow(shard, ring.namespace, place_of(ring.place))
-            # the bell keeps the latest words only: where there may be more, the lanes are listed
-            known.bell = ones[-1].place if len(ones) < count else None
 
     def _take_in_entry(self, delivery: Delivery, cursor: Cursor, now: float) -> None:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.admin.status import beat_at, forgotten, time_of
+from upsertq.admin.workers import beat_at, forgotten, time_of
 from upsertq.contract.books import COUNTERS, Books, of_reply, total
 from upsertq.contract.dead_letter import is_superseded, mark_field
 from upsertq.contract.figures import counter

@@ -6,6 +6,7 @@ It decides nothing while anything is left to do, and never changes what is on th
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq.contract.errors import ServerRefused
@@ -23,37 +24,22 @@ ALARM_LOOKS: Final = 3
 """Looks after which an alarm is raised."""
 
 
+@dataclass(eq=False)
 class Missing:
-    """Looks for what is counted and not there, in the shards held.
+    """Looks for what is counted and not there, in the shards held."""
 
-    Args:
-        context: of the worker.
-        queue: the queue.
-        leases: the shards held.
-        cursors: where reading stands in them.
-        idle: whether nothing that was read is left to do.
-        alarms: what needs an operator, by what it concerns.
-    """
-
-    def __init__(
-        self,
-        context: Context,
-        queue: Queue,
-        leases: Leases,
-        cursors: Cursors,
-        idle: Callable[[], bool],
-        alarms: dict[str, str],
-    ) -> None:
-        self._context = context
-        self._queue = queue
-        self._leases = leases
-        self._cursors = cursors
-        self._idle = idle
-        self._alarms = alarms
-        self._seen: dict[int, tuple[Counted, int]] = {}
-        """What the books of shards with something pending said last, and at how many looks in a row."""
-        self._told: set[int] = set()
-        self._look_at = 0.0
+    _context: Context
+    _queue: Queue
+    _leases: Leases
+    _cursors: Cursors
+    _idle: Callable[[], bool]
+    """Whether nothing that was read is left to do."""
+    _alarms: dict[str, str]
+    """What needs an operator, by what it concerns."""
+    _seen: dict[int, tuple[Counted, int]] = field(init=False, default_factory=dict)
+    """What the books of shards with something pending said last, and at how many looks in a row."""
+    _told: set[int] = field(init=False, default_factory=set)
+    _look_at: float = field(init=False, default=0.0)
 
     async def look(self) -> None:
         """Look, unless something is left to do, or it is too soon after the last time.

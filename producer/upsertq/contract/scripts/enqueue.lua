@@ -100,8 +100,7 @@ if added > 0 then
     local found = counters[i]
     redis.call('HSET', key, 'enqueued', string.format('%.0f', found.enqueued + added),
       'pending', string.format('%.0f', found.pending + added),
-      'bytes', string.format('%.0f', found.bytes + added_bytes),
-      i == 1 and 'clock' or 'added_at', i == 1 and clock or string.format('%.0f', now_ms))
+      'bytes', string.format('%.0f', found.bytes + added_bytes), unpack(i == 1 and {'clock', clock} or {}))
   end
 end
 return {taken, pending + added, bytes + added_bytes, clock}
