@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from processes import books, call, emulated, end_all, start
-from servers import RealServer, available_kinds
+from servers import RealServer, available_kinds, free_port
 from upsertq import Producer
 from upsertq.contract.keys import QueueKeys
 
@@ -74,7 +74,7 @@ class Stage:
         return {"how": self.how, "outage_seconds": seconds, "loaded_per_second": rate, **self.figures}
 
     def _play(self, server: RealServer, indexes: ExitStack, seconds: float, rate: int, ahead: int) -> None:
-        index = indexes.enter_context(emulated("--faults", HEALTHY))
+        index = indexes.enter_context(emulated("--faults", HEALTHY, port=free_port()))
         with Producer(QUEUE, url=server.url) as producer:
             put(producer, 0, ahead)
         worker = start(
