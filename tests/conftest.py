@@ -12,6 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
+import forked
 import processes
 import servers
 from servers import RealServer, available_kinds
@@ -79,6 +80,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     yield fleet
     fleet.stop()
     servers.dismiss_reaper()
+    forked.dismiss()
 
 
 def first_kind() -> ServerKind:

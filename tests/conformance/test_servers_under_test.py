@@ -125,7 +125,7 @@ def test_a_killed_test_process_leaves_no_server(tmp_path: Path) -> None:
         pid = int(tester.stdout.readline())
         assert alive(pid)
         tester.send_signal(signal.SIGKILL)
-    wait_until(lambda: not alive(pid), 10, "the orphaned server is gone")
+    wait_until(lambda: not alive(pid), 30, "the orphaned server is gone")
 
 
 async def test_backend_serves_both_clients_and_scripts(backend: Backend) -> None:

@@ -28,9 +28,9 @@ from upsertq import Producer
 from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
+    from forked import Process
     from processes import Index
 
 QUEUE = "outage"
@@ -144,7 +144,7 @@ class Stage:
         poll(landed, "the rate to be back")
         self.figures["seconds_to_90_percent"] = round(time.monotonic() - began, 2)
 
-    def _end(self, server: RealServer, worker: subprocess.Popen[bytes]) -> None:
+    def _end(self, server: RealServer, worker: Process) -> None:
         self.figures |= books(server.url, QUEUE)
         # the next beat tells it
         poll(lambda: not beat(server).get("alarms"), "the alarm to go away")

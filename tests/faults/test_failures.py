@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from processes import Index
     from servers import RealServer
 
-WORK = ("work", "--queue", "q", "--linger", "1", "--lease", "2", "--quarantine", "0.5")
+WORK = ("work", "--queue", "q", "--linger", "1", "--quarantine", "0.5")
 KEYS = QueueKeys("q")
 
 
