@@ -29,6 +29,7 @@ FAKE: Final = "fakeredis"
 
 
 hypothesis.settings.register_profile("upsertq", deadline=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("upsertq"), max_examples=25)
 hypothesis.settings.load_profile("upsertq")
 # the machine that runs this may be busy: how long one example takes says nothing
 
