@@ -11,6 +11,9 @@ OUTAGE_SECONDS ?= 300
 FUZZ_FACTOR ?= 30
 FUZZ_SEED ?= $(shell date +%Y%m%d)
 
+# Hundreds of processes start in the tests: a compiled module is worth keeping, whatever the machine says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help demo quick test check soak fuzz chaos outage format clean
 
 help: ## list the commands
@@ -20,7 +23,7 @@ demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index
 	@$(DEMO_VENV)/bin/upsertq demo
 
 quick: $(VENV)/.ready ## units, laws and the stories of the simulation, within a minute
-	$(BIN)/pytest -n 3 -q -m "not slow" $(PYTEST_ARGS) tests/unit tests/laws tests/simulation/test_draining_stories.py
+	$(BIN)/pytest -n 3 -q -m "not slow" --hypothesis-profile=quick $(PYTEST_ARGS) tests/unit tests/laws tests/simulation/test_draining_stories.py
 
 test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
 	$(BIN)/pytest -n 3 $(PYTEST_ARGS)

@@ -12,6 +12,7 @@ import pytest
 import redis
 import redis.asyncio
 
+import forked
 import processes
 import servers
 from servers import RealServer, available_kinds
@@ -28,6 +29,7 @@ FAKE: Final = "fakeredis"
 
 
 hypothesis.settings.register_profile("upsertq", deadline=None)
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("upsertq"), max_examples=25)
 hypothesis.settings.load_profile("upsertq")
 # the machine that runs this may be busy: how long one example takes says nothing
 
@@ -79,6 +81,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     yield fleet
     fleet.stop()
     servers.dismiss_reaper()
+    forked.dismiss()
 
 
 def first_kind() -> ServerKind:

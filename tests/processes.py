@@ -6,20 +6,24 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 import numpy as np
 
+import forked
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-COMMAND = (sys.executable, "-m", "upsertq")
+    from forked import Process
+
+
+COMMAND = forked.COMMAND
 COUNTERS = ("enqueued", "acked", "superseded", "discarded", "dead", "pending")
 _OPENER = build_opener(ProxyHandler({}))
 
@@ -34,14 +38,8 @@ def call(
     *arguments: str | Path, url: str | None, expect: int = 0, timeout: float = 120, **more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run one command to its end; its exit code must be `expect`, and nothing may look like a traceback."""
-    done = subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        env=environment(url, **more),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    ended = forked.run([*map(str, arguments)], environment(url, **more), timeout)
+    done = subprocess.CompletedProcess(ended.args, ended.returncode, ended.stdout.decode(), ended.stderr.decode())
     assert done.returncode == expect, (done.args, done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -68,7 +66,7 @@ def books(url: str, queue: str, run: str | None = None) -> dict[str, int]:
     return {name: found[name] for name in COUNTERS}
 
 
-_STARTED: list[subprocess.Popen[bytes]] = []
+_STARTED: list[Process] = []
 
 
 def end_all() -> None:
@@ -79,21 +77,16 @@ def end_all() -> None:
     _STARTED.clear()
 
 
-def start(*arguments: str | Path, url: str | None, log: Path, **more: str) -> subprocess.Popen[bytes]:
+def start(*arguments: str | Path, url: str | None, log: Path, **more: str) -> Process:
     """Start a command that goes on; what it says goes into `log`."""
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            env=environment(url, **more),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
+    with log.open("ab") as file, Path(os.devnull).open("rb") as null:
+        streams = null.fileno(), file.fileno(), file.fileno()
+        process = forked.start([*map(str, arguments)], environment(url, **more), *streams)
     _STARTED.append(process)
     return process
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: Process) -> None:
     """SIGKILL a process and wait for its end."""
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -104,7 +97,7 @@ class Index:
     """An emulator that runs as a process."""
 
     url: str
-    process: subprocess.Popen[bytes]
+    process: Process
 
     def get(self, path: str, parameters: Sequence[tuple[str, str]] = ()) -> Any:
         """The JSON of a GET."""
@@ -151,16 +144,13 @@ class Index:
 @contextmanager
 def emulated(*options: str, port: int = 0) -> Iterator[Index]:
     """Run `upsertq emulate` with a journal."""
-    process = subprocess.Popen(
-        [*COMMAND, "emulate", "--port", str(port), "--journal", "--json", *options],
-        stdout=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-    )
-    try:
-        assert process.stdout is not None
-        yield Index(json.loads(process.stdout.readline())["url"], process)
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    reading, writing = os.pipe()
+    with os.fdopen(reading) as told, os.fdopen(writing, "w") as stdout, Path(os.devnull).open("rb") as null:
+        command = ["emulate", "--port", str(port), "--journal", "--json", *options]
+        process = forked.start(command, os.environ, null.fileno(), stdout.fileno(), 2)
+        stdout.close()
+        try:
+            yield Index(json.loads(told.readline())["url"], process)
+        finally:
+            process.kill()
+            process.wait()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+import forked
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, Books
 from upsertq.contract.keys import QueueKeys
@@ -90,12 +90,5 @@ def command(*arguments: str | Path) -> list[str]:
 
 def upsertq(*arguments: str | Path, given: bytes = b"", env: Mapping[str, str] | None = None) -> Ended:
     """Run the real program to its end."""
-    done = subprocess.run(
-        command(*arguments),
-        input=given,
-        capture_output=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    done = forked.run([*map(str, arguments)], {**os.environ, **(env or {})}, 120, given)
     return Ended(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 START_TIMEOUT: Final = 30.0
 STOP_TIMEOUT: Final = 30.0
+AGAIN: Final = 0.5
+"""Seconds between two signals to end."""
 LONGEST_SOCKET_PATH: Final = 100
+PORTS: Final = range(10_000, 22_000)
+"""Below the ports that a system gives to outgoing connections, even with the 10,000 that a cluster's bus adds."""
 
 # Kills the servers of a test process that is gone, however it went: its end closes the pipe that this reads.
 # A death signal (PR_SET_PDEATHSIG) would fire when the starting thread ends, and exists on Linux alone.
@@ -130,12 +136,47 @@ def dismiss_reaper() -> None:
     reaper.wait(STOP_TIMEOUT)
 
 
+class PortTakenError(RuntimeError):
+    """Another process listens on the port that a server was to have."""
+
+
 def free_port() -> int:
-    """Return a TCP port of loopback on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port of loopback for a server; where another process takes it first, ask for another one."""
+    while True:
+        port = random.choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+@functools.cache
+def _taken() -> socket.socket:
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    return taken
+
+
+def closed_port() -> int:
+    """Return a TCP port of loopback that refuses connections: this process holds it to its end and never listens."""
+    port: int = _taken().getsockname()[1]
+    return port
+
+
+def _launch(*command: str | Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    _tell_reaper("add", process.pid)
+    return process
+
+
+def _client(url: str) -> redis.Redis:
+    client: redis.Redis = redis.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0))
+    return client
 
 
 class RealServer:
@@ -143,6 +184,7 @@ class RealServer:
 
     `port=None` listens on a unix socket alone, `port=0` on a free loopback port, any other number on that port.
     `maxmemory` is what the server's setting takes, such as `20mb`; the policy is always `noeviction`.
+    `arguments` go onto its command line.
     """
 
     def __init__(
@@ -154,19 +196,21 @@ class RealServer:
         port: int | None = None,
         password: str | None = None,
         maxmemory: str | None = None,
+        arguments: tuple[str, ...] = (),
     ) -> None:
         self.kind = kind
         self.directory = directory
         self.port = free_port() if port == 0 else port
+        self._may_move = port == 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._password = password
+        self._login = f":{quote(password)}@" if password else ""
         directory.mkdir(parents=True, exist_ok=True)
         self.socket_path = directory / "redis.sock"
         if len(os.fsencode(self.socket_path)) > LONGEST_SOCKET_PATH:
             self.socket_path = Path(tempfile.mkdtemp(prefix="uq-", dir="/tmp")) / "redis.sock"
+        self._socket_url = f"unix://{self._login}{quote(str(self.socket_path))}?db=0"
         settings = [
             "bind 127.0.0.1",
-            f"port {self.port or 0}",
             f'unixsocket "{self.socket_path}"',
             "unixsocketperm 700",
             f'dir "{directory}"',
@@ -178,17 +222,14 @@ class RealServer:
         ]
         settings += [f"maxmemory {maxmemory}"] if maxmemory else []
         settings += [f'requirepass "{password}"'] if password else []
+        self._settings = settings
+        self._arguments = arguments
         self._config = directory / "server.conf"
-        self._config.write_text("\n".join([*settings, ""]))
-        self._config.chmod(0o600)
 
     @property
     def url(self) -> str:
         """The address for clients: TCP when the server has a port, else the unix socket."""
-        login = f":{quote(self._password)}@" if self._password else ""
-        if self.port is not None:
-            return f"redis://{login}127.0.0.1:{self.port}/0"
-        return f"unix://{login}{quote(str(self.socket_path))}?db=0"
+        return self._socket_url if self.port is None else f"redis://{self._login}127.0.0.1:{self.port}/0"
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -206,21 +247,23 @@ class RealServer:
         """Start the server and return once it answers PING, its data loaded."""
         if self.alive:
             return self
-        self._process = subprocess.Popen(
-            [self.kind.binary, self._config],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        _tell_reaper("add", self._process.pid)
-        wait_until(self._answers, START_TIMEOUT, f"{self.kind.id} in {self.directory} answers PING")
-        return self
+        while True:
+            self._config.touch(0o600)
+            self._config.write_text("\n".join([*self._settings, f"port {self.port or 0}", ""]))
+            self._process = _launch(self.kind.binary, self._config, *self._arguments)
+            try:
+                wait_until(self._answers, START_TIMEOUT, f"{self.kind.id} in {self.directory} answers PING")
+            except PortTakenError:
+                if not self._may_move:
+                    raise
+                self.port = free_port()
+            else:
+                self._may_move = False  # clients know the address now
+                return self
 
     def client(self) -> redis.Redis:
         """Return a new client of this server, one that never retries; the caller closes it."""
-        client: redis.Redis = redis.Redis.from_url(self.url, protocol=2, retry=Retry(NoBackoff(), 0))
-        return client
+        return _client(self.url)
 
     def flush(self) -> None:
         """Empty every database."""
@@ -248,22 +291,23 @@ class RealServer:
 
     def _answers(self) -> bool:
         if not self.alive:
-            log = (self.directory / "server.log").read_text(errors="replace")
-            raise RuntimeError(f"{self.kind.id} ended while starting: {log[-500:]}")
-        with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError), self.client() as client:
+            log = (self.directory / "server.log").read_text(errors="replace")[-500:]
+            error = PortTakenError if "Address already in use" in log else RuntimeError
+            raise error(f"{self.kind.id} ended while starting: {log}")
+        # by its socket, which is made after its port was bound: on the port, another process might answer
+        with contextlib.suppress(redis.ConnectionError, redis.BusyLoadingError), _client(self._socket_url) as client:
             return bool(client.ping())
         return False
 
     def _end(self, with_signal: signal.Signals) -> None:
         if self._process is None:
             return
-        if self._process.poll() is None:
-            self._process.send_signal(with_signal)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        while self._process.poll() is None:
+            self._process.send_signal(with_signal if time.monotonic() < deadline else signal.SIGKILL)
             # a stopped (SIGSTOP) process acts on SIGTERM only once it continues
             self._process.send_signal(signal.SIGCONT)
-            try:
-                self._process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            # one that still writes its first append-only file forgets a SIGTERM
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(AGAIN)
         _tell_reaper("drop", self._process.pid)

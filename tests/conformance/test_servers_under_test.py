@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -66,6 +67,30 @@ def test_restart_keeps_data_and_address(make_server: Callable[..., RealServer]) 
         assert client.get("kept") == b"yes"
 
 
+def test_a_port_that_is_taken_meanwhile(
+    make_server: Callable[..., RealServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes another one, and keeps it."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        taken = stranger.getsockname()[1]
+        ports = iter([taken, taken, servers.free_port()])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+        server = make_server(port=0)
+        first = server.port
+        server.restart()
+        assert first == server.port != taken
+        with server.client() as client:
+            assert client.ping()
+
+
+def test_a_closed_port_refuses() -> None:
+    """And nothing else can have it while the tests run."""
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", servers.closed_port()))
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", servers.closed_port()))
+
+
 def test_password_and_memory_limit(make_server: Callable[..., RealServer]) -> None:
     """The options reach the server, and the password is not on its command line."""
     server = make_server(password="pass word@1", maxmemory="20mb")  # noqa: S106
@@ -100,7 +125,7 @@ def test_a_killed_test_process_leaves_no_server(tmp_path: Path) -> None:
         pid = int(tester.stdout.readline())
         assert alive(pid)
         tester.send_signal(signal.SIGKILL)
-    wait_until(lambda: not alive(pid), 10, "the orphaned server is gone")
+    wait_until(lambda: not alive(pid), 30, "the orphaned server is gone")
 
 
 async def test_backend_serves_both_clients_and_scripts(backend: Backend) -> None:

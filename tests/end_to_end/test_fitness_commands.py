@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from processes import call, complaint, document, emulated
-from servers import available_kinds, free_port
+from servers import available_kinds
 from upsertq import AsyncProducer, Producer, ServerUnfit
-from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,25 +141,6 @@ def test_where_info_is_not_allowed_nothing_is_said(make_server: Callable[..., Re
     assert "warning" not in shown
 
 
-@contextlib.contextmanager
-def serving(*command: str | Path, port: int) -> Iterator[str]:
-    """Run a server command; yields its URL once it listens."""
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: _listens(port), 30, "it listens")
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-        return True
-    return False
-
-
 def refused_everywhere(url: str, records: Path) -> list[str]:
     """What commands and a producer say, one line each."""
     with emulated() as index:
@@ -176,24 +156,19 @@ def refused(url: str) -> str:
 
 
 @every_kind
-def test_a_node_of_a_cluster(kind: ServerKind, tmp_path: Path, records: Path) -> None:
+def test_a_node_of_a_cluster(kind: ServerKind, make_server: Callable[..., RealServer], records: Path) -> None:
     """It is told apart at the start."""
-    port = free_port()
-    settings = ("--cluster-enabled", "yes", "--save", "", "--dir", tmp_path, "--bind", "127.0.0.1")
-    with serving(kind.binary, "--port", str(port), *settings, port=port) as url:
-        for said in refused_everywhere(url, records) if kind is available_kinds()[0] else [refused(url)]:
-            assert "is a node of a Redis Cluster" in said
+    url = make_server(kind, port=0, arguments=("--cluster-enabled", "yes")).url
+    for said in refused_everywhere(url, records) if kind is available_kinds()[0] else [refused(url)]:
+        assert "is a node of a Redis Cluster" in said
 
 
 @every_kind
-def test_a_sentinel(kind: ServerKind, tmp_path: Path, records: Path) -> None:
+def test_a_sentinel(kind: ServerKind, make_server: Callable[..., RealServer], records: Path) -> None:
     """It keeps no data, and names who does."""
-    port = free_port()
-    config = tmp_path / "sentinel.conf"
-    config.write_text(f"port {port}\nbind 127.0.0.1\n")
-    with serving(kind.binary, config, "--sentinel", port=port) as url:
-        for said in refused_everywhere(url, records) if kind is available_kinds()[0] else [refused(url)]:
-            assert "this is a Sentinel" in said
+    url = make_server(kind, port=0, arguments=("--sentinel",)).url
+    for said in refused_everywhere(url, records) if kind is available_kinds()[0] else [refused(url)]:
+        assert "this is a Sentinel" in said
 
 
 class _Page(http.server.BaseHTTPRequestHandler):

@@ -11,7 +11,7 @@ import pytest
 
 from datasets import Dataset
 from processes import books, call, complaint, emulated
-from servers import free_port
+from servers import closed_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def drain(url: str, host: str, *options: str, expect: int, **environment: str) -
 
 def test_an_unreachable_index(url: str) -> None:
     """Nobody listens there: exit 1, naming the address and the option."""
-    port = free_port()
+    port = closed_port()
     line = drain(url, f"http://127.0.0.1:{port}", expect=1)
     assert f"127.0.0.1:{port}" in line
     assert "--index-host" in line
@@ -97,7 +97,7 @@ def test_a_host_that_refuses(status: int, words: str, url: str) -> None:
 
 def test_a_proxy_that_cannot_be_used(url: str) -> None:
     """Its kind, or its place: the variable is to blame, and its login is not shown."""
-    port = free_port()
+    port = closed_port()
     for value, expect, words in (
         ("socks5://svc:s3cret@127.0.0.1:1", 2, "SOCKS"),
         (f"svc:s3cret@127.0.0.1:{port}", 1, f"127.0.0.1:{port}"),
@@ -143,7 +143,7 @@ def test_wrong_options_are_told_together(url: str) -> None:
 def test_an_unreachable_server() -> None:
     """No Redis there: exit 1, naming what to check."""
     line = complaint(
-        "work", "--index-host", "http://127.0.0.1:1", url=f"redis://:SECRET@127.0.0.1:{free_port()}/0", expect=1
+        "work", "--index-host", "http://127.0.0.1:1", url=f"redis://:SECRET@127.0.0.1:{closed_port()}/0", expect=1
     )
     assert "SECRET" not in line
     assert "URL" in line

@@ -23,14 +23,14 @@ from urllib.parse import urlsplit
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from processes import books, call, emulated, end_all, start
-from servers import RealServer, available_kinds
+from servers import RealServer, available_kinds, free_port
 from upsertq import Producer
 from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
 
+    from forked import Process
     from processes import Index
 
 QUEUE = "outage"
@@ -74,7 +74,7 @@ class Stage:
         return {"how": self.how, "outage_seconds": seconds, "loaded_per_second": rate, **self.figures}
 
     def _play(self, server: RealServer, indexes: ExitStack, seconds: float, rate: int, ahead: int) -> None:
-        index = indexes.enter_context(emulated("--faults", HEALTHY))
+        index = indexes.enter_context(emulated("--faults", HEALTHY, port=free_port()))
         with Producer(QUEUE, url=server.url) as producer:
             put(producer, 0, ahead)
         worker = start(
@@ -144,7 +144,7 @@ class Stage:
         poll(landed, "the rate to be back")
         self.figures["seconds_to_90_percent"] = round(time.monotonic() - began, 2)
 
-    def _end(self, server: RealServer, worker: subprocess.Popen[bytes]) -> None:
+    def _end(self, server: RealServer, worker: Process) -> None:
         self.figures |= books(server.url, QUEUE)
         # the next beat tells it
         poll(lambda: not beat(server).get("alarms"), "the alarm to go away")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from servers import free_port
+from servers import closed_port
 from sockets import BODY, KEY, OK, OK_BODY, Socket, accept
 from upsertq import __version__
 from upsertq_worker.delivery.response import BODY_MAX, Answer, TransportFailure, TransportKind
@@ -91,7 +91,7 @@ async def test_connections_are_kept_and_bounded() -> None:
 
 async def test_a_refused_port_means_nothing_was_sent() -> None:
     """CONNECT."""
-    assert (await failure_at(f"http://127.0.0.1:{free_port()}")).kind is TransportKind.CONNECT
+    assert (await failure_at(f"http://127.0.0.1:{closed_port()}")).kind is TransportKind.CONNECT
 
 
 async def test_an_unknown_name_means_nothing_was_sent() -> None:
@@ -260,7 +260,7 @@ async def test_a_proxy_of_the_environment_is_used_beyond_this_machine(monkeypatc
 async def test_an_absent_proxy_means_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """CONNECT."""
     for name in ("HTTP_PROXY", "http_proxy"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
     monkeypatch.delenv("no_proxy", raising=False)
     assert (await failure_at("http://index.invalid")).kind is TransportKind.CONNECT
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from servers import free_port
+from servers import closed_port
 from sockets import BODY, KEY, OK_BODY, Socket, accept
 from upsertq_worker.delivery.outcome import Accepted, ShortAck, judge
 from upsertq_worker.delivery.response import BODY_MAX, Answer, Sent, TransportFailure, TransportKind
@@ -159,7 +159,7 @@ async def test_the_proxy_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that nobody runs, and one that lets nothing through: by its variable, without its login."""
     monkeypatch.delenv("no_proxy", raising=False)
     async with Socket(saying(b"HTTP/1.1 502 " + KEY.encode() + b"\r\n\r\n")) as refusing:
-        for port in (free_port(), refusing.port):
+        for port in (closed_port(), refusing.port):
             monkeypatch.setenv("https_proxy", f"http://{LOGIN}@127.0.0.1:{port}")
             reply = await reply_of("https://index.invalid")
             assert isinstance(reply, TransportFailure)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from queued import books_of, records_of, shards_of, upsertq
-from servers import free_port
+from servers import closed_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def test_damage_in_the_middle_stops_the_load_and_says_how_to_go_on(redis_server:
 def test_an_unreachable_server_is_one_line(tmp_path: Path) -> None:
     """The address is not repeated with its password, and the wait is short."""
     (tmp_path / "a.jsonl").write_text("\n".join(GOOD))
-    url = f"redis://:s3cret@127.0.0.1:{free_port()}/0"
+    url = f"redis://:s3cret@127.0.0.1:{closed_port()}/0"
     ended = upsertq("load", tmp_path / "a.jsonl", "--timeout", "0.3", env={"UPSERTQ_REDIS_URL": url})
     assert ended.code == 1
     assert "is the server running and the URL right?" in one_line(ended.err)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from servers import RealServer, ServerKind
 
 Q: Final = ("--queue", "q")
-WORK: Final = ("work", *Q, "--lease", "2", "--quarantine", "0.5", "--linger", "0.02")
+WORK: Final = ("work", *Q, "--lease", "5", "--quarantine", "0.5", "--linger", "0.02")
 SPIN: Final = "while true do end"
 
 

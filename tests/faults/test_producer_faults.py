@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 import pytest
 
-from servers import available_kinds, free_port
+from servers import available_kinds, closed_port
 from upsertq import (
     AsyncProducer,
     InvalidRecord,
@@ -365,7 +365,7 @@ def test_a_wrong_password(make_server: Callable[..., RealServer]) -> None:
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
 def test_an_unreachable_server(scheme: str, tmp_path: Any) -> None:
     """A server that is not there is `ServerUnavailable`, says what to check, and shows no secret."""
-    place = f"127.0.0.1:{free_port()}/0" if scheme != "unix" else f"{tmp_path}/none.sock"
+    place = f"127.0.0.1:{closed_port()}/0" if scheme != "unix" else f"{tmp_path}/none.sock"
     producer = producer_at(f"{scheme}://user:{SECRET}@{place}")
     with pytest.raises(ServerUnavailable, match="is the server running and the URL right") as raised:
         producer.put("a", [1.0])
@@ -374,7 +374,7 @@ def test_an_unreachable_server(scheme: str, tmp_path: Any) -> None:
 
 async def test_an_unreachable_server_under_asyncio() -> None:
     """The asynchronous producer says the same."""
-    server = AsyncServer.at(f"redis://:{SECRET}@127.0.0.1:{free_port()}/0")
+    server = AsyncServer.at(f"redis://:{SECRET}@127.0.0.1:{closed_port()}/0")
     producer = AsyncProducer("q", url=server, timeout=0)
     with pytest.raises(ServerUnavailable) as raised:
         await producer.put("a", [1.0])

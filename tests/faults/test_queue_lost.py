@@ -18,10 +18,10 @@ from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from forked import Process
     from processes import Index
     from servers import RealServer
 
@@ -116,7 +116,7 @@ class Stage:
     server: RealServer
     directory: Path
     index: Index
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[Process] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -171,7 +171,7 @@ class Ending:
     """A command that is to end."""
 
     log: Path
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
 
     def code(self) -> int:
         """How it ended."""

@@ -22,7 +22,7 @@ def test_the_worker_ends_with_the_command_that_started_it(redis_url: str, tmp_pa
         command = start(*run, *quick, url=redis_url, log=tmp_path / "run.log")
         wait_until(lambda: index.counters["records"] > 200, 30, "the worker to work")
         command.kill()
-        command.wait(10)
+        command.wait(60)
         wait_until(lambda: not document("status", "--queue", "q", "--json", url=redis_url)["leases"], 30, "its end")
         assert books(redis_url, "q")["pending"] > 0, "there was nothing left to leave alone"
         call(*run, *quick, "--concurrency", "64", "--resume", url=redis_url)

@@ -280,7 +280,7 @@ class HoldLaws(RuleBasedStateMachine):
             assert None in read.fates or not free, f"{stream_id} is done and is not given out"
 
 
-HoldLaws.TestCase.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+HoldLaws.TestCase.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=50)
 TestHoldLaws = HoldLaws.TestCase
 
 
@@ -382,7 +382,7 @@ class Pair(RuleBasedStateMachine):
         return found
 
 
-Pair.TestCase.settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+Pair.TestCase.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=50)
 TestTheFastWayDecidesAsTheSlowOne = Pair.TestCase
 
 

@@ -60,7 +60,7 @@ def _kind(kind: ServerKind | str) -> str:
 @pytest.mark.parametrize("backend", KINDS, indirect=True, ids=_kind)
 def test_transitions(site: Site) -> None:
     """Whatever producers, workers and operators do, each step leaves the queue as the model has it."""
-    examples = EXAMPLES or (50 if site.backend.server else 8)
+    examples = EXAMPLES or settings().max_examples // (2 if site.backend.server else 12)
     run_state_machine_as_test(machine(site), settings=profile(examples, 60))
 
 
@@ -89,6 +89,7 @@ PLANTED: Final = {
 """Bugs: the script, a line of it, and what stands there instead."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", PLANTED)
 @pytest.mark.parametrize("backend", KINDS[:1], indirect=True, ids=_kind)
 def test_a_planted_bug_is_found(site: Site, monkeypatch: pytest.MonkeyPatch, bug: str) -> None:

@@ -64,6 +64,7 @@ def test_a_worker_that_drains_what_is_there_ends_with_it() -> None:
     world.tell(story())
 
 
+@pytest.mark.slow
 def test_a_hot_id_in_each_of_thousands_of_entries_is_fast() -> None:
     """Its versions supersede one another; the rest of the entries goes in full batches."""
     world = World()
@@ -115,6 +116,7 @@ def test_a_paused_namespace_adds_nothing_and_delays_nothing() -> None:
     world.tell(story())
 
 
+@pytest.mark.slow
 def test_two_thousand_lanes_drain_in_about_as_many_requests() -> None:
     """Each lane needs a request of its own: none is sent twice, and none waits for the others to end."""
     world = World(shards=4)
