@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 import click
 
 from upsertq.contract.errors import UsageError
-from upsertq_worker.cli.config import DEFAULT_API_VERSION
+from upsertq_worker.cli.config import DEFAULT_API_VERSION, DEFAULT_TIMEOUT
 from upsertq_worker.logs import JSON, TEXT
-from upsertq_worker.settings import MOST_CULPRITS
+from upsertq_worker.settings import DEFAULTS
 
 KEY_FILE_MAX: Final = 8_000
 """Characters of a key at most: a header has no room for more."""
@@ -28,44 +28,63 @@ _INDEX_OPTIONS = (
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
     click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
-    click.option("--concurrency", default=16, show_default=True, help="Requests in flight at most."),
-    click.option("--batch-size", default=100, show_default=True, help="Records in a request at most (up to 1,000)."),
-    click.option("--batch-bytes", default=2_000_000, show_default=True, help="Bytes of JSON in a request at most."),
-    click.option("--linger", default=0.2, show_default=True, metavar="S", help="Wait so long for a full batch."),
+    click.option("--concurrency", default=DEFAULTS.concurrency, show_default=True, help="Requests in flight at most."),
     click.option(
-        "--grace", default=30.0, show_default=True, metavar="S", help="After SIGTERM, let requests finish so long."
+        "--batch-size",
+        default=DEFAULTS.batch.records,
+        show_default=True,
+        help="Records in a request at most (up to 1,000).",
     ),
-    click.option("--lease", default=10.0, show_default=True, metavar="S", help="When a dead worker's shards are free."),
+    click.option(
+        "--batch-bytes", default=DEFAULTS.batch.bytes, show_default=True, help="Bytes of JSON in a request at most."
+    ),
+    click.option(
+        "--linger", default=DEFAULTS.batch.linger, show_default=True, metavar="S", help="Wait so long for a full batch."
+    ),
+    click.option(
+        "--grace",
+        default=DEFAULTS.grace,
+        show_default=True,
+        metavar="S",
+        help="After SIGTERM, let requests finish so long.",
+    ),
+    click.option(
+        "--lease", default=DEFAULTS.lease, show_default=True, metavar="S", help="When a dead worker's shards are free."
+    ),
     click.option(
         "--quarantine",
-        default=5.0,
+        default=DEFAULTS.quarantine,
         show_default=True,
         metavar="S",
         help="Hold newer versions of an id back for so long after an answer about it was lost.",
     ),
     click.option(
         "--max-attempts",
-        default=8,
+        default=DEFAULTS.max_attempts,
         show_default=True,
         metavar="N",
         help="Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
     ),
     click.option(
         "--max-culprits",
-        default=MOST_CULPRITS,
+        default=DEFAULTS.max_culprits,
         show_default=True,
         metavar="N",
         help="Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
     ),
     click.option(
         "--pause-timeout",
-        default=300.0,
+        default=DEFAULTS.pause_timeout,
         show_default=True,
         metavar="S",
         help="Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
     ),
     click.option(
-        "--read-ahead", default=96_000_000, show_default=True, metavar="BYTES", help="Memory for records read ahead."
+        "--read-ahead",
+        default=DEFAULTS.read_ahead,
+        show_default=True,
+        metavar="BYTES",
+        help="Memory for records read ahead.",
     ),
 )
 
@@ -83,7 +102,7 @@ def index_options(timeout: str) -> Callable[[F], F]:
     request_timeout = click.option(
         timeout,
         "request_timeout",
-        default=30.0,
+        default=DEFAULT_TIMEOUT,
         show_default=True,
         metavar="S",
         help="Give a request up after so long.",
