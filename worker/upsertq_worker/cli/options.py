@@ -16,6 +16,12 @@ KEY_FILE_MAX: Final = 8_000
 """Characters of a key at most: a header has no room for more."""
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def _sized(name: str, default: float, text: str, metavar: str | None = None) -> Callable[[F], F]:
+    """An option with a number."""
+    return click.option(name, default=default, show_default=True, metavar=metavar, help=text)
+
+
 _INDEX_OPTIONS = (
     click.option(
         "--index-host",
@@ -28,64 +34,37 @@ _INDEX_OPTIONS = (
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
     click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
-    click.option("--concurrency", default=DEFAULTS.concurrency, show_default=True, help="Requests in flight at most."),
-    click.option(
-        "--batch-size",
-        default=DEFAULTS.batch.records,
-        show_default=True,
-        help="Records in a request at most (up to 1,000).",
-    ),
-    click.option(
-        "--batch-bytes", default=DEFAULTS.batch.bytes, show_default=True, help="Bytes of JSON in a request at most."
-    ),
-    click.option(
-        "--linger", default=DEFAULTS.batch.linger, show_default=True, metavar="S", help="Wait so long for a full batch."
-    ),
-    click.option(
-        "--grace",
-        default=DEFAULTS.grace,
-        show_default=True,
-        metavar="S",
-        help="After SIGTERM, let requests finish so long.",
-    ),
-    click.option(
-        "--lease", default=DEFAULTS.lease, show_default=True, metavar="S", help="When a dead worker's shards are free."
-    ),
-    click.option(
+    _sized("--concurrency", DEFAULTS.concurrency, "Requests in flight at most."),
+    _sized("--batch-size", DEFAULTS.batch.records, "Records in a request at most (up to 1,000)."),
+    _sized("--batch-bytes", DEFAULTS.batch.bytes, "Bytes of JSON in a request at most."),
+    _sized("--linger", DEFAULTS.batch.linger, "Wait so long for a full batch.", "S"),
+    _sized("--grace", DEFAULTS.grace, "After SIGTERM, let requests finish so long.", "S"),
+    _sized("--lease", DEFAULTS.lease, "When a dead worker's shards are free.", "S"),
+    _sized(
         "--quarantine",
-        default=DEFAULTS.quarantine,
-        show_default=True,
-        metavar="S",
-        help="Hold newer versions of an id back for so long after an answer about it was lost.",
+        DEFAULTS.quarantine,
+        "Hold newer versions of an id back for so long after an answer about it was lost.",
+        "S",
     ),
-    click.option(
+    _sized(
         "--max-attempts",
-        default=DEFAULTS.max_attempts,
-        show_default=True,
-        metavar="N",
-        help="Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+        DEFAULTS.max_attempts,
+        "Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+        "N",
     ),
-    click.option(
+    _sized(
         "--max-culprits",
-        default=DEFAULTS.max_culprits,
-        show_default=True,
-        metavar="N",
-        help="Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+        DEFAULTS.max_culprits,
+        "Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+        "N",
     ),
-    click.option(
+    _sized(
         "--pause-timeout",
-        default=DEFAULTS.pause_timeout,
-        show_default=True,
-        metavar="S",
-        help="Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+        DEFAULTS.pause_timeout,
+        "Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+        "S",
     ),
-    click.option(
-        "--read-ahead",
-        default=DEFAULTS.read_ahead,
-        show_default=True,
-        metavar="BYTES",
-        help="Memory for records read ahead.",
-    ),
+    _sized("--read-ahead", DEFAULTS.read_ahead, "Memory for records read ahead.", "BYTES"),
 )
 
 log_format = click.option(
