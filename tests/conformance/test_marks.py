@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 
-from servers import available_kinds
 from upsertq.contract.server import AsyncServer
 from upsertq_worker.queue.protocols import ShardsDamaged
 from upsertq_worker.recovery import suspects
@@ -15,10 +13,7 @@ from upsertq_worker.recovery.suspects import Suspect
 from worker_bench import KEYS, OURS, Bench
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from conftest import Backend
-    from servers import RealServer, ServerKind
     from upsertq_worker.queue.protocols import Grant
 
 MARK = (Suspect("4-0", 0, 2), Suspect("4-1", 7, 2), Suspect("5-1", 3, 1))
@@ -55,26 +50,17 @@ async def test_a_mark_is_written_changed_and_taken_away(bench: Bench) -> None:
     assert noted(bench) == [None, "two"]
 
 
-async def test_the_next_holder_finds_the_mark(bench: Bench) -> None:
-    """As it was written, with the deaths that there were."""
+async def test_the_next_holder_finds_the_mark_and_the_deaths(bench: Bench) -> None:
+    """As they were written; the count of deaths is written where it is given, and left alone where it is not."""
     worker = await bench.holder()
     await worker.mark(OURS, {0: TEXT})
     grants = await heir(bench)
-    assert suspects.read(grants[0].mark) == MARK
+    assert [suspects.read(grants[shard].mark) for shard in OURS] == [MARK, ()]
     assert [(grants[shard].clean, grants[shard].deaths) for shard in OURS] == [(False, 1)] * 2
-    assert suspects.read(grants[1].mark) == ()
-
-
-async def test_deaths_are_forgotten_with_a_mark(bench: Bench) -> None:
-    """The count is written where it is given, and left alone where it is not."""
-    await bench.holder()
-    assert (await heir(bench))[0].deaths == 1
     held = {0: 2, 1: 2}
-    worker = bench.worker("heir")
-    assert await worker.mark(held, {0: TEXT, 1: ""}) == frozenset()
+    assert await bench.worker("heir").mark(held, {0: TEXT, 1: ""}) == frozenset()
     assert noted(bench, "deaths") == ["1", "1"]
-    assert await worker.mark(held, {0: TEXT}, deaths=0) == frozenset()
-    assert noted(bench, "deaths") == ["0", "1"]
+    assert await bench.worker("heir").mark(held, {0: TEXT}, deaths=0) == frozenset()
     grants = await heir(bench)
     assert [grants[shard].deaths for shard in OURS] == [1, 2]
 
@@ -110,20 +96,3 @@ async def test_a_damaged_shard_keeps_no_other_from_its_mark(bench: Bench) -> Non
 def test_what_is_no_mark_says_nothing(text: str) -> None:
     """The deaths are counted beside it."""
     assert suspects.read(text) == ()
-
-
-@pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
-async def test_a_full_server_takes_marks(kind: ServerKind, make_server: Callable[..., RealServer]) -> None:
-    """Out of memory, a new holder still marks what it works on."""
-    server = make_server(kind)
-    with server.client() as sync:
-        connection = AsyncServer.at(server.url)
-        bench = await Bench.on(connection, sync)
-        worker = await bench.holder()
-        sync.config_set("maxmemory", 1)
-        with pytest.raises(redis.exceptions.OutOfMemoryError):
-            sync.set("x", "y")
-        assert await worker.mark(OURS, {0: "one", 1: "two"}) == frozenset()
-        assert await worker.mark(OURS, {0: TEXT, 1: ""}, deaths=0) == frozenset()
-        assert noted(bench) == [TEXT, None]
-        await connection.close()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
 import pytest
 
@@ -31,14 +31,12 @@ IDS = [f"id-{number:03d}" for number in range(400)]
 
 def load(path: Path, ids: Sequence[str], url: str) -> None:
     """Enqueue records of 4 dimensions, the versions of each id in order: more than one entry in each shard."""
-    values = np.random.default_rng(1).standard_normal((len(ids), 4), dtype=np.float32)
-    lines = [
-        orjson.dumps(
-            {"id": name, "values": row, "metadata": {"version": ids[:number].count(name)}},
-            option=orjson.OPT_SERIALIZE_NUMPY,
-        )
-        for number, (name, row) in enumerate(zip(ids, values, strict=True))
-    ]
+    seen = Counter[str]()
+    lines = []
+    for number, name in enumerate(ids):
+        record = {"id": name, "values": [1.0, 2.0, 3.0, 1.0 + number], "metadata": {"version": seen[name]}}
+        lines.append(orjson.dumps(record))
+        seen[name] += 1
     source = path / "records.jsonl"
     source.write_bytes(b"\n".join(lines) + b"\n")
     call("load", source, "--queue", "q", "--run", "r", url=url)

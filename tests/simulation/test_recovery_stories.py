@@ -152,8 +152,7 @@ def test_suspects_of_a_failing_namespace_keep_nothing_waiting(reaction: Reaction
     world = World()
     world.fill("failing", 20)
     world.fill("well", 20)
-    world.queue.shards[0].deaths = DEATHS - 1
-    world.queue.shards[0].last_epoch = 1
+    world.queue.shards[0].deaths, world.queue.shards[0].last_epoch = DEATHS - 1, 1
     world.react = lambda post: reaction if post.namespace == "failing" else Reaction()
 
     async def story() -> None:
@@ -170,8 +169,7 @@ def test_suspects_of_a_paused_lane_keep_nothing_waiting() -> None:
     world.fill("held", 20)
     world.fill("well", 20)
     world.pause("held")
-    world.queue.shards[0].deaths = DEATHS - 1
-    world.queue.shards[0].last_epoch = 1
+    world.queue.shards[0].deaths, world.queue.shards[0].last_epoch = DEATHS - 1, 1
 
     async def story() -> None:
         world.start("w1")
@@ -209,8 +207,7 @@ def test_a_clean_stop_while_suspects_go_resets_the_count() -> None:
     """The next holder drains at full pace, and no death later is held against what was alone in flight then."""
     world = World()
     world.fill("docs", 100)
-    world.queue.shards[0].deaths = DEATHS - 1
-    world.queue.shards[0].last_epoch = 1
+    world.queue.shards[0].deaths, world.queue.shards[0].last_epoch = DEATHS - 1, 1
     world.react = lambda _post: Reaction(seconds=0.5)
 
     async def story() -> None:

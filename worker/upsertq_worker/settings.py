@@ -45,3 +45,6 @@ class Settings:
     pause_timeout: float = 300.0
     until_empty: bool = False
     stop_after: float | None = None
+
+
+DEFAULTS: Final = Settings()

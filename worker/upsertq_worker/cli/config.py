@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
@@ -10,11 +10,12 @@ from urllib.parse import SplitResult, quote, urlsplit
 from upsertq.contract.errors import UsageError, shown
 from upsertq_worker.edge.credential import TOKEN
 from upsertq_worker.edge.http_index import IndexAddress, is_loopback
-from upsertq_worker.settings import MOST_CULPRITS, BatchLimits, Settings
+from upsertq_worker.settings import DEFAULTS, BatchLimits, Settings
 
 MAX_BATCH_RECORDS: Final = 1_000
 """The service's own ceiling for one request."""
 DEFAULT_API_VERSION: Final = "2025-10"
+DEFAULT_TIMEOUT: Final = 30.0
 _HOST: Final = re.compile(r"[^\s\\%<>\"{}|^`@]+")
 _PATHS: Final = ("/vectors/upsert", "/describe_index_stats")
 
@@ -29,18 +30,18 @@ class WorkConfig:
     """Reads the key anew, once it is refused or on SIGHUP."""
     api_version: str = DEFAULT_API_VERSION
     allow_http: bool = False
-    batch_size: int = 100
-    batch_bytes: int = 2_000_000
-    linger: float = 0.2
-    concurrency: int = 16
-    request_timeout: float = 30.0
-    grace: float = 30.0
-    lease: float = 10.0
-    quarantine: float = 5.0
-    read_ahead: int = 96_000_000
-    max_attempts: int = 8
-    max_culprits: int = MOST_CULPRITS
-    pause_timeout: float = 300.0
+    batch_size: int = DEFAULTS.batch.records
+    batch_bytes: int = DEFAULTS.batch.bytes
+    linger: float = DEFAULTS.batch.linger
+    concurrency: int = DEFAULTS.concurrency
+    request_timeout: float = DEFAULT_TIMEOUT
+    grace: float = DEFAULTS.grace
+    lease: float = DEFAULTS.lease
+    quarantine: float = DEFAULTS.quarantine
+    read_ahead: int = DEFAULTS.read_ahead
+    max_attempts: int = DEFAULTS.max_attempts
+    max_culprits: int = DEFAULTS.max_culprits
+    pause_timeout: float = DEFAULTS.pause_timeout
     until_empty: bool = False
     seconds: float | None = None
 
@@ -52,20 +53,9 @@ class WorkConfig:
         faults += url_faults or _access_faults(address, allow_http=self.allow_http)
         if faults:
             raise UsageError("; ".join(faults))
-        settings = Settings(
-            batch=BatchLimits(self.batch_size, self.batch_bytes, self.linger),
-            concurrency=self.concurrency,
-            read_ahead=self.read_ahead,
-            lease=self.lease,
-            quarantine=self.quarantine,
-            grace=self.grace,
-            max_attempts=self.max_attempts,
-            max_culprits=self.max_culprits,
-            pause_timeout=self.pause_timeout,
-            until_empty=self.until_empty,
-            stop_after=self.seconds,
-        )
-        return address, settings
+        batch = BatchLimits(self.batch_size, self.batch_bytes, self.linger)
+        same = {one.name: getattr(self, one.name) for one in fields(Settings) if hasattr(self, one.name)}
+        return address, Settings(batch, stop_after=self.seconds, **same)
 
     def _number_faults(self) -> list[str]:
         rules = (

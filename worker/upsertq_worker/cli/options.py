@@ -8,13 +8,19 @@ from typing import Any, Final, TypeVar
 import click
 
 from upsertq.contract.errors import UsageError
-from upsertq_worker.cli.config import DEFAULT_API_VERSION
+from upsertq_worker.cli.config import DEFAULT_API_VERSION, DEFAULT_TIMEOUT
 from upsertq_worker.logs import JSON, TEXT
-from upsertq_worker.settings import MOST_CULPRITS
+from upsertq_worker.settings import DEFAULTS
 
 KEY_FILE_MAX: Final = 8_000
 """Characters of a key at most: a header has no room for more."""
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _sized(name: str, default: float, text: str, metavar: str | None = None) -> Callable[[F], F]:
+    """An option with a number."""
+    return click.option(name, default=default, show_default=True, metavar=metavar, help=text)
+
 
 _INDEX_OPTIONS = (
     click.option(
@@ -28,45 +34,37 @@ _INDEX_OPTIONS = (
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
     click.option("--allow-http", is_flag=True, help="Allow plain http beyond this machine (a proxy that adds TLS)."),
-    click.option("--concurrency", default=16, show_default=True, help="Requests in flight at most."),
-    click.option("--batch-size", default=100, show_default=True, help="Records in a request at most (up to 1,000)."),
-    click.option("--batch-bytes", default=2_000_000, show_default=True, help="Bytes of JSON in a request at most."),
-    click.option("--linger", default=0.2, show_default=True, metavar="S", help="Wait so long for a full batch."),
-    click.option(
-        "--grace", default=30.0, show_default=True, metavar="S", help="After SIGTERM, let requests finish so long."
-    ),
-    click.option("--lease", default=10.0, show_default=True, metavar="S", help="When a dead worker's shards are free."),
-    click.option(
+    _sized("--concurrency", DEFAULTS.concurrency, "Requests in flight at most."),
+    _sized("--batch-size", DEFAULTS.batch.records, "Records in a request at most (up to 1,000)."),
+    _sized("--batch-bytes", DEFAULTS.batch.bytes, "Bytes of JSON in a request at most."),
+    _sized("--linger", DEFAULTS.batch.linger, "Wait so long for a full batch.", "S"),
+    _sized("--grace", DEFAULTS.grace, "After SIGTERM, let requests finish so long.", "S"),
+    _sized("--lease", DEFAULTS.lease, "When a dead worker's shards are free.", "S"),
+    _sized(
         "--quarantine",
-        default=5.0,
-        show_default=True,
-        metavar="S",
-        help="Hold newer versions of an id back for so long after an answer about it was lost.",
+        DEFAULTS.quarantine,
+        "Hold newer versions of an id back for so long after an answer about it was lost.",
+        "S",
     ),
-    click.option(
+    _sized(
         "--max-attempts",
-        default=8,
-        show_default=True,
-        metavar="N",
-        help="Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+        DEFAULTS.max_attempts,
+        "Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+        "N",
     ),
-    click.option(
+    _sized(
         "--max-culprits",
-        default=MOST_CULPRITS,
-        show_default=True,
-        metavar="N",
-        help="Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+        DEFAULTS.max_culprits,
+        "Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+        "N",
     ),
-    click.option(
+    _sized(
         "--pause-timeout",
-        default=300.0,
-        show_default=True,
-        metavar="S",
-        help="Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+        DEFAULTS.pause_timeout,
+        "Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+        "S",
     ),
-    click.option(
-        "--read-ahead", default=96_000_000, show_default=True, metavar="BYTES", help="Memory for records read ahead."
-    ),
+    _sized("--read-ahead", DEFAULTS.read_ahead, "Memory for records read ahead.", "BYTES"),
 )
 
 log_format = click.option(
@@ -83,7 +81,7 @@ def index_options(timeout: str) -> Callable[[F], F]:
     request_timeout = click.option(
         timeout,
         "request_timeout",
-        default=30.0,
+        default=DEFAULT_TIMEOUT,
         show_default=True,
         metavar="S",
         help="Give a request up after so long.",

@@ -5,7 +5,7 @@ What follows is decided in `upsertq_worker.delivery.policy`; this module carries
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from upsertq.contract.dead_letter import Reason
@@ -209,8 +209,14 @@ class Applier:
             return
         self._barren[batch.namespace] += 1
         live = [one for one in batch.versions(self._hold, self._context.clock()) if not one.held.dropped]
-        history = policy.History(batch.attempts, batch.first_failed, self._context.wall(), self._context.name)
-        verdict = policy.verdict(reason, outcome, batch.path, history)
+        first_ms, last_ms = int(batch.first_failed * 1000), int(self._context.wall() * 1000)
+        verdict = replace(
+            policy.verdict(reason, outcome, batch.path),
+            attempts=batch.attempts,
+            first_ms=first_ms,
+            last_ms=last_ms,
+            worker=self._context.name,
+        )
         search.found += [Culprit(version, verdict) for version in live]
         self._leave_search(batch)
 

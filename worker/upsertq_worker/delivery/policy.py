@@ -174,17 +174,7 @@ def _narrow(facts: Facts, reason: Reason, suspects: Sequence[int] = ()) -> Conse
     return Split(take_apart(facts.size, suspects), searching=True)
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """What a dead letter tells of the requests before it; times are seconds since 1970."""
-
-    attempts: int
-    first_failed: float
-    now: float
-    worker: str
-
-
-def verdict(reason: Reason, outcome: Outcome, path: Sequence[int], history: History) -> Verdict:
+def verdict(reason: Reason, outcome: Outcome, path: Sequence[int]) -> Verdict:
     """Why the one record of a batch is given up; `path` holds the sizes of the groups it was refused in."""
     refusal = _refusal(outcome)
     return Verdict(
@@ -195,10 +185,6 @@ def verdict(reason: Reason, outcome: Outcome, path: Sequence[int], history: Hist
         details=refusal.details if refusal else "",
         request_id=(refusal.request_id if refusal else "") or "",
         path=" ".join(map(str, (*path, 1))),
-        attempts=history.attempts,
-        first_ms=int(history.first_failed * 1000),
-        last_ms=int(history.now * 1000),
-        worker=history.worker,
     )
 
 
