@@ -70,8 +70,8 @@ class Worker:
         self._started_at = wall()
         self._alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
-        self._leases = leases = Leases(shards, settings.lease, settings.quarantine)
-        self._limiter = limiter = Limiter(settings.concurrency)
+        self.leases = self._leases = leases = Leases(shards, settings.lease, settings.quarantine)
+        self.limiter = self._limiter = limiter = Limiter(settings.concurrency)
         self._pauses = pauses = Pauses()
         self._outage = OutageWatch()
         meter = Meter()

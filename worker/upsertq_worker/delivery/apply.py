@@ -92,12 +92,7 @@ class Applier:
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
-        self._context.events.tell(
-            Event.BATCH_SENT,
-            records=len(batch.ids),
-            lane=spoken(scope_of(batch.namespace)),
-            outcome=type(outcome).__name__,
-        )
+        self._tell(Event.BATCH_SENT, batch, outcome=policy.counted_as(outcome))
         if isinstance(outcome, Accepted) and not batch.probe:
             self._acknowledge(batch, outcome)
             return
@@ -122,6 +117,10 @@ class Applier:
                 where = QUEUE if scope == "queue" else scope_of(batch.namespace)
                 self.give_back(batch)
                 self._pauses.pause(where, reason, describe(LaneRefused(refusal, scope, reason)))
+
+    def _tell(self, event: Event, batch: Batch, **fields: str) -> None:
+        lane = spoken(scope_of(batch.namespace))
+        self._context.events.tell(event, records=len(batch.ids), lane=lane, namespace=batch.namespace, **fields)
 
     def give_back(self, batch: Batch, *, last: bool = False) -> None:
         """Let a batch's records wait again, as if it had not been formed; it is out of its search."""
@@ -166,6 +165,7 @@ class Applier:
     def _retry(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         context, now = self._context, self._context.clock()
+        self._tell(Event.BATCH_RETRIED, batch, cause=policy.counted_as(outcome))
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
             self._limiter.pushed_back(
