@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+import servers
 from processes import COMMAND, books, call, emulated, start
 from waiting import wait_until
 
@@ -70,6 +71,30 @@ def test_the_services_commands_work_together(
         for worker in workers:
             worker.terminate()
         assert [worker.wait(30) for worker in workers] == [0, 0]
+
+
+def test_workers_can_be_scaled(services: dict[str, Any]) -> None:
+    """Nothing of a worker may be there once alone: no name, no address, no port of the host."""
+    assert not services["worker"].keys() & {"container_name", "hostname", "ports", "network_mode", "volumes"}
+    assert services["worker"]["environment"]["UPSERTQ_HTTP"].startswith("127.0.0.1:")
+
+
+def test_the_health_check_of_a_worker_tells_whether_it_is_ready(
+    services: dict[str, Any], redis_url: str, tmp_path: Path
+) -> None:
+    """The very command, against a worker at another port: it fails before, and succeeds once the worker is ready."""
+    worker, port = services["worker"], servers.free_port()
+    http = f"127.0.0.1:{port}"
+    check = [
+        sys.executable if word == "python" else word.replace(worker["environment"]["UPSERTQ_HTTP"], http)
+        for word in worker["healthcheck"]["test"][1:]
+    ]
+    assert subprocess.run(check, capture_output=True, check=False).returncode == 1
+    with emulated() as index:
+        given = {"UPSERTQ_INDEX_HOST": index.url, "UPSERTQ_HTTP": http}
+        start(*worker["command"], url=redis_url, log=tmp_path / "log", **given)
+        healthy = lambda: subprocess.run(check, capture_output=True, check=False).returncode == 0  # noqa: E731 - once
+        wait_until(healthy, 60, "it is healthy")
 
 
 def test_the_images_own_commands_are_commands() -> None:

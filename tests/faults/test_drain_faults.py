@@ -75,7 +75,7 @@ class Running:
     @property
     def shards(self) -> int:
         """How many shards it holds."""
-        return len(self.worker._leases.epochs)
+        return len(self.worker.leases.epochs)
 
     async def end(self) -> Tally:
         """Its tally, once it ended by itself."""
@@ -165,7 +165,7 @@ async def test_a_standby_takes_over_when_the_first_stops(redis_server: RealServe
     async with Emulator() as emulator, working(redis_server, emulator, "first", lease=120.0) as first:
         await wait_until_async(lambda: first.shards == SHARDS, DEADLINE, "the first holds every shard")
         async with working(redis_server, emulator, "second", lease=1.0, until_empty=False) as second:
-            await wait_until_async(lambda: second.worker._leases.holders, DEADLINE, "the second stands by")
+            await wait_until_async(lambda: second.worker.leases.holders, DEADLINE, "the second stands by")
             assert second.shards == 0
             await put(redis_server.url, 100)
             await wait_until_async(lambda: emulator.plane.count() == 100, DEADLINE, "the first works")

@@ -27,9 +27,8 @@ ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
-        "events", "settings", "context", "logs", "damage", "ordering", "flow", "absence", "delivery", "queue",
-        "recovery",
-        "finish", "worker", "edge", "cli",
+        "events", "settings", "context", "logs", "metrics", "damage", "ordering", "flow", "absence", "delivery",
+        "queue", "recovery", "finish", "worker", "edge", "cli",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
@@ -70,6 +69,7 @@ PURE: Final = frozenset(
     + named("upsertq_worker.queue", "cursors lease protocols")
     + named("upsertq_worker.recovery", "suspects")
     + named("upsertq_worker.edge", "redact")
+    + named("upsertq_worker.metrics", "table lanes books readiness")
     + named("upsertq_chaos", "cast settled checking")
 )
 """These decide: time and randomness are arguments, and the server is spoken to by what they yield or return."""
@@ -77,12 +77,15 @@ PURE: Final = frozenset(
 IMPURE: Final = {
     "asyncio", "socket", "ssl", "urllib", "subprocess", "threading", "multiprocessing", "time", "os", "io", "sys",
     "pathlib", "tempfile", "logging", "redis", "aiohttp", "rq", "click", "rich", "uvloop", "pyarrow",
+    "prometheus_client",
 }  # fmt: skip
 """A clock, a connection, a process, a file, or what brings one."""
 
 FOREIGN: Final = {
     "redis": ("upsertq/contract/server.py",),
-    "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_emulator/app.py"),
+    # its client and its server are two libraries in one: neither module knows the other half
+    "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_worker/edge/http_server.py", "upsertq_emulator/app.py"),
+    "prometheus_client": ("upsertq_worker/edge/exposition.py",),
     "rq": ("upsertq_worker/jobs.py", "upsertq_worker/rq_*.py"),
     "uvloop": ("upsertq_worker/edge/process.py", "upsertq_emulator/command.py"),
     "pyarrow": ("upsertq/sources/*.py",),
@@ -100,7 +103,10 @@ FOREIGN: Final = {
 }
 """Where a library may be named: the fewer the places, the smaller the change when it changes."""
 
-THIN: Final = ("aiohttp", "rq", "click", "rich", "pyarrow", "uvloop", "zstandard", "pandas", "platformdirs", "psutil")
+THIN: Final = (
+    "aiohttp", "rq", "click", "rich", "pyarrow", "uvloop", "zstandard", "pandas", "platformdirs", "psutil",
+    "prometheus_client",
+)  # fmt: skip
 
 
 @cache

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from standings import FINE, NOW, PAUSE, worker
 from upsertq.admin.health import Wrong, only_paused, problems
-from upsertq.admin.status import Backlog, Standing
+from upsertq.admin.status import Backlog
 from upsertq.admin.workers import FORGOTTEN, beat_at, forgotten, workers_of
-from upsertq.contract.books import Books
-from upsertq.contract.fitness import ServerFacts
-from upsertq.contract.pauses import Paused
-from upsertq.contract.queue import QueueShape
 
-NOW = 1_800_000_000.0
-FINE = Standing(
-    shape=QueueShape("q", 2, 4, "i"),
-    run="",
-    at=NOW,
-    books=Books(),
-    reasons={},
-    backlog=Backlog(0, None, 0, ()),
-    careful={},
-    leases=(),
-    workers=workers_of({"w": orjson.dumps({"at": NOW - 1, "every": 2.5})}, NOW),
-    paused={},
-    runs=(),
-    runs_known=0,
-    server=ServerFacts(),
-)
+if TYPE_CHECKING:
+    from upsertq.admin.status import Standing
+
 OLD = Backlog(3, NOW - 61.0, 1, (("", 3),))
-PAUSE = {"queue": Paused("quota", "over", NOW - 9, "w")}
-
-
-def worker(**said: Any) -> Any:
-    """The workers of one beat."""
-    return workers_of({"w": orjson.dumps({"at": NOW, "every": 2.5, **said})}, NOW)
 
 
 @pytest.mark.parametrize(

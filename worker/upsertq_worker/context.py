@@ -59,6 +59,11 @@ class Away:
         self._waiting: set[str] = set()
         self._told: set[str] = set()
 
+    @property
+    def lasts(self) -> bool:
+        """Whether any task waits for the server."""
+        return bool(self._waiting)
+
     def begins(self, what: str, why: str, now: float) -> bool:
         """Task `what` waits because of `why`; returns whether that is worth a line."""
         if not self._waiting:

@@ -27,6 +27,7 @@ class Kind:
 class Event(Enum):
     """Every event, in the order of a worker's life."""
 
+    LISTENING = Kind(logging.INFO, "health and metrics are at {url}")
     STARTED = Kind(logging.INFO, "worker {worker} drains queue {queue} into {index}")
     QUEUE_NEW = Kind(logging.INFO, "queue {queue} is new: nothing was ever loaded into it")
     STANDING_BY = Kind(logging.INFO, "standing by: every shard is held by {holders}; taking over when it ends")
@@ -55,7 +56,9 @@ class Event(Enum):
     RECORDS_FOUND = Kind(logging.INFO, "shard {shard}: what was missing is there again, or counted no more")
     QUEUE_LOST = Kind(logging.ERROR, "{error}; waiting until it is created anew")
     QUEUE_ANEW = Kind(logging.INFO, "queue {queue} was created anew: draining it")
+    REQUEST_ENDED = Kind(logging.DEBUG, "a request with {bytes} bytes of body took {seconds:.3f} s")
     BATCH_SENT = Kind(logging.DEBUG, "sent {records} records of {lane}: {outcome}")
+    BATCH_RETRIED = Kind(logging.DEBUG, "{records} records of {lane} are to be sent again: {cause}")
     SETTLED = Kind(logging.DEBUG, "settled {entries} entries")
     RETRYING = Kind(logging.WARNING, "{why}; retrying")
     ACCEPTS_AGAIN = Kind(logging.INFO, "the index accepts again after {seconds:.1f} s")

@@ -69,8 +69,8 @@ class Worker:
         self._started_at = wall()
         self._alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
-        self._leases = leases = Leases(shards, settings.lease, settings.quarantine)
-        self._limiter = limiter = Limiter(settings.concurrency)
+        self.leases = leases = Leases(shards, settings.lease, settings.quarantine)
+        self.limiter = limiter = Limiter(settings.concurrency)
         self.pauses = pauses = Pauses()
         self._outage = OutageWatch()
         meter = Meter()
@@ -175,8 +175,8 @@ class Worker:
             "started_at": self._started_at,
             "at": self.context.wall(),
             "every": self._keeper.every,
-            "shards": sorted(self._leases.epochs),
-            "standby": not self._leases.epochs,
+            "shards": sorted(self.leases.epochs),
+            "standby": not self.leases.epochs,
             "in_flight": self.sender.in_flight,
             "posted": self.tally.acked,
             "alarms": self._all_alarms(),
@@ -198,7 +198,7 @@ class Worker:
         """These shards were lost, or gained anew; a read that was under way may have left something of them."""
         if shards:
             self._forget(shards)
-            self._careful.gained([shard for shard in shards if shard in self._leases.epochs])
+            self._careful.gained([shard for shard in shards if shard in self.leases.epochs])
         for event in (self.signals.readable, self.signals.sendable, self.signals.settleable):
             event.set()
 
@@ -213,7 +213,7 @@ class Worker:
     def _lost(self, shards: frozenset[int]) -> None:
         """The server says that these shards are not ours."""
         for shard in shards:
-            self._leases.fenced(shard)
+            self.leases.fenced(shard)
         self._forget(sorted(shards))
         self.signals.readable.set()
 
@@ -236,7 +236,7 @@ class Worker:
 
     def _waits(self, namespace: str) -> bool:
         now = self.context.clock()
-        return self.pauses.holds(namespace) or self._limiter.opens_at(namespace) > now + HELD_BACK_SECONDS
+        return self.pauses.holds(namespace) or self.limiter.opens_at(namespace) > now + HELD_BACK_SECONDS
 
     def _all_alarms(self) -> dict[str, str]:
         """What needs an operator, pauses, an outage and care included, as it stands now."""

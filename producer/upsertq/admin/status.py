@@ -145,9 +145,15 @@ class Rates:
 
 
 def look(
-    keys: QueueKeys, shape: QueueShape, run: str, patience: Patience, *, most_runs: int = 10
+    keys: QueueKeys,
+    shape: QueueShape,
+    run: str,
+    patience: Patience,
+    *,
+    most_runs: int = 10,
+    most_streams: int = MOST_STREAMS,
 ) -> Conversation[Standing]:
-    """How the queue stands now; of its runs only the `most_runs` newest."""
+    """How the queue stands now; of its runs only the `most_runs` newest, of its backlog about `most_streams`."""
     shards = [keys.shard(k) for k in range(shape.shards)]
     commands: list[list[str]] = [["TIME"], ["HGETALL", keys.workers], ["HGETALL", keys.paused], ["HGETALL", keys.runs]]
     hashes = [shard.run(run) if run else shard.books for shard in shards]
@@ -159,7 +165,7 @@ def look(
     found, dead, holders, expiries = (replies[at : at + n] for at in range(4, 4 + 4 * n, n))
     counters = [named(reply) for reply in found]
     facts = yield from fitness.ask_facts(patience, "read the server's settings")
-    backlog = yield from _backlog(keys, n, patience)
+    backlog = yield from _backlog(keys, n, most_streams, patience)
     shown_runs = yield from _runs(keys, n, named(noted), most_runs, patience)
     deaths = {shard: whole(count) or 0 for shard, count in enumerate(dead)}
     return Standing(
@@ -182,10 +188,10 @@ def look(
     )
 
 
-def _backlog(keys: QueueKeys, shards: int, patience: Patience) -> Conversation[Backlog]:
+def _backlog(keys: QueueKeys, shards: int, most_streams: int, patience: Patience) -> Conversation[Backlog]:
     reading = f"read the lanes of queue '{keys.queue}'"
     sizes = yield from persistently(ask_all([["SCARD", keys.shard(k).lanes] for k in range(shards)]), patience, reading)
-    most = max(1, MOST_STREAMS // shards)
+    most = max(1, most_streams // shards)
     ask = ask_all([["SRANDMEMBER", keys.shard(k).lanes, most] for k in range(shards)])
     lanes = yield from persistently(ask, patience, reading)
     named_lanes = [[name.decode("utf-8", "surrogateescape") for name in of_shard] for of_shard in lanes]

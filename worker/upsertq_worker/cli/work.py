@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from upsertq.cli.receipt_shown import one_line
 from upsertq.contract.books import Books
 from upsertq.contract.printable import printable
 from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.cli.http_options import http_address, http_options
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
@@ -27,11 +28,21 @@ from upsertq_worker.worker import Worker
 @index_options("--timeout")
 @click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
+@http_options(required=False)
 @log_format
 @options.allow_eviction
 @options.common
 def work(
-    *, redis_url: str | None, queue_name: str, as_json: bool, allow_eviction: bool, log_format: str, **given: Any
+    *,
+    redis_url: str | None,
+    queue_name: str,
+    as_json: bool,
+    allow_eviction: bool,
+    log_format: str,
+    http: str | None,
+    http_token_file: str | None,
+    scale_records: int,
+    **given: Any,
 ) -> int:
     """Drain the queue into an index.
 
@@ -43,12 +54,17 @@ def work(
     ignore_hangup()
     config = WorkConfig(api_key=api_key(), read_key=api_key, **given)
     address, settings = config.checked()
+    listening = http_address(http, http_token_file)
     log_to_stderr(log_format)
     with options.server_url(redis_url) as url:
         try:
-            watch = None if as_json else _watch()
             drain = partial(work_until_stopped, url, queue_name, address, settings, timeout=config.request_timeout)
-            tally, books = run_loop(drain(allow_eviction=allow_eviction, watch=watch))
+            drain = partial(drain, allow_eviction=allow_eviction)
+            if listening is not None:
+                from upsertq_worker.cli.served import served  # noqa: PLC0415 - slow to import, and often not asked for
+
+                drain = partial(served, drain, listening, url, queue_name, scale_records)
+            tally, books = run_loop(drain(watch=None if as_json else _watch()))
         except Refused as error:
             click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED
@@ -64,7 +80,7 @@ def _report(queue: str, tally: Tally, books: Books, *, as_json: bool) -> None:
     click.echo(f"queue {queue}: {one_line(books)}")
 
 
-def _watch() -> Callable[[Worker], Any] | None:
+def _watch() -> Callable[[Worker], Coroutine[Any, Any, None]] | None:
     """What shows the progress on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         return None

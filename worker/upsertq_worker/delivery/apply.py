@@ -6,7 +6,7 @@ What follows is decided in `upsertq_worker.delivery.policy`; this module carries
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.pauses import QUEUE, scope_of, spoken
@@ -78,8 +78,7 @@ class Applier:
 
     def apply(self, batch: Batch, outcome: Outcome) -> None:
         """Carry out what follows from `outcome` for `batch`."""
-        lane, kind = spoken(scope_of(batch.namespace)), type(outcome).__name__
-        self._context.events.tell(Event.BATCH_SENT, records=len(batch.ids), lane=lane, outcome=kind)
+        self._context.events.tell(Event.BATCH_SENT, **_told(batch), outcome=policy.counted_as(outcome))
         if isinstance(outcome, Accepted) and not batch.probe:
             self._acknowledge(batch, outcome)
             return
@@ -148,6 +147,7 @@ class Applier:
     def _retry(self, batch: Batch, outcome: Outcome, *, at_once: bool) -> None:
         """Keep the batch, and with it the hold on its ids, for a retry."""
         context, now = self._context, self._context.clock()
+        context.events.tell(Event.BATCH_RETRIED, **_told(batch), cause=policy.counted_as(outcome))
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
             waits, fast = outcome.retry_after, outcome.kind == "rate"
@@ -273,3 +273,12 @@ class Applier:
             others_land=self._landings.anywhere(since),
             landed_meanwhile=self._landings.at >= batch.started,
         )
+
+
+def _told(batch: Batch) -> dict[str, Any]:
+    """What events say of a batch."""
+    return {
+        "records": len(batch.ids),
+        "lane": spoken(scope_of(batch.namespace)),
+        "namespace": batch.namespace,
+    }

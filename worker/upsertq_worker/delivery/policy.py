@@ -21,7 +21,7 @@ from upsertq_worker.delivery.outcome import (
     TooLarge,
     describe,
 )
-from upsertq_worker.delivery.response import Refusal
+from upsertq_worker.delivery.response import Refusal, TransportFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +202,18 @@ def _refusal(outcome: Outcome) -> Refusal | None:
     if isinstance(outcome, ShortAck):
         return replace(outcome.refusal, message=describe(outcome))
     return None
+
+
+def counted_as(outcome: Outcome) -> str:
+    """The word under which metrics count `outcome`."""
+    match outcome:
+        case Accepted():
+            return "ok"
+        case ShortAck():
+            return "short_ack"
+        case RecordRefused() | TooLarge() | LaneRefused():
+            return "refused"
+        case Busy(cause=TransportFailure()):
+            return "transport"
+        case Busy(kind=kind):
+            return "throttled" if kind == "rate" else "server_error"

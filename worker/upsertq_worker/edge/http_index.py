@@ -1,4 +1,4 @@
-"""Owns HTTP to the index: the only module of the worker that names aiohttp. It sends and reports, and judges nothing.
+"""Owns HTTP to the index, with aiohttp's client. It sends and reports, and judges nothing.
 
 The API key is kept in the session's headers alone and appears in no message, log or repr.
 """
@@ -7,6 +7,7 @@ import ipaddress
 import os
 import re
 import ssl
+import time
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from upsertq_worker.delivery.response import BODY_MAX, INDEX_HOST, Answer, Trans
 from upsertq_worker.edge.credential import Credential
 from upsertq_worker.edge.proxies import Proxy, proxy_for
 from upsertq_worker.edge.redact import Redactor
-from upsertq_worker.events import Events
+from upsertq_worker.events import Event, Events
 
 CONNECT_SECONDS: Final = 10.0
 KEEP_ALIVE_SECONDS: Final = 30.0
@@ -82,7 +83,8 @@ class HttpIndex:
         self._timeout = timeout
         self._connections = connections
         self._proxy = address.proxy()
-        self._credential = Credential(address.api_key, address.read_key, events)
+        self._events = events or Events()
+        self._credential = Credential(address.api_key, address.read_key, self._events)
         self._redactor = Redactor((address.api_key, *(self._proxy.secrets if self._proxy else ())))
         self._session: aiohttp.ClientSession | None = None
 
@@ -117,7 +119,14 @@ class HttpIndex:
 
     async def upsert(self, body: bytes) -> Answer | TransportFailure:
         """As `upsertq_worker.delivery.sender.Index.upsert`."""
-        return await self._ask("/vectors/upsert", body)
+        began = time.monotonic()
+        reply: Answer | TransportFailure | None = None
+        try:
+            reply = await self._ask("/vectors/upsert", body)
+        finally:  # cancelled as well: it was sent
+            seconds = time.monotonic() - began
+            self._events.tell(Event.REQUEST_ENDED, bytes=len(body), seconds=seconds, answered=reply is not None)
+        return reply
 
     async def stats(self) -> Answer | TransportFailure:
         """Ask for the index's statistics: shows that the address and the key are right, and names the dimension."""

@@ -27,6 +27,11 @@ class Limiter:
     budget: RetryBudget = field(default_factory=lambda: RetryBudget(backoff=BACKOFF))
     _gates: dict[str, Gate] = field(default_factory=dict)
 
+    @property
+    def in_flight(self) -> dict[str, int]:
+        """Requests in flight, by namespace."""
+        return {namespace: gate.in_flight for namespace, gate in self._gates.items() if gate.in_flight}
+
     def of(self, namespace: str) -> Gate:
         """The gate of this namespace."""
         if namespace not in self._gates:

@@ -95,7 +95,8 @@ class Keeper:
         for shard in set(change.lost) - self._leases.faults.keys():
             events.tell(Event.LEASE_LOST, shard=shard)
         if change.gained:
-            events.tell(Event.SHARDS_GAINED, shards=[grant.shard for grant in change.gained])
+            handed_over = sum(grant.clean and grant.epoch > 1 for grant in change.gained)
+            events.tell(Event.SHARDS_GAINED, shards=[grant.shard for grant in change.gained], handed_over=handed_over)
         unclean = [grant for grant in change.gained if not grant.clean]
         if unclean:
             deaths = max(grant.deaths for grant in unclean)
