@@ -5,7 +5,7 @@ The real one is `upsertq_worker.queue.redis_queue`; the simulation brings its ow
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueDamaged
@@ -44,8 +44,7 @@ class Grant:
     fault: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One stream entry as read."""
 
     shard: int
