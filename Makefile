@@ -5,6 +5,8 @@ VENV ?= .venv
 DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
+# most tests wait for processes: more of them than processors run side by side
+WORKERS ?= 6
 SEEDS ?= 10000
 CHAOS_SECONDS ?= 1800
 OUTAGE_SECONDS ?= 300
@@ -14,7 +16,7 @@ FUZZ_SEED ?= $(shell date +%Y%m%d)
 # Hundreds of processes start in the tests: a compiled module is worth keeping, whatever the machine says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo quick test check soak fuzz chaos outage format clean
+.PHONY: help demo quick test proof check soak fuzz chaos outage format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -25,8 +27,11 @@ demo: $(DEMO_VENV)/.ready ## generate records and land them in an emulated index
 quick: $(VENV)/.ready ## units, laws and the stories of the simulation, within a minute
 	$(BIN)/pytest -n 3 -q -m "not slow" --hypothesis-profile=quick $(PYTEST_ARGS) tests/unit tests/laws tests/simulation/test_draining_stories.py
 
-test: $(VENV)/.ready ## run every test (real servers are started by the tests themselves)
-	$(BIN)/pytest -n 3 $(PYTEST_ARGS)
+test: $(VENV)/.ready ## run every test that proves the promises (they start real servers and processes themselves)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not proof" $(PYTEST_ARGS)
+
+proof: $(VENV)/.ready ## plant each bug that the tests must catch, and simulate 250 histories more than `make test`
+	$(BIN)/pytest -n 3 -m proof $(PYTEST_ARGS) tests/simulation tests/laws/test_transitions.py
 
 check: $(VENV)/.ready ## lint, format and type checks
 	$(BIN)/ruff check .
@@ -36,8 +41,8 @@ check: $(VENV)/.ready ## lint, format and type checks
 soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
 
-fuzz: $(VENV)/.ready ## give every parser 30 times the hostile inputs of `make test`, from a seed of the day
-	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz tests/end_to_end/test_junk_commands.py
+fuzz: $(VENV)/.ready ## give every parser 300 times the hostile inputs of `make test`, from a seed of the day
+	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz tests/end_to_end/test_junk_commands.py tests/end_to_end/test_junk_worker.py
 
 chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
 	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000

@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 import redis
 import redis.asyncio
+from hypothesis.internal.conjecture import providers
 
 import forked
 import processes
@@ -32,6 +33,10 @@ hypothesis.settings.register_profile("upsertq", deadline=None)
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("upsertq"), max_examples=25)
 hypothesis.settings.load_profile("upsertq")
 # the machine that runs this may be busy: how long one example takes says nothing
+
+# Hypothesis would also try the constants of all modules of ours that happen to be imported: with a given seed the
+# examples would depend on which tests came before in the same process.
+providers._get_local_constants = lambda: providers._local_constants
 
 
 @pytest.fixture(autouse=True)

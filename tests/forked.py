@@ -31,6 +31,8 @@ IMPORTED: Final = (
     *("upsertq_worker.worker", "upsertq_emulator.command", "upsertq_emulator.app", "rich.progress", "uvloop"),
 )
 STREAMS: Final = 3
+OF_PYTHON: Final = ("PYTHON", "LANG", "LC_")
+"""So begin the names of what the interpreter reads when it starts: another value needs a real start."""
 REAL: Final = sys.platform != "linux" or "REAL_STARTS" in os.environ
 """Whether each process is started anew all the same: elsewhere what is imported may not bear a fork."""
 COMMAND: Final = (sys.executable, "-m", "upsertq")
@@ -83,7 +85,7 @@ Process: TypeAlias = Forked | subprocess.Popen[bytes]
 
 def start(arguments: Sequence[str], env: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> Process:
     """Start `upsertq` with these arguments, all of its environment, and files for its streams."""
-    if REAL:
+    if REAL or any(env.get(name) != os.environ.get(name) for name in {*env, *os.environ} if name.startswith(OF_PYTHON)):
         return subprocess.Popen([*COMMAND, *arguments], env=env, stdin=stdin, stdout=stdout, stderr=stderr)
     told, tell = os.pipe()
     order = json.dumps([list(arguments), dict(env), str(Path.cwd())]).encode()

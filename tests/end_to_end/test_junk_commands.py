@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 import junk
-from fuzzing import FACTOR, SEED
+from fuzzing import sampled
 from junk import KEYS, QUEUE, RUN, Stage
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from junk import Damage
     from servers import RealServer
 
-SAMPLE: Final = 16
-"""Of so many damages one is done, unless `FUZZ_FACTOR` says more."""
+FIELDS, TYPES = 16.0, 0.5
+"""Of so many damages one is done at a `FUZZ_FACTOR` of 1."""
 READING: Final = (
     ("status",),
     ("status", "--json"),
@@ -97,11 +97,10 @@ def run_all(stage: Stage, records: Path, damages: Iterator[Damage]) -> None:
 @pytest.mark.parametrize("part", range(2))
 def test_fields(stage: Stage, records: Path, part: int) -> None:
     """Values that are none: no number, no JSON, too long, too deep; a sample of them, all by `make fuzz`."""
-    step = 2 * max(1, round(SAMPLE / FACTOR))
-    run_all(stage, records, iter(list(junk.bad_fields())[(2 * SEED + part) % step :: step]))
+    run_all(stage, records, iter(sampled(junk.bad_fields(), FIELDS)[part::2]))
 
 
 @pytest.mark.timeout(600)
 def test_foreign_types(stage: Stage, records: Path) -> None:
-    """A key that is of another type; what is complained of names it."""
-    run_all(stage, records, junk.foreign_types())
+    """A key that is of another type; what is complained of names it; a sample of them, all by `make fuzz`."""
+    run_all(stage, records, iter(sampled(junk.foreign_types(), TYPES)))

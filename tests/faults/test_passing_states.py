@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
+import redis
 
 from processes import books, complaint, document, emulated, start
 from servers import available_kinds
@@ -17,8 +18,6 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import redis
 
     from servers import RealServer, ServerKind
 
@@ -63,9 +62,21 @@ def busy(client: redis.Redis) -> Iterator[None]:
 
     thread = threading.Thread(target=spin)
     thread.start()
-    yield
-    client.script_kill()
-    thread.join(10)
+    wait_until(lambda: is_busy(client), 30, "it does not answer")
+    try:
+        yield
+    finally:
+        client.script_kill()
+        thread.join(30)
+
+
+def is_busy(client: redis.Redis) -> bool:
+    """Whether it answers nothing but that."""
+    try:
+        client.ping()
+    except redis.ResponseError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -398,6 +398,8 @@ def test_a_load_killed_half_way_is_not_done(stage: Stage) -> None:
     source.write_text("".join(f'{{"id": "id-{number}", "values": [1, 2]}}\n' for number in range(20_000)))
     load = ("load", source, *Q, "--run", "r", "--shards", "2", "--timeout", "60")
     killed = start(*load, "--max-pending-records", "500", url=stage.url, log=stage.directory / "load.log")
+    with stage.server.client() as client:
+        wait_until(lambda: client.exists(KEYS.meta), SOON, "the load made the queue, of its shards")
     stage.work("--batch-size", "100", "--concurrency", "2")
     kill(killed)
     of_run = stage.wait("--run", "r", "--open-timeout", "1")

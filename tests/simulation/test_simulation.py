@@ -23,17 +23,27 @@ from upsertq_worker.ordering.model import DeadRecord, Settlement
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
 SEEDS: Final = 300
 BLOCK: Final = 50
+SAMPLE: Final = 5
+"""Of so many planted bugs `make test` tries one, and `make proof` all."""
 LETTERS: Final = ("poison", "blame", "dead", "replay", "outdated")
 PATIENCE: Final = 400
 """Histories within which a planted bug must show."""
 
 
-@pytest.mark.parametrize("start", range(0, SEEDS, BLOCK))
+def first_only(values: Sequence[Any], one_in: int = 0) -> list[Any]:
+    """Leave all but the first of so many values to `make proof`."""
+    return [
+        value if at % (one_in or len(values)) == 0 else pytest.param(value, marks=pytest.mark.proof)
+        for at, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize("start", first_only(range(0, SEEDS, BLOCK)))
 def test_the_promises_hold_in_every_history(start: int) -> None:
     """Whatever is killed, stopped, lost, late or refused: nothing is lost or stale, and the books balance."""
     reports = [live(seed) for seed in range(start, start + BLOCK)]
@@ -43,17 +53,15 @@ def test_the_promises_hold_in_every_history(start: int) -> None:
 @pytest.mark.parametrize("climate", CLIMATES)
 def test_the_promises_hold_in_every_climate(climate: str) -> None:
     """The same where one chain of accidents happens over and over."""
-    reports = [live(seed, climate=climate) for seed in range(10)]
+    reports = [live(seed, climate=climate) for seed in range(5)]
     assert {report.seed: report.violations for report in reports if report.violations} == {}
 
 
-@pytest.mark.parametrize(
-    ("plant", "climate"), PLANTED.items(), ids=lambda item: getattr(item, "__name__", item or "any")
-)
-def test_a_planted_bug_is_caught(plant: Callable[[], AbstractContextManager[Any]], climate: str) -> None:
+@pytest.mark.parametrize("plant", first_only(tuple(PLANTED), SAMPLE), ids=lambda plant: plant.__name__)
+def test_a_planted_bug_is_caught(plant: Callable[[], AbstractContextManager[Any]]) -> None:
     """Each rule of the worker is needed: without it some history breaks a promise, and the checker says so."""
     with plant():
-        assert any(live(seed, climate=climate).violations for seed in range(PATIENCE))
+        assert any(live(seed, climate=PLANTED[plant]).violations for seed in range(PATIENCE))
 
 
 def test_the_histories_are_worth_their_time() -> None:
