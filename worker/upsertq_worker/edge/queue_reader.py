@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from upsertq.admin.status import Backlog
 
 FRESH_SECONDS: Final = 1.0
-"""How long a look is used, at least."""
+"""How long a look is used, at least; one that took longer is used for as long as it took."""
 SHARE: Final = 20
-"""A look is used for so many times as long as it took: looking takes 5 % of the time, whatever the queue's size."""
+"""A walk is used for so many times as long as it took: walking takes 5 % of the time, however many the streams."""
 PATIENCE_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 4.0
 
@@ -85,7 +85,7 @@ class QueueReader:
                 except UpsertqError as error:
                     self._found = error
                 ended = self._clock()
-                self._until = ended + _rest(ended - began)
+                self._until = ended + max(FRESH_SECONDS, ended - began)
             if isinstance(self._found, UpsertqError):
                 raise self._found
             return self._completed(self._found)
@@ -103,7 +103,7 @@ class QueueReader:
         with suppress(UpsertqError):  # the looks tell of it
             self._walked = (await self._server.hold(self._looking(MOST_STREAMS))).backlog
         ended = self._clock()
-        self._walk_from = ended + _rest(ended - began)
+        self._walk_from = ended + max(FRESH_SECONDS, SHARE * (ended - began))
 
     def _looking(self, streams: int) -> Conversation[Standing]:
         """The shape is read each time: the queue may have been made anew since."""
@@ -111,8 +111,3 @@ class QueueReader:
         patience = Patience(PATIENCE_SECONDS, self._clock, self._rng)
         shape = yield from find_queue(keys, patience)
         return (yield from look(keys, shape, "", patience, most_runs=0, most_streams=streams))
-
-
-def _rest(took: float) -> float:
-    """Seconds for which what took so long is used."""
-    return max(FRESH_SECONDS, SHARE * took)
