@@ -137,7 +137,7 @@ async def test_a_web_page_cannot_reach_this_machine() -> None:
     ],
 )
 async def test_junk_is_refused(junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """A line, a header or headers that are too many; what is no HTTP. Nobody is asked and nothing is logged."""
+    """A line, a header or headers that are too many; what is no HTTP. No page is asked for, and nothing is logged."""
     caplog.set_level(logging.DEBUG)
     async with listening() as port:
         answer = await said(port, junk)

@@ -55,7 +55,7 @@ async def test_all_who_ask_at_once_share_a_look(redis_server: RealServer) -> Non
     """A hundred scrapes are one look; another one follows when it is a second old."""
     await put(redis_server.url, 30)
     clock = Clock()
-    async with QueueReader(redis_server.url, "q", clock=clock) as reader:
+    async with QueueReader(redis_server.url, "q", sample=100, clock=clock) as reader:
         before = looks(redis_server)
         found = await asyncio.gather(*(reader.look() for _ in range(100)))
         assert {one.books.pending for one in found} == {30}
@@ -70,15 +70,15 @@ async def test_all_who_ask_at_once_share_a_look(redis_server: RealServer) -> Non
 
 
 async def test_a_look_that_takes_long_is_used_for_long(redis_server: RealServer) -> None:
-    """So that looking is one part in twenty of the time, and no more."""
+    """A server that is slow is not asked all the time."""
     await put(redis_server.url, 30)
     clock = Clock()
-    async with QueueReader(redis_server.url, "q", clock=clock) as reader:
-        clock.step = 0.5  # each reading of the clock, of which a look has several
+    async with QueueReader(redis_server.url, "q", sample=100, clock=clock) as reader:
+        clock.step = 5.0  # each reading of the clock, of which a look has several
         await reader.look()
         clock.step = 0.0
         before = looks(redis_server)
-        clock.now += SHARE * 0.5 - 0.01
+        clock.now += 4.9
         await reader.look()
         assert looks(redis_server) == before
         clock.now += 1_000
@@ -86,22 +86,58 @@ async def test_a_look_that_takes_long_is_used_for_long(redis_server: RealServer)
         assert looks(redis_server) == before + 1
 
 
-async def test_a_worker_looks_at_a_part_of_many_streams(redis_server: RealServer) -> None:
+async def test_a_look_sees_a_part_of_many_streams(redis_server: RealServer) -> None:
     """Books are exact all the same; the backlog says that it is a sample."""
     await put(redis_server.url, 200, namespaces=100)
-    async with QueueReader(redis_server.url, "q", most_streams=20) as reader:
+    async with QueueReader(redis_server.url, "q", sample=20) as reader:
+        for _ in range(2):
+            now = await reader.look()
+            assert now.books.pending == 200
+            assert now.backlog.sampled
+            assert now.backlog.lanes <= 20
+        assert reader._walk is None
+
+
+async def test_all_streams_are_walked_over_beside_the_looks(redis_server: RealServer) -> None:
+    """No look waits for it; the next ones have what it saw; another walk begins when that is old."""
+    await put(redis_server.url, 200, namespaces=100)
+    clock = Clock()
+    async with QueueReader(redis_server.url, "q", sample=20, thorough=True, clock=clock) as reader:
+        assert (await reader.look()).backlog.sampled
+        first = reader._walk
+        assert first is not None
+        clock.step = 1.0
+        await first
+        clock.step = 0.0
+        assert reader._walk_from - clock.now >= SHARE
         now = await reader.look()
-    assert now.books.pending == 200
-    assert now.backlog.sampled
-    assert now.backlog.lanes <= 20
-    async with QueueReader(redis_server.url, "q") as reader:
+        assert (now.backlog.lanes, now.backlog.sampled) == (100, False)
+        await put(redis_server.url, 110, namespaces=110)
+        clock.now = reader._walk_from - 0.01
         assert (await reader.look()).backlog.lanes == 100
+        assert reader._walk is first
+        clock.now += 2
+        await reader.look()
+        second = reader._walk
+        assert second is not first
+        assert second is not None
+        await second
+        clock.now += 2
+        assert (await reader.look()).backlog.lanes == 110
+
+
+async def test_few_streams_need_no_walk(redis_server: RealServer) -> None:
+    """A look sees them all."""
+    await put(redis_server.url, 20, namespaces=3)
+    async with QueueReader(redis_server.url, "q", sample=100, thorough=True) as reader:
+        assert (await reader.look()).backlog.lanes == 3
+        assert reader._walk is None
 
 
 async def test_a_queue_may_come_and_go_and_come_again(redis_server: RealServer) -> None:
     """None yet: NotFound; then its books; one of other shards that is made in its place is looked at as it is."""
     clock = Clock()
-    async with QueueReader(redis_server.url, "q", clock=clock) as reader:
+    async with QueueReader(redis_server.url, "q", sample=100, clock=clock) as reader:
         with pytest.raises(NotFound):
             await reader.look()
         await put(redis_server.url, 5)
@@ -127,7 +163,7 @@ async def test_a_server_that_is_away_is_not_asked_again_and_again(
     server = make_server(port=0, appendonly="always")
     await put(server.url, 5)
     clock = Clock()
-    async with QueueReader(server.url, "q", clock=clock) as reader:
+    async with QueueReader(server.url, "q", sample=100, clock=clock) as reader:
         server.kill()
         clock.step = 0.02
         with pytest.raises(ServerUnavailable) as first:

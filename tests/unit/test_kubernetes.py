@@ -72,7 +72,7 @@ def parsed(command: click.Command, name: str, monkeypatch: pytest.MonkeyPatch) -
 @pytest.fixture
 async def routes() -> dict[str, Route]:
     """Provide what is served."""
-    async with QueueReader("redis://127.0.0.1:1/0", "q") as reader:
+    async with QueueReader("redis://127.0.0.1:1/0", "q", sample=1) as reader:
         return dict(QueueMonitor(reader, 1).routes)
 
 

@@ -74,6 +74,12 @@ def test_the_parser_sees_every_selector() -> None:
     assert [one.name for one in selectors(promql_parser.parse(nested))] == ["a_bucket", "b", "c", "d"]
 
 
+def test_the_guide_has_the_table() -> None:
+    """Every metric, and none that is not exported."""
+    told = set(re.findall(r"`(upsertq_\w+)`", (DEPLOY.parent / "docs" / "metrics.md").read_text()))
+    assert told == {metric.name for metric in METRICS}
+
+
 def test_every_metric_is_on_the_dashboard() -> None:
     """Or is only of use beside others."""
     shown = " ".join(expression for where, expression in expressions() if where.startswith("panel"))

@@ -1,4 +1,4 @@
-"""Owns the options that say where health and metrics are served, and for whom; checked before anything listens."""
+"""Owns the options that say where health and metrics are served, and what lets in; checked before anything listens."""
 
 import os
 import re

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+from typing import Final
 
 import click
 
@@ -15,6 +16,9 @@ from upsertq_worker.edge.monitor import QueueMonitor
 from upsertq_worker.edge.process import log_to_stderr, run_loop
 from upsertq_worker.edge.queue_reader import QueueReader
 from upsertq_worker.events import Event, Events
+
+STREAMS: Final = 2_000
+"""Streams that one look looks at."""
 
 
 @click.command(short_help="Serve a queue's metrics, without a worker.")
@@ -48,7 +52,7 @@ async def _serve(url: str, queue: str, address: HttpAddress, scale_records: int,
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with QueueReader(url, queue) as reader:
+    async with QueueReader(url, queue, sample=STREAMS, thorough=True) as reader:
         routes = QueueMonitor(reader, scale_records).routes
         async with serving(address.host, address.port, address.token, routes) as at:
             Events().tell(Event.LISTENING, url=at)

@@ -13,8 +13,8 @@ from upsertq_worker.events import Event, Events
 from upsertq_worker.worker import Worker
 
 Watch = Callable[[Worker], Coroutine[Any, Any, None]]
-STREAMS: Final = 2_000
-"""Streams that a scrape of a worker looks at: workers are many. `upsertq metrics` looks at a hundred times as many."""
+STREAMS: Final = 200
+"""Streams that a scrape of a worker looks at, of which there are many; `upsertq metrics` walks over all of them."""
 
 
 class Work(Protocol):
@@ -32,7 +32,7 @@ async def served(
     Raises:
         WorldError: the address cannot be listened on; nothing was begun.
     """
-    async with QueueReader(url, queue, most_streams=STREAMS) as reader:
+    async with QueueReader(url, queue, sample=STREAMS) as reader:
         monitor = WorkerMonitor(reader, scale_records)
 
         async def watch_too(worker: Worker) -> None:

@@ -57,13 +57,13 @@ def work(
     listening = http_address(http, http_token_file)
     log_to_stderr(log_format)
     with options.server_url(redis_url) as url:
-        try:
-            drain = partial(work_until_stopped, url, queue_name, address, settings, timeout=config.request_timeout)
-            drain = partial(drain, allow_eviction=allow_eviction)
-            if listening is not None:
-                from upsertq_worker.cli.served import served  # noqa: PLC0415 - slow to import, and often not asked for
+        where = (url, queue_name, address, settings)
+        drain = partial(work_until_stopped, *where, timeout=config.request_timeout, allow_eviction=allow_eviction)
+        if listening is not None:
+            from upsertq_worker.cli.served import served  # noqa: PLC0415 - slow to import, and often not asked for
 
-                drain = partial(served, drain, listening, url, queue_name, scale_records)
+            drain = partial(served, drain, listening, url, queue_name, scale_records)
+        try:
             tally, books = run_loop(drain(watch=None if as_json else _watch()))
         except Refused as error:
             click.echo(printable(f"upsertq: {error}"), err=True)

@@ -1,4 +1,4 @@
-"""Owns the HTTP that a process serves about itself, with aiohttp's server: who may ask, and how much of it is heard.
+"""Owns the HTTP that a process serves about itself, with aiohttp's server: what is let in, and how much of it is read.
 
 What is served stands in `upsertq_worker.edge.monitor`. A stranger costs at most some connections for a few seconds: a
 connection carries one request, of which the body is not read.

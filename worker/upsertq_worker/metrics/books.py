@@ -23,7 +23,7 @@ def families(now: Standing) -> list[Family]:
         by_label(table.RECORDS, queue, {state: books[state] for state in STATES}),
         one(table.PENDING, queue, books["pending"]),
         one(table.PENDING_BYTES, queue, books["bytes"]),
-        one(table.OLDEST, queue, now.oldest_age or 0.0),
+        one(table.OLDEST, queue, now.oldest_age or 0.0 if books["pending"] else 0.0),
         by_label(table.PAUSED, queue, _paused(now.paused)),
     ]
 
