@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from upsertq.admin.status import beat_at, forgotten, time_of
-from upsertq.contract.books import COUNTERS, Books, of_reply, total
+from upsertq.contract.books import COUNTERS, Books, check_reopened, of_reply, total
 from upsertq.contract.dead_letter import encode_letter, is_superseded, mark_field
 from upsertq.contract.errors import QueueLost
 from upsertq.contract.figures import counter
@@ -339,6 +339,7 @@ class RedisQueue:
         _sound([reply for shard, reply in replies.items() if shard not in faults], what)
         lost = [shard for shard, reply in replies.items() if isinstance(reply, list) and reply and reply[0] == LOST]
         if lost:
+            check_reopened(self._keys, [replies[shard][1] for shard in lost], self._shape.incarnation)
             raise self._lost(*lost)
         return faults, {
             shard: reply if isinstance(reply, list) else [reply]
