@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 KEYS: Final = QueueKeys("a")
 SHARDS: Final = 3
 IDS: Final = [f"id-{number}" for number in range(30)]
-STEPS: Final = range(26)
-"""Round trips of a removal, and some more."""
+STEPS: Final = range(22)
+"""Round trips of a removal of which the server knows no script yet."""
 LOOKED: Final = 4
 """Round trips after which a removal has seen which queue it is."""
 NEIGHBOURS: Final = ("ab", "a.b", "A", "b", "a-", "a_0")

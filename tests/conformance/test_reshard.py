@@ -14,6 +14,7 @@ import drained
 from drained import no_patience, patience, shape_of
 from interrupted import Beset, Halted, no_sleep, snapshot
 from upsertq import (
+    AsyncServer,
     Limits,
     NotFound,
     Producer,
@@ -32,6 +33,7 @@ from upsertq.contract import closing, queue, runs
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.keys import MAX_SHARDS, QueueKeys, shard_of
 from upsertq.contract.record import make_record
+from upsertq_worker.queue.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +48,8 @@ KEYS: Final = QueueKeys("q")
 SHARDS: Final = 4
 LEDGER: Final = "t"
 IDS: Final = [f"id-{number}" for number in range(30)]
-STEPS: Final = range(14)
-"""Round trips of a reshard, and some more: EVALSHA of what a server does not know yet is one by itself."""
+STEPS: Final = range(13)
+"""Round trips of a reshard of which the server knows no script yet."""
 
 
 @pytest.fixture
@@ -216,6 +218,18 @@ def test_what_holds_the_old_shape_is_told(backend: Backend) -> None:
     with Producer("q", url=server, timeout=0) as another:
         another.put("late", [1.0, 1.0], run="r")
     assert drained.books_of(server, "q", "r").enqueued == 2
+
+
+async def test_a_worker_that_holds_the_old_shape_is_told(backend: Backend) -> None:
+    """It gets no lease, and no loss is told."""
+    server = filled(backend.sync)
+    worker = RedisQueue(AsyncServer(backend.make_async()), shape_of(server, "q"), "w", 10.0)
+    server.hold(doubled())
+    with pytest.raises(QueueReopened, match="nothing of it was lost"):
+        await worker.lease(dict.fromkeys(range(SHARDS), 0), take=True)
+    worker = RedisQueue(AsyncServer(backend.make_async()), shape_of(server, "q"), "w", 10.0)
+    grants = await worker.lease(dict.fromkeys(range(2 * SHARDS), 0), take=True)
+    assert [(grant.epoch > 0, grant.clean) for grant in grants] == [(True, True)] * 2 * SHARDS
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -4,6 +4,7 @@ A run goes in three steps: its note says that it is purged, its books go shard b
 killed in between is completed by the next one; a run that is added to meanwhile stays.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from upsertq.contract.runs import RunState
 
 RENOTE: Final = Script.load("upsertq.contract", "renote")
 PURGE: Final = Script.load("upsertq.contract", "purge")
+_PURGED: Final = b',"purged":true'
+_NUMBER: Final = re.compile(rb'("records":)\d+')
 CALL_RUNS: Final = 100
 """Runs of one call at most, which the server carries out at once: well below a millisecond."""
 ROUND_RUNS: Final = 16_000
@@ -112,13 +115,33 @@ def _purge(
     for shard, reply in enumerate(replies):
         if reply[0] == OTHER:
             check_incarnation(keys, shard, shape.incarnation, reply[1])
-    whole = [run for run, *removed in zip(marked, *replies, strict=True) if all(removed)]
-    back = [(run, marks[run], marks[run].replace(_PURGED, b"")) for run in marked if run not in whole]
-    yield from _renote(keys, shape, back, patience())
-    return len((yield from _renote(keys, shape, [(run, marks[run], b"") for run in whole], patience())))
+    changes = [
+        (run, marks[run], b"" if all(removed) else marks[run].replace(_PURGED, b""))
+        for run, *removed in zip(marked, *replies, strict=True)
+    ]
+    noted = yield from _renote(keys, shape, changes, patience())
+    yield from _recount(keys, shape, [run for run in marked if run not in noted], patience)
+    return sum(new == b"" for run, _, new in changes if run in noted)
 
 
-_PURGED: Final = b',"purged":true'
+def _recount(
+    keys: QueueKeys, shape: QueueShape, runs: Sequence[bytes], patience: Callable[[], Patience]
+) -> Conversation[None]:
+    """Correct the notes of runs that were added to, and sealed, before all of their old books were removed.
+
+    They would name more records than the books have, which is taken for a loss.
+    """
+    if not runs:
+        return
+    (notes,) = yield from persistently(ask_all([["HMGET", keys.runs, *runs]]), patience(), "read the runs")
+    sealed = {run: (note, state) for run, note in zip(runs, notes, strict=True) if note and (state := decoded(note))}
+    listed = yield from books_of(keys, shape, {run: state for run, (_, state) in sealed.items()}, patience)
+    changes = [
+        (run, note, _NUMBER.sub(b"\\g<1>%d" % one.books.enqueued, note))
+        for (run, (note, state)), one in zip(sealed.items(), listed, strict=True)
+        if one.books and one.books.enqueued < state.records
+    ]
+    yield from _renote(keys, shape, changes, patience())
 
 
 def _mark(note: bytes) -> bytes:
