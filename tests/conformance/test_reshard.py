@@ -146,6 +146,11 @@ def stray(client: redis.Redis) -> None:
     client.sadd(KEYS.shard(2).lanes, "n")
 
 
+def uncounted(client: redis.Redis) -> None:
+    """Its books count what no stream holds."""
+    client.hset(KEYS.shard(3).books, "pending", "2")
+
+
 def taken(client: redis.Redis) -> None:
     """Keys of something else stand where a new shard would be."""
     client.hset(KEYS.shard(SHARDS + 1).books, mapping={"incarnation": "other", "enqueued": "4"})
@@ -158,6 +163,7 @@ def taken(client: redis.Redis) -> None:
         (dying, "1 dead letter is there"),
         (leased, "1 lease is held (worker-7)"),
         (stray, "1 stream is there that the books do not count (see `upsertq audit`)"),
+        (uncounted, "2 records are pending"),
         (taken, "the key 'upsertq:{q:5}:books' is there"),
     ],
 )
@@ -313,6 +319,8 @@ def test_while_it_is_closing_nothing_opens_the_queue(backend: Backend) -> None:
         with pytest.raises(ServerUnavailable, match=r"'q' is being resharded or deleted: try again in \d s"):
             server.hold(opening)
     expire(client)
+    with pytest.raises(QueueInUse, match="stays as it is"):  # though nothing has taken it back yet
+        server.hold(closing.complete(KEYS, before.incarnation, following, "ready", 2 * SHARDS, no_patience()))
     after = shape_of(server, "q")
     assert (after.shards, after.dimension) == (SHARDS, before.dimension)
     assert after.incarnation not in {before.incarnation, following}
@@ -323,6 +331,21 @@ def test_while_it_is_closing_nothing_opens_the_queue(backend: Backend) -> None:
         with pytest.raises(QueueInUse, match="stays as it is"):
             server.hold(late)
     assert shape_of(server, "q") == after
+
+
+@pytest.mark.parametrize("step", range(5))
+def test_a_closing_that_is_half_taken_back(client: redis.Redis, step: int) -> None:
+    """It cannot be completed any more, and whatever opens the queue next takes all of it back."""
+    server = filled(client)
+    before = shape_of(server, "q")
+    following = closing.next_incarnation(before.incarnation)
+    server.hold(closing.close(KEYS, SHARDS, before.incarnation, following, no_patience()))
+    Halted(server, closing.take_back(KEYS, patience(), at_once=True), step)
+    if client.hget(KEYS.meta, "state") == b"reopening":
+        with pytest.raises(QueueInUse, match="stays as it is"):
+            server.hold(closing.complete(KEYS, before.incarnation, following, "ready", 2 * SHARDS, no_patience()))
+    expire(client)
+    assert_whole(client, (SHARDS,))
 
 
 def test_a_load_that_can_be_resumed_stays_so(backend: Backend) -> None:
