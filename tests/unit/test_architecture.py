@@ -57,11 +57,12 @@ def named(package: str, modules: str) -> list[str]:
 PURE: Final = frozenset(
     named(
         "upsertq.contract",
-        "errors figures given printable record values wire keys protocol books queue runs pauses dead_letter fitness",
+        "errors figures given printable record values wire keys protocol books queue runs pauses dead_letter fitness "
+        "closing scanning",
     )
-    + named("upsertq.client", "pack enqueue producer_core waiting held stall receipt")
+    + named("upsertq.client", "pack enqueue producer_core waiting held stall receipt resume")
     + named("upsertq.contract", "circumstances")
-    + named("upsertq.admin", "audit status workers health")
+    + named("upsertq.admin", "audit status workers health queues run_list purge removal reshard")
     + named("upsertq_worker", "settings")
     + named("upsertq_worker.ordering", "entries fates hold keys model ready")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeAlias
 
 import click
 
+from upsertq.cli.asking import check_terminal
 from upsertq.cli.dead_shown import counted
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import Reached, print_json
@@ -40,10 +41,8 @@ class Act:
 
     def check_terminal(self) -> None:
         """Raise click's usage error where there is no terminal to ask at."""
-        if not (self.yes or self.dry_run or _person()):
-            raise click.UsageError(
-                f"there is no terminal to confirm on: give --yes to {self.verb} without asking, or --dry-run to count"
-            )
+        otherwise = f"give --yes to {self.verb} without asking, or --dry-run to count"
+        check_terminal(asks=not (self.yes or self.dry_run), otherwise=otherwise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +86,6 @@ def foretell(act: Act, queue: Reached, would: Count) -> int:
     """Report what would be done, or that there is nothing to do. Returns the exit code."""
     _report(act, queue, would, _Outcome(Tally()))
     return ExitCode.DONE
-
-
-def _person() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _agreed(act: Act, queue: Reached, plan: Plan, *, everything: bool) -> bool:

@@ -43,24 +43,43 @@ class Reached:
             self.server.hold(runs.find_run(self.keys, self.shape, run, self.patience()))
 
 
+@dataclass(frozen=True, slots=True)
+class There:
+    """A connection to a server."""
+
+    server: Server
+    world: Circumstances
+
+    def patience(self, seconds: float = ANSWER_SECONDS) -> Patience:
+        """A patience from now."""
+        return self.world.patience(seconds)
+
+
+@contextmanager
+def existing_server(url: str | None, what: str) -> Iterator[There]:
+    """Reach the server, of a kind that can have queues; `what` names the purpose in errors."""
+    world = Circumstances(time.monotonic, time.time, random.Random())
+    with server_url(url) as address:
+        server = Server.at(address, told_after=ANSWER_SECONDS)
+        try:
+            server.hold(fitness.check_kind(world.patience(ANSWER_SECONDS), what))
+            yield There(server, world)
+        finally:
+            server.close()
+
+
 @contextmanager
 def existing_queue(url: str | None, name: str) -> Iterator[Reached]:
     """Reach the queue `name`; `NotFound` when there is none, so that a mistyped name creates nothing.
 
     `NotFound` also at the end, when it is not there any more: what a command found in its place means nothing.
     """
-    world = Circumstances(time.monotonic, time.time, random.Random())
-    with server_url(url) as address:
-        server = Server.at(address, told_after=ANSWER_SECONDS)
-        try:
-            keys = QueueKeys(name)
-            server.hold(fitness.check_kind(world.patience(ANSWER_SECONDS), f"read the queue '{name}'"))
-            shape = server.hold(queue.find_queue(keys, world.patience(ANSWER_SECONDS)))
-            yield Reached(server, keys, shape, world)
-            with suppress(ServerUnavailable):
-                server.hold(queue.check_present(keys, shape, "", world.patience(0)))
-        finally:
-            server.close()
+    with existing_server(url, f"read the queue '{name}'") as there:
+        keys = QueueKeys(name)
+        shape = there.server.hold(queue.find_queue(keys, there.patience()))
+        yield Reached(there.server, keys, shape, there.world)
+        with suppress(ServerUnavailable):
+            there.server.hold(queue.check_present(keys, shape, "", there.patience(0)))
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -62,12 +62,12 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def rate_line(what: str) -> Iterator[Callable[[int, str], None]]:
-    """Yield what shows on stderr how many records are done, how fast, and a remark; the line goes away at the end."""
+def rate_line(what: str, unit: str = "records") -> Iterator[Callable[[int, str], None]]:
+    """Yield what shows on stderr how many `unit` are done, how fast, and a remark; the line goes away at the end."""
     columns = (
         SpinnerColumn(),
         _Words("{task.description}"),
-        _Words("{task.completed:,.0f} records"),
+        _Words("{task.completed:,.0f} " + unit),
         _Words("{task.fields[rate]}"),
         _Words("{task.fields[remark]}"),
         TimeElapsedColumn(),

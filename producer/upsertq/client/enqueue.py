@@ -105,7 +105,7 @@ class Enqueuer:
             *replies, held = yield from run_scripts(ENQUEUE, calls, [look])
             progress, full = self._confirm(packer, sent, replies)
             if not isinstance(held, Failed) and held != self.shape.incarnation.encode():
-                raise meta_lost(self.keys, self.at_risk)
+                raise meta_lost(self.keys, self.at_risk, self.shape, held)
             failure = worst(replies)
             if failure is not None and not failure.passes:
                 raise refused(failure, "enqueue")

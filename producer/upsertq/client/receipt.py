@@ -106,8 +106,8 @@ def read(keys: QueueKeys, shape: QueueShape, run: str, patience: Patience) -> Co
         retries=_sum(parts, "retries"),
         posted_bytes=_sum(parts, "posted"),
         lsn=_lsn_of(parts),
-        first_enqueued_at=_time((_begun(first) if run else whole(first, most=LAST_MS)) or 0),
-        last_settled_at=_time(max(whole(part.get("settled_at"), most=LAST_MS) or 0 for part in parts)),
+        first_enqueued_at=time_of((_begun(first) if run else whole(first, most=LAST_MS)) or 0),
+        last_settled_at=time_of(max(whole(part.get("settled_at"), most=LAST_MS) or 0 for part in parts)),
     )
 
 
@@ -139,5 +139,6 @@ def _lsn_of(parts: list[dict[str, bytes]]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _time(milliseconds: int) -> datetime | None:
+def time_of(milliseconds: int) -> datetime | None:
+    """A time in milliseconds since 1970; `None` where it is 0."""
     return _EPOCH + timedelta(milliseconds=milliseconds) if milliseconds else None

@@ -98,6 +98,12 @@ def remember(keys: QueueKeys, fingerprint: str, attempt: Attempt, patience: Pati
         yield from persistently(ask_all([["HDEL", keys.loads, *old]]), patience, "forget expired loads")
 
 
+def ledger_tokens(keys: QueueKeys, patience: Patience) -> Conversation[list[str]]:
+    """The tokens of the ledgers of all loads that are noted."""
+    (known,) = yield from persistently(ask_all([["HVALS", keys.loads]]), patience, "read the noted loads")
+    return sorted({attempt.token for told in known if (attempt := _attempt(told))})
+
+
 def read_ledger(keys: QueueKeys, shards: int, token: str, patience: Patience) -> Conversation[Ledger]:
     """What the queue took of a load; from now on the ledger lives its whole life again."""
     names = [keys.shard(k).ledger(token) for k in range(shards)]

@@ -1,11 +1,12 @@
 """Owns what the books are: the counters of a shard, a run or a queue, and the identity that they must meet."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
-from upsertq.contract.errors import QueueDamaged, QueueLost
+from upsertq.contract.errors import QueueDamaged, QueueLost, QueueReopened
 from upsertq.contract.figures import counter
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Conversation, Patience, ask_all, persistently
@@ -47,6 +48,7 @@ class Books:
 COUNTERS: tuple[str, ...] = tuple(field.name for field in fields(Books))
 
 
+_RESHAPED: Final = re.compile("([0-9a-f]{32})r[0-9a-f]+")
 REASON: Final = "reason:"
 """What the counters of dead letters by reason begin with; those of a shard, or of a run in it, add up to its `dead`."""
 
@@ -123,14 +125,39 @@ def check_incarnations(keys: QueueKeys, found: Mapping[int, bytes], expected: st
     """Raise `QueueLost` where the books of shards hold another incarnation than the queue's, or none.
 
     `found` is what they hold, by shard; `pending` is how many confirmed records of the caller were pending at most.
+    It is a `QueueReopened` where all that they hold descends from what was expected.
     """
     gone = [shard for shard, held in found.items() if not held]
     others = [shard for shard, held in found.items() if held and held != expected.encode()]
+    check_reopened(keys, found.values(), expected, pending)
     told = [_shards(gone, "gone")] if gone else []
     told += [_shards(others, "of another creation of the queue")] if others else []
     if told:
-        anew = f"to begin anew remove every key '{keys.patterns[0]}' and '{keys.patterns[1]}', or choose another name"
+        anew = f"to begin anew `upsertq delete-queue {keys.queue} --force`, or choose another name"
         raise QueueLost(keys.queue, f"{'; '.join(told)} ({anew})", pending)
+
+
+def check_reopened(keys: QueueKeys, found: Iterable[bytes], expected: str, pending: int | None = None) -> None:
+    """Raise `QueueReopened` where all that hold another incarnation than `expected` hold one that descends from it."""
+    others = [held for held in found if held != expected.encode()]
+    if others and all(descends(held, expected) for held in others):
+        raise QueueReopened(keys.queue, pending)
+
+
+def descendant(incarnation: str, word: str) -> str:
+    """The incarnation that a queue of `incarnation` gets with another shape; `word` is a new hexadecimal number."""
+    return f"{_stem(incarnation)}r{word}"
+
+
+def descends(found: bytes, incarnation: str) -> bool:
+    """Whether `found` is the same creation of a queue as `incarnation`, before or after it was given another shape."""
+    return _stem(found.decode("ascii", "replace")) == _stem(incarnation)
+
+
+def _stem(incarnation: str) -> str:
+    """What all incarnations of one creation of a queue begin with."""
+    found = _RESHAPED.fullmatch(incarnation)
+    return found[1] if found else incarnation
 
 
 def _shards(numbers: Sequence[int], what: str) -> str:

@@ -115,6 +115,19 @@ class QueueLost(WorldError):  # noqa: N818
         super().__init__(f"the server lost queue '{queue}': {what}{lost}; load again what was not acknowledged")
 
 
+class QueueReopened(QueueLost):
+    """The queue is another one now by its shape, and nothing of it was lost: whoever opens it again goes on."""
+
+    def __init__(self, queue: str, pending: int | None = None) -> None:
+        super().__init__(queue, "it was resharded", pending)
+        anew = "open it again, and put again what was not confirmed; nothing of it was lost"
+        self.args = (f"queue '{queue}' was closed by `upsertq reshard`: {anew}",)
+
+
+class QueueInUse(WorldError):  # noqa: N818
+    """Something is pending, dead, leased or under way in a queue that is to be resharded or deleted: it stays."""
+
+
 class QueueDamaged(ServerRefused):
     """A key of the queue holds what upsertq never wrote: nothing was done; the message names it, and the cure."""
 

@@ -9,10 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from upsertq.contract.errors import UsageError, shown
+from upsertq.contract.figures import whole
 
 PREFIX = "upsertq"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}")
 MAX_SHARDS = 1024
+EVERY_META = f"{PREFIX}:{{*}}:meta"
+"""The pattern (as SCAN takes it) of the key by which each queue is known; see `queue_of`."""
+OF_THE_QUEUE = -1
+"""What `QueueKeys.shard_in` says of a key that is the queue's and no shard's."""
+_META = re.compile(rf"{PREFIX}:\{{({_NAME.pattern})\}}:meta")
 
 
 def is_name(name: str) -> bool:
@@ -28,6 +34,12 @@ def checked_name(kind: str, name: str) -> str:
             "starting with a letter or digit"
         )
     return name
+
+
+def queue_of(key: str) -> str | None:
+    """The queue of which `key` is the meta key, `None` where it is no such key."""
+    found = _META.fullmatch(key)
+    return found[1] if found else None
 
 
 def queue_option(queue: str) -> str:
@@ -111,9 +123,17 @@ class QueueKeys:
         return f"{PREFIX}:{{{self.queue}}}:{name}"
 
     @cached_property
-    def patterns(self) -> tuple[str, ...]:
-        """The patterns (as SCAN takes them) of every key of the queue."""
-        return f"{PREFIX}:{{{self.queue}}}:*", f"{PREFIX}:{{{self.queue}:*}}:*"
+    def pattern(self) -> str:
+        """The pattern (as SCAN takes it) that every key of the queue matches, and others may: see `shard_in`."""
+        return f"{PREFIX}:{{{self.queue}[:}}]*"
+
+    def shard_in(self, key: str) -> int | None:
+        """The shard of one of the queue's keys, `OF_THE_QUEUE` for one of no shard; `None` for another queue's."""
+        head, _, rest = key.removeprefix(f"{PREFIX}:{{").partition("}:")
+        queue, colon, shard = head.partition(":")
+        if not key.startswith(f"{PREFIX}:{{") or queue != self.queue or not rest:
+            return None
+        return whole(shard, 0, MAX_SHARDS - 1) if colon else OF_THE_QUEUE
 
     def shard(self, shard: int) -> ShardKeys:
         """The keys of one shard."""

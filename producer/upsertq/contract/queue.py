@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from upsertq.contract import books
-from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch, UsageError
+from upsertq.contract import books, closing, scanning
+from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch, QueueReopened, UsageError
 from upsertq.contract.figures import whole
 from upsertq.contract.keys import MAX_SHARDS, QueueKeys
 from upsertq.contract.protocol import Conversation, Patience, Script, ask_all, ask_script, persistently
@@ -18,6 +18,8 @@ from upsertq.contract.wire import FORMAT, MAX_DIMENSION, legible
 DEFAULT_SHARDS: Final = 16
 
 META: Final = ("format", "incarnation", "shards", "dimension", "state")
+DELETING: Final = b"deleting"
+"""The state of a queue that is to be deleted: it cannot be opened any more."""
 OTHER: Final = -1
 """What a script returns first where it was called with another incarnation than the keys': it did nothing."""
 LOST: Final = "the server lost its data (flushed, evicted, restarted without persistence): load again what was pending"
@@ -51,10 +53,12 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
     wanted = DEFAULT_SHARDS if shards is None else shards
     if not 1 <= wanted <= MAX_SHARDS:
         raise UsageError(f"a queue cannot have {wanted} shards: choose 1 to {MAX_SHARDS}")
-    yield from _meta(keys, patience)
+    yield from read_meta(keys, patience)
     ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
-    shape = _shape(keys, reply)
+    if reply[4] in closing.UNDER_WAY:
+        reply = yield from read_meta(keys, patience)
+    shape = shape_of(keys, reply)
     if shards is not None and shape.shards != shards:
         raise QueueMismatch(
             f"queue '{keys.queue}' has {shape.shards} shards, not {shards}: the number is fixed at creation; "
@@ -69,26 +73,36 @@ def find_queue(keys: QueueKeys, patience: Patience) -> Conversation[QueueShape]:
 
     Raises as `open_queue`.
     """
-    reply = yield from _meta(keys, patience)
+    reply = yield from read_meta(keys, patience)
     if not any(reply):
         raise NotFound(
             f"there is no queue '{keys.queue}' on this server: check the names of queue and server, or load first"
         )
-    shape = _shape(keys, reply)
+    shape = shape_of(keys, reply)
     yield from _check_shards(keys, shape, patience, complete=reply[4] == b"creating")
     return shape
 
 
-def _meta(keys: QueueKeys, patience: Patience) -> Conversation[Any]:
-    """The fields of `META` as they stand; `QueueLost` where they are gone and a shard is not."""
+def read_meta(keys: QueueKeys, patience: Patience) -> Conversation[Any]:
+    """The fields of `META` as they stand, once no closing is under way.
+
+    Raises:
+        QueueLost: they are gone and a shard is not.
+        ServerUnavailable: the queue is closing for longer than `patience`.
+    """
     ask = ask_all([["HMGET", keys.meta, *META], ["EXISTS", keys.shard(0).books]])
-    reply, shard = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
-    if not any(reply) and shard:
-        raise meta_lost(keys)
-    return reply
+    while True:
+        reply, shard = yield from persistently(ask, patience, f"read the queue '{keys.queue}'")
+        if not any(reply) and shard:
+            raise meta_lost(keys)
+        if reply[4] not in closing.UNDER_WAY:
+            return reply
+        shape_of(keys, [*reply[:4], b"ready"])
+        yield from closing.take_back(keys, patience)
 
 
-def _shape(keys: QueueKeys, reply: object) -> QueueShape:
+def shape_of(keys: QueueKeys, reply: object) -> QueueShape:
+    """The shape that the fields of `META` tell; `QueueMismatch` where they tell none that this program can use."""
     version, incarnation, shards, dimension, state = _texts(reply)
     if version != b"%d" % FORMAT:
         raise QueueMismatch(_other_format(keys, version))
@@ -100,7 +114,10 @@ def _shape(keys: QueueKeys, reply: object) -> QueueShape:
         raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
     if not (incarnation.isalnum() and incarnation.isascii()):
         raise _damaged(keys, "incarnation", "what the books of every shard have as 'incarnation'")
-    if state not in {b"creating", b"ready"}:
+    if state == DELETING:
+        goes_on = f"`upsertq delete-queue {keys.queue}` goes on"
+        raise QueueMismatch(f"queue '{keys.queue}' is being deleted, and not all of it is gone: {goes_on}")
+    if state not in {b"creating", b"ready", *closing.UNDER_WAY}:
         raise _damaged(keys, "state", "'ready'")
     return QueueShape(keys.queue, count, width, incarnation.decode("ascii"))
 
@@ -142,8 +159,15 @@ def _check_shards(keys: QueueKeys, shape: QueueShape, patience: Patience, *, com
             raise meta_lost(keys)
 
 
-def meta_lost(keys: QueueKeys, pending: int | None = None) -> QueueLost:
-    """The error for a queue of which the meta data are gone; `pending` as `QueueLost` has it."""
+def meta_lost(
+    keys: QueueKeys, pending: int | None = None, shape: QueueShape | None = None, found: bytes | None = None
+) -> QueueLost:
+    """The error for a queue of which the meta data are gone, or are those of another incarnation than `shape`'s.
+
+    `pending` is as `QueueLost` has it, `found` the incarnation in the meta data.
+    """
+    if shape and found and books.descends(found, shape.incarnation):
+        return QueueReopened(keys.queue, pending)
     return QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue", pending)
 
 
@@ -156,7 +180,7 @@ def claim_dimension(keys: QueueKeys, shape: QueueShape, dimension: int, patience
     ask = ask_script(DIMENSION, [([keys.meta], [shape.incarnation, dimension])])
     (reply,) = yield from persistently(ask, patience, "fix the queue's dimension")
     if reply[0] == OTHER:
-        raise meta_lost(keys)
+        raise meta_lost(keys, None, shape, reply[1])
     width = whole(b"%d" % reply[0] if isinstance(reply[0], int) else reply[0], 1, MAX_DIMENSION)
     if width is None:
         raise _damaged(keys, "dimension", f"a number from 1 to {MAX_DIMENSION}, or leave the field out (HDEL)")
@@ -171,7 +195,7 @@ def presence(keys: QueueKeys, run: str) -> list[list[str]]:
 def missing(keys: QueueKeys, shape: QueueShape, run: str, replies: Sequence[Any]) -> QueueLost | NotFound | None:
     """The error for a queue or run that is not there any more; `None` while both are."""
     if replies[0][0] != shape.incarnation.encode():
-        return meta_lost(keys)
+        return meta_lost(keys, None, shape, replies[0][0])
     if run and replies[1] is None:
         return NotFound(f"queue '{keys.queue}' has no run '{run}' (any more): check the name, or {LOST}")
     return None
@@ -187,12 +211,10 @@ def check_present(keys: QueueKeys, shape: QueueShape, run: str, patience: Patien
 
 def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
     """Remove every key of the queue, records included: for queues that were made to be thrown away."""
-    for pattern in keys.patterns:
-        cursor: Any = b"0"
-        while True:
-            scan = ask_all([["SCAN", cursor, "MATCH", pattern, "COUNT", 1_000]])
-            ((cursor, found),) = yield from persistently(scan, patience, f"find the keys of queue '{keys.queue}'")
-            if found:
-                yield from persistently(ask_all([["UNLINK", *found]]), patience, f"remove queue '{keys.queue}'")
-            if int(cursor) == 0:
-                break
+
+    def remove(found: Sequence[bytes]) -> Conversation[None]:
+        ours = [key for key in found if keys.shard_in(key.decode("utf-8", "surrogateescape")) is not None]
+        if ours:
+            yield from persistently(ask_all([["UNLINK", *ours]]), patience, f"remove queue '{keys.queue}'")
+
+    yield from scanning.keys_like(keys.pattern, remove, lambda: patience, f"find the keys of queue '{keys.queue}'")

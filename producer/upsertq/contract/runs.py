@@ -14,7 +14,7 @@ from upsertq.contract.errors import NotFound, QueueLost, ServerRefused
 from upsertq.contract.figures import LAST_MS, MOST
 from upsertq.contract.keys import QueueKeys, queue_option
 from upsertq.contract.protocol import Conversation, Patience, Script, ask_all, ask_script, persistently
-from upsertq.contract.queue import OTHER, QueueShape, missing, presence
+from upsertq.contract.queue import OTHER, QueueShape, meta_lost, missing, presence
 
 RUN: Final = Script.load("upsertq.contract", "run")
 
@@ -27,11 +27,13 @@ class RunState:
         begun: when it was first used, in milliseconds by its producer's clock.
         sealed: when it was sealed, in milliseconds by the server's clock; `None` while it is open.
         records: how many it had at least when it was last sealed.
+        purged: its books are being removed.
     """
 
     begun: int
     sealed: int | None
     records: int = 0
+    purged: bool = False
 
     def is_sealed(self, enqueued: int) -> bool:
         """Whether nothing more is to come of the run, which has `enqueued` records by its books, read after this.
@@ -49,7 +51,7 @@ def decode_run(noted: bytes) -> RunState:
     begun, sealed, records = document.get("begun"), document.get("sealed"), document.get("records", 0)
     if not (_is_whole(begun, LAST_MS) and (sealed is None or _is_whole(sealed, LAST_MS)) and _is_whole(records, MOST)):
         raise ValueError("its times are milliseconds since 1970, and its records a number")
-    return RunState(begun, sealed, records)
+    return RunState(begun, sealed, records, document.get("purged") is True)
 
 
 def _is_whole(value: object, most: int) -> TypeGuard[int]:
@@ -104,7 +106,7 @@ def _note(
     ask = ask_script(RUN, [([keys.meta, keys.runs], [shape.incarnation, run, *now])])
     (reply,) = yield from persistently(ask, patience, f"note the run '{run}'")
     if reply[0] == OTHER:
-        raise QueueLost(keys.queue, f"the key '{keys.meta}' is gone, or is of another creation of the queue")
+        raise meta_lost(keys, None, shape, reply[1])
     return _decoded(keys, run, reply[0])
 
 

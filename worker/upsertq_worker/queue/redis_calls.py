@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from upsertq.contract.books import check_reopened
 from upsertq.contract.errors import QueueLost
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import (
@@ -62,6 +63,7 @@ class Calls:
         sound(list(replies.values()), what)
         lost = [shard for shard, reply in replies.items() if isinstance(reply, list) and reply and reply[0] == LOST]
         if lost:
+            check_reopened(self.keys, [replies[shard][1] for shard in lost], self._shape.incarnation)
             raise self.lost(*lost)
         return faults, {shard: reply if isinstance(reply, list) else [reply] for shard, reply in replies.items()}
 
