@@ -212,6 +212,8 @@ class Worker:
 
     def _lost(self, shards: frozenset[int]) -> None:
         """The server says that these shards are not ours."""
+        for shard in sorted(shards & self.leases.epochs.keys()):
+            self.context.events.tell(Event.LEASE_LOST, shard=shard)
         for shard in shards:
             self.leases.fenced(shard)
         self._forget(sorted(shards))
