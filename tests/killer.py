@@ -16,7 +16,7 @@ from aiohttp import web
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATIENCE: Final = 10.0
+PATIENCE: Final = 30.0
 """Seconds to start and to end in."""
 _OF_THE_HOP: Final = ("Host", "Content-Length", "Content-Encoding", "Transfer-Encoding", "Connection")
 
@@ -46,7 +46,8 @@ class Killer:
         ids: tuple[str, ...] = ()
         if request.path == "/vectors/upsert":
             if self.fuse is not None:
-                asyncio.get_running_loop().call_later(self.fuse, os.kill, self.victim, signal.SIGKILL)
+                # a request of the last victim may come only now: the one that is there is killed
+                asyncio.get_running_loop().call_later(self.fuse, lambda: os.kill(self.victim, signal.SIGKILL))
                 self.fuse = None
             ids = tuple(vector["id"] for vector in orjson.loads(body)["vectors"])
         if not self._deadly.isdisjoint(ids):
