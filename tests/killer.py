@@ -36,7 +36,8 @@ class Killer(ThreadingHTTPServer):
     def watch(self, ids: tuple[str, ...]) -> bool:
         """Take note of a batch; returns whether it killed."""
         if self.fuse is not None:
-            threading.Timer(self.fuse, os.kill, (self.victim, signal.SIGKILL)).start()
+            # a request of the last victim may come only now: the one that is there is killed
+            threading.Timer(self.fuse, lambda: os.kill(self.victim, signal.SIGKILL)).start()
             self.fuse = None
         if self.deadly.isdisjoint(ids):
             return False

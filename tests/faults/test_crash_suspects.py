@@ -126,9 +126,9 @@ def test_a_new_holder_sends_the_newest_of_what_was_left(redis_server: RealServer
     with emulated("--faults", "seed=1,latency=uniform:0.005:0.02") as index, killing(index.url) as killer:
         work = (*WORK, "--batch-size", "10", "--concurrency", "2", "--index-host", killer.url)
         for turn in range(8):
-            killer.fuse = 0.02 * turn
             worker = start(*work, url=url, log=tmp_path / "worker.log")
             killer.victim = worker.pid
+            killer.fuse = 0.02 * turn
             assert worker.wait(60) == -signal.SIGKILL
         call(*work, "--until-empty", url=url)
         for name in ids:
@@ -148,9 +148,9 @@ def test_workers_killed_by_chance_cost_no_record(redis_server: RealServer, tmp_p
     with emulated("--faults", "seed=1,latency=uniform:0.005:0.02") as index, killing(index.url) as killer:
         work = (*WORK, "--batch-size", "5", "--concurrency", "2", "--index-host", killer.url)
         for turn in range(12):
-            killer.fuse = 0.05 if turn % 2 else rng.uniform(0.1, 0.5)
             worker = start(*work, url=url, log=tmp_path / "worker.log")
             killer.victim = worker.pid
+            killer.fuse = 0.05 if turn % 2 else rng.uniform(0.1, 0.5)
             assert worker.wait(60) == -signal.SIGKILL
         call(*work, "--until-empty", url=url)
         assert set(index.fetch(IDS)) == set(IDS)

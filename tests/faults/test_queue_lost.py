@@ -137,7 +137,8 @@ class Stage:
         with self.server.client() as client:
             known = _connected(client).keys()
             ending.process = start("wait", *Q, *options, url=self.url, log=ending.log)
-            wait_until(lambda: READING & {*_since(client, known)}, SOON, "it waits")
+            wait_until(lambda: ending.over() or READING & {*_since(client, known)}, SOON, "it waits")
+            assert not ending.over(), ending.log.read_text()
         return ending
 
     def lose(self, what: str) -> None:
@@ -171,6 +172,11 @@ class Ending:
 
     log: Path
     process: Process | None = None
+
+    def over(self) -> bool:
+        """Whether it ended already."""
+        assert self.process is not None
+        return self.process.poll() is not None
 
     def code(self) -> int:
         """How it ended."""

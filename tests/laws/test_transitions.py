@@ -72,7 +72,11 @@ PLANTED: Final = {
     ),
     "a replayed letter stays": ("upsertq.dead.moves.REPLAY", "redis.call('XDEL', KEYS[4], move.dead_id)", ""),
     "newer versions are forgotten": ("worker_scripts.SETTLE", "if replaying and acked then", "if false then"),
-    "the clock is not kept": ("upsertq.client.enqueue.ENQUEUE", "i == 1 and 'clock' or", "i == 1 and 'boundary' or"),
+    "the clock is not kept": (
+        "upsertq.client.enqueue.ENQUEUE",
+        "i == 1 and {'clock', clock}",
+        "i == 1 and {'boundary', clock}",
+    ),
     "what was not removed is counted": ("worker_scripts.SETTLE", "entry.id) == 1 then", "entry.id) >= 0 then"),
     "a stream goes with an entry in it": (
         "worker_scripts.SETTLE",
