@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from story_world import SIZE, Reaction, World
+from upsertq.contract.keys import shard_of
 from upsertq_worker.recovery.careful import HANGS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS, HANGING
 
@@ -67,6 +68,31 @@ def test_after_two_unclean_deaths_suspects_go_one_entry_at_a_time() -> None:
         assert set(alone) == {1}
         assert world.queue.shards[0].deaths == 0
         assert world.marks() == set()
+
+    world.tell(story())
+
+
+def test_suspects_of_other_shards_forget_no_accusation() -> None:
+    """What was alone at a death goes first, wherever it is: another shard's suspects have a mark of their own."""
+    world = World(shards=2)
+    deadly = next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == 1)
+    others = (name for name in map(str, range(100, 10_000)) if shard_of("docs", name, 2) == 0)
+    world.enqueue("docs", deadly, *(name for name in map(str, range(100)) if name != deadly))
+    world.deadly = {("docs", deadly)}
+
+    def over() -> bool:
+        if not world.left():
+            return True
+        if len(world.hired) > started[-1]:
+            started.append(len(world.hired))
+            world.enqueue("docs", next(others))
+        return False
+
+    started = [0]
+
+    async def story() -> None:
+        assert await world.deaths_until(over, seconds=300) == MOST_DEATHS
+        assert world.dead() == {("docs", deadly)}
 
     world.tell(story())
 

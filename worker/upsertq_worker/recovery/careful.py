@@ -45,6 +45,11 @@ class _Case:
         """Whether it is drained with care."""
         return self.deaths >= suspects.DEATHS
 
+    @property
+    def accused(self) -> bool:
+        """Whether something of it was alone at the latest death, and still has to go first."""
+        return self.mark != suspects.kept(self.mark) if self.line is None else self.line.accused
+
     def is_over(self, now: float) -> bool:
         """Whether the deaths may be forgotten: all suspects went, or there was a while of steady work."""
         return self.line is not None and not self.line if self.careful else self.deaths > 0 and self.forget_at <= now
@@ -223,10 +228,13 @@ class Careful:
             self._hung[self._out.namespace] += 1
             self._out = None
         careful = self._notes.careful
-        for shard, case in careful.items():
+        accused = {shard: case for shard, case in careful.items() if case.accused}
+        for shard, case in (accused or careful).items():
             if found := self._next(shard, case, now):
                 await self._hand_out(shard, *found)
                 return
+        if any(case.accused for case in accused.values()):
+            return  # nothing goes before it: a mark of something else, in any shard, would forget its deaths
         await self._notes.forget(now)
         if not self.active:
             self._hung.clear()

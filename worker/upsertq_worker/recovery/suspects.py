@@ -105,6 +105,11 @@ class Line:
         """Entries and records that are still to go."""
         return len(self._turns)
 
+    @property
+    def accused(self) -> bool:
+        """Whether the next to go was alone at the latest death."""
+        return bool(self._turns) and self._turns[0].deaths > 0
+
     def next(
         self, now: float, admits: Callable[[str], bool], left_out: Callable[[str], bool]
     ) -> tuple[list[Item], Suspect] | None:
