@@ -42,7 +42,7 @@ soak: $(VENV)/.ready ## simulate 10,000 histories of faults in virtual time
 	$(BIN)/python tests/simulation/soak.py --seeds $(SEEDS)
 
 fuzz: $(VENV)/.ready ## give every parser 300 times the hostile inputs of `make test`, from a seed of the day
-	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 2 -q --timeout 7200 tests/fuzz tests/end_to_end/test_junk_commands.py tests/end_to_end/test_junk_worker.py
+	FUZZ_FACTOR=$(FUZZ_FACTOR) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/pytest -n 4 -q --timeout 7200 tests/fuzz tests/end_to_end/test_junk_commands.py tests/end_to_end/test_junk_worker.py
 
 chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then check every promise
 	@$(BIN)/upsertq chaos --seconds $(CHAOS_SECONDS) --records 1000000

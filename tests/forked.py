@@ -36,6 +36,7 @@ OF_PYTHON: Final = ("PYTHON", "LANG", "LC_")
 REAL: Final = sys.platform != "linux" or "REAL_STARTS" in os.environ
 """Whether each process is started anew all the same: elsewhere what is imported may not bear a fork."""
 COMMAND: Final = (sys.executable, "-m", "upsertq")
+_AT_FIRST: Final = {name: value for name, value in os.environ.items() if name.startswith(OF_PYTHON)}
 _starting: Final = threading.Lock()
 
 
@@ -85,7 +86,7 @@ Process: TypeAlias = Forked | subprocess.Popen[bytes]
 
 def start(arguments: Sequence[str], env: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> Process:
     """Start `upsertq` with these arguments, all of its environment, and files for its streams."""
-    if REAL or any(env.get(name) != os.environ.get(name) for name in {*env, *os.environ} if name.startswith(OF_PYTHON)):
+    if REAL or {name: value for name, value in env.items() if name.startswith(OF_PYTHON)} != _AT_FIRST:
         return subprocess.Popen([*COMMAND, *arguments], env=env, stdin=stdin, stdout=stdout, stderr=stderr)
     told, tell = os.pipe()
     order = json.dumps([list(arguments), dict(env), str(Path.cwd())]).encode()
