@@ -6,7 +6,7 @@ DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 # most tests wait for processes: more of them than processors run side by side
-WORKERS ?= 6
+WORKERS ?= 4
 SEEDS ?= 10000
 CHAOS_SECONDS ?= 1800
 OUTAGE_SECONDS ?= 300
