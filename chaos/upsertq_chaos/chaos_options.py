@@ -17,9 +17,9 @@ _OPTIONS = (
         metavar="S",
         help="How long to work and to kill; draining and checking come on top.",
     ),
-    click.option("--seed", type=click.IntRange(min=0), help="Of kills and faults.  [default: drawn, and told]"),
-    click.option("--workers", default=4, show_default=True, type=click.IntRange(min=1), help="How many."),
-    click.option("--producers", default=2, show_default=True, type=click.IntRange(min=1), help="How many."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of kills and faults.  [default: drawn, and told]"),
+    click.option("--workers", default=4, show_default=True, type=click.IntRange(min=1), help="Number of workers."),
+    click.option("--producers", default=2, show_default=True, type=click.IntRange(min=1), help="Number of producers."),
     click.option("--records", default=20_000, show_default=True, type=click.IntRange(min=0), help="Ids put once."),
     click.option(
         "--hot",
@@ -33,7 +33,7 @@ _OPTIONS = (
         default=0.3,
         show_default=True,
         type=click.FloatRange(0, 1),
-        help="That a process is killed in a round.",
+        help="Probability that a process is killed in a round.",
     ),
     click.option(
         "--kill-every",

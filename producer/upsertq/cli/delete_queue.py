@@ -21,7 +21,7 @@ PATIENCE_SECONDS = 30.0
 @click.argument("queue_name", metavar="QUEUE", type=options.Name("queue"))
 @options.redis_url
 @options.as_json
-@click.option("--force", is_flag=True, help="Also with records pending, dead letters or workers; or if it is damaged.")
+@click.option("--force", is_flag=True, help="Delete it also with pending records, dead letters or leases, or damaged.")
 @asking.yes
 def delete_queue(*, queue_name: str, redis_url: str | None, as_json: bool, force: bool, yes: bool) -> int:
     """Remove every key of QUEUE: its records, dead letters, books and runs. Nothing brings them back.

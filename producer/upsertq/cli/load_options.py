@@ -57,7 +57,7 @@ _OPTIONS = (
         "--format",
         "format_name",
         type=click.Choice([kind.value for kind in Format]),
-        help="What the sources hold, whatever their names.",
+        help="Format of the sources; overrides their file names.",
     ),
     click.option(
         "--rejects",
@@ -82,7 +82,11 @@ _OPTIONS = (
         help=f"Shards of a new queue.  [default: {DEFAULT_SHARDS}]",
     ),
     click.option(
-        "--max-pending-records", type=click.IntRange(min=0), default=0, metavar="N", help="Backlog limit; 0 is none."
+        "--max-pending-records",
+        type=click.IntRange(min=0),
+        default=0,
+        metavar="N",
+        help="Most records that may be pending in the queue; 0 is no limit.",
     ),
     click.option(
         "--max-pending-bytes",
@@ -90,7 +94,7 @@ _OPTIONS = (
         default=Limits().bytes,
         show_default=True,
         metavar="N",
-        help="Backlog limit; 0 is none.",
+        help="Most bytes that may be pending in the queue; 0 is no limit.",
     ),
     click.option(
         "--max-dead",

@@ -72,7 +72,7 @@ queue = click.option(
     "--queue", "queue_name", type=Name("queue"), default="default", show_default=True, help="Name of the queue."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout; logs go to stderr.")
-run = click.option("--run", "run_name", type=Name("run"), default=None, help="The run (one ingestion, by its name).")
+run = click.option("--run", "run_name", type=Name("run"), default=None, help="Name of the run (one ingestion).")
 
 pause_timeout = click.option(
     "--pause-timeout",
@@ -80,7 +80,7 @@ pause_timeout = click.option(
     default=PAUSE_TIMEOUT,
     show_default=True,
     metavar="S",
-    help="Give up waiting when a pause has held it up for so many seconds (exit code 5).",
+    help="Exit with 5 when a pause has blocked the wait for so many seconds.",
 )
 
 

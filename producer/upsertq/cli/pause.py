@@ -20,7 +20,7 @@ _namespace = click.option("--namespace", metavar="NS", help="This namespace alon
 @click.command(short_help="Send nothing of a queue or namespace until it is resumed.")
 @options.common
 @_namespace
-@click.option("--reason", metavar="TEXT", default="", help="Why, for those who read `upsertq status`.")
+@click.option("--reason", metavar="TEXT", default="", help="Reason, shown by `upsertq status`.")
 def pause(*, redis_url: str | None, queue_name: str, as_json: bool, namespace: str | None, reason: str) -> int:
     """Let workers send nothing of the queue, or of one namespace, until `upsertq resume`.
 

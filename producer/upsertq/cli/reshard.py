@@ -16,10 +16,14 @@ PATIENCE_SECONDS = 30.0
 @click.command(short_help="Double the shards of a drained queue.")
 @options.common
 @click.option(
-    "--shards", type=click.IntRange(min=1), required=True, metavar="N", help="Twice as many as the queue has."
+    "--shards",
+    type=click.IntRange(min=1),
+    required=True,
+    metavar="N",
+    help="Twice the present number of shards.",
 )
 def reshard(*, redis_url: str | None, queue_name: str, as_json: bool, shards: int) -> int:
-    """Give a queue twice its shards, so that twice as many workers can drain it at a time.
+    """Give a queue twice its shards: the most workers that can drain it at a time.
 
     The queue has to be drained, without dead letters, and its workers stopped. Its books, runs and interrupted loads
     stay. Producers and workers that had it open are told to open it again. Interrupted, it leaves the queue as it was.

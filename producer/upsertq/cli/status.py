@@ -37,7 +37,7 @@ WATCH_PATIENCE = 30.0
     metavar="S",
     help="Seconds between two looks of --watch.",
 )
-@click.option("--check", is_flag=True, help="For probes: say what is wrong, and exit by it.")
+@click.option("--check", is_flag=True, help="Check the queue once; the exit code tells what is wrong.")
 @click.option(
     "--max-age",
     type=options.Duration(),

@@ -30,7 +30,7 @@ from upsertq.contract.errors import LanePaused, WaitTimeout
     default=OPEN_TIMEOUT,
     show_default=True,
     metavar="S",
-    help="Give up waiting when all of an unfinished run is settled and nothing is added for so many seconds (code 1).",
+    help="Exit with 1 when an unsealed run has nothing pending and gets no record for so many seconds.",
 )
 def wait(
     *,

@@ -48,7 +48,7 @@ class Producer:
     Args:
         queue: name of the queue, created when it is not there.
         url: the server (`redis://`, `rediss://` or `unix://`), or a `Server`.
-        shards: number of ordered streams; fixed when the queue is created (8 unless given).
+        shards: number of ordered streams; fixed when the queue is created (16 unless given).
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which nothing more is enqueued and `TooManyDead` is raised; `None` for
             no limit. Nothing taken is dropped by that either: call again once they are replayed or discarded.

@@ -28,8 +28,8 @@ _INDEX_OPTIONS = (
         metavar="URL",
         required=True,
         envvar="UPSERTQ_INDEX_HOST",
-        help="Where the index is, as its console shows it; https:// unless a scheme is given; a path in it is put "
-        "before those of the requests. The key is read from PINECONE_API_KEY, or from the file that "
+        help="Host of the index, as its console shows it; https:// is the default scheme; a path is a prefix of all "
+        "requests. The key is read from PINECONE_API_KEY, or from the file that "
         "PINECONE_API_KEY_FILE names, which is read again when the key is refused and on SIGHUP.",
     ),
     click.option("--api-version", default=DEFAULT_API_VERSION, show_default=True, help="Version of the service's API."),
@@ -37,31 +37,31 @@ _INDEX_OPTIONS = (
     _sized("--concurrency", DEFAULTS.concurrency, "Requests in flight at most."),
     _sized("--batch-size", DEFAULTS.batch.records, "Records in a request at most (up to 1,000)."),
     _sized("--batch-bytes", DEFAULTS.batch.bytes, "Bytes of JSON in a request at most."),
-    _sized("--linger", DEFAULTS.batch.linger, "Wait so long for a full batch.", "S"),
-    _sized("--grace", DEFAULTS.grace, "After SIGTERM, let requests finish so long.", "S"),
-    _sized("--lease", DEFAULTS.lease, "When a dead worker's shards are free.", "S"),
+    _sized("--linger", DEFAULTS.batch.linger, "Seconds to wait for a full batch.", "S"),
+    _sized("--grace", DEFAULTS.grace, "Seconds that requests in flight may take after SIGTERM.", "S"),
+    _sized("--lease", DEFAULTS.lease, "Seconds until the lease of a dead worker expires.", "S"),
     _sized(
         "--quarantine",
         DEFAULTS.quarantine,
-        "Hold newer versions of an id back for so long after an answer about it was lost.",
+        "Seconds for which a lost answer holds back newer versions of its ids.",
         "S",
     ),
     _sized(
         "--max-attempts",
         DEFAULTS.max_attempts,
-        "Failures, while others succeed, after which a batch is taken apart and a single record is dead.",
+        "Failures, while others succeed, before a batch is split and a single record becomes a dead letter.",
         "N",
     ),
     _sized(
         "--max-culprits",
         DEFAULTS.max_culprits,
-        "Refused records of a batch, or in a row, beyond which the lane is paused and nothing is buried.",
+        "Refused records of one batch, or in a row, beyond which the lane is paused instead.",
         "N",
     ),
     _sized(
         "--pause-timeout",
         DEFAULTS.pause_timeout,
-        "Where an end is waited for: stop (exit code 5) when a pause has kept everything waiting for so long.",
+        "With --until-empty: exit with 5 when a pause has blocked progress for so many seconds.",
         "S",
     ),
     _sized("--read-ahead", DEFAULTS.read_ahead, "Memory for records read ahead.", "BYTES"),
@@ -84,7 +84,7 @@ def index_options(timeout: str) -> Callable[[F], F]:
         default=DEFAULT_TIMEOUT,
         show_default=True,
         metavar="S",
-        help="Give a request up after so long.",
+        help="Seconds before a request is cancelled.",
     )
 
     def decorated(function: F) -> F:
