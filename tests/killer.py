@@ -32,13 +32,15 @@ class Killer(ThreadingHTTPServer):
         """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
         self.killed: list[tuple[str, ...]] = []
         """The ids of each request that killed."""
+        self._one_at_a_time = threading.Lock()
 
     def watch(self, ids: tuple[str, ...]) -> bool:
         """Take note of a batch; returns whether it killed."""
-        if self.fuse is not None:
+        with self._one_at_a_time:
+            fuse, self.fuse = self.fuse, None
+        if fuse is not None:
             # a request of the last victim may come only now: the one that is there is killed
-            threading.Timer(self.fuse, lambda: os.kill(self.victim, signal.SIGKILL)).start()
-            self.fuse = None
+            threading.Timer(fuse, lambda: os.kill(self.victim, signal.SIGKILL)).start()
         if self.deadly.isdisjoint(ids):
             return False
         self.killed.append(ids)
