@@ -20,6 +20,10 @@ _HEADER: Final = 2**13
 """Bytes that a header is expected to fit in; statistics of long texts make it longer."""
 _LONGEST_HEADER: Final = 2**23
 _DEEP: Final = 8
+_LONG_LIST: Final = 15
+"""In place of a size: it follows."""
+_TAIL: Final = 8
+"""Bytes at the end of a file: the size of its footer, and the mark of its kind."""
 _NONE, _ZERO = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
 
 
@@ -115,7 +119,7 @@ def _integer(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
-    """The fields of a struct by number: integers, booleans and structs; others are passed over."""
+    """The fields of a struct by number: integers, booleans, structs and lists; others are passed over."""
     if depth > _DEEP:
         raise Broken("a page header is nested too deeply")
     found: dict[int, Any] = {}
@@ -141,17 +145,45 @@ def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
             return content[at], at + 1
         case 4 | 5 | 6:
             return _integer(content, at)
-        case 7:
-            return None, at + 8
-        case 8:
-            size, at = _varint(content, at)
+        case 7 | 8:
+            size, at = (8, at) if kind == 7 else _varint(content, at)  # noqa: PLR2004 - a double
             if at + size > len(content):
                 raise IndexError
             return None, at + size
+        case 9:
+            return _list(content, at, depth)
         case 12:
             return _struct(content, at, depth + 1)
         case _:
             raise Broken("a page header has a field of no kind that it may have")
+
+
+def _list(content: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    head = content[at]
+    size, at = _varint(content, at + 1) if head >> 4 == _LONG_LIST else (head >> 4, at + 1)
+    kind, found = head & 0x0F, []
+    for _ in range(size):
+        one, at = (content[at], at + 1) if kind in {1, 2} else _value(content, at, kind, depth)
+        found.append(one)
+    return found, at
+
+
+def size_statistics(file: BinaryIO) -> list[list[dict[int, Any]]]:
+    """What the footer says of the sizes of each column chunk, by row group and column; nothing where it is silent.
+
+    The fields are those of `SizeStatistics` in parquet.thrift. `Broken` where the footer cannot be read.
+    """
+    file.seek(-_TAIL, 2)
+    end = file.tell()
+    size = int.from_bytes(file.read(4), "little")
+    if size > end:
+        raise Broken("the footer is longer than the file")
+    file.seek(end - size)
+    try:
+        footer, _ = _struct(file.read(size), 0, 0)
+        return [[chunk.get(3, {}).get(16, {}) for chunk in group[1]] for group in footer[4]]
+    except (IndexError, KeyError, TypeError, AttributeError):
+        raise Broken("the footer is not what it should be") from None
 
 
 def longest_text(file: BinaryIO, page: Page, unpack: Unpack) -> int:

@@ -21,6 +21,7 @@ from upsertq.sources.parquet_pages import (
     longest_list,
     longest_text,
     pages,
+    size_statistics,
 )
 
 _WIDTHS: Final = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
@@ -56,6 +57,7 @@ def rows_at_once(pa: Any, parquet: Any, file: BinaryIO, names: Collection[str], 
     meta = parquet.metadata
     leaves = _leaves(parquet.schema, names)
     step = CHUNK_ROWS
+    _check_sizes(parquet, file, leaves, source)
     for group in range(meta.num_row_groups):
         row_group = meta.row_group(group)
         try:
@@ -64,6 +66,27 @@ def rows_at_once(pa: Any, parquet: Any, file: BinaryIO, names: Collection[str], 
         except Broken as error:
             raise SourceError(f"{source} is damaged, or made to fill memory: row group {group}: {error}") from None
     return max(1, step)
+
+
+def _check_sizes(parquet: Any, file: BinaryIO, leaves: list[int], source: str) -> None:
+    """Raise `SourceError` for statistics of sizes that do not fit their column: pyarrow ends the process at them."""
+    columns = {k: parquet.schema.column(k) for k in leaves}
+    try:
+        told = size_statistics(file)
+    except Broken as error:
+        raise SourceError(f"{source} is damaged: {error}") from None
+    for group, chunks in enumerate(told):
+        for k, column in columns.items():
+            if k < len(chunks) and not _fits(chunks[k], column):
+                what = f"row group {group}: the sizes of column {shown(column.path)} are not of its type"
+                raise SourceError(f"{source} is damaged: {what}")
+
+
+def _fits(sizes: dict[int, Any], column: Any) -> bool:
+    """Whether these `SizeStatistics` may be of this column, by the rules that Arrow C++ has for them."""
+    levels = (sizes.get(2), column.max_repetition_level), (sizes.get(3), column.max_definition_level)
+    histograms = all(not found or len(found) == most + 1 for found, most in levels)
+    return histograms and (1 not in sizes or column.physical_type == "BYTE_ARRAY")
 
 
 def _step(loads: list[_Load], row_group: Any) -> int:
