@@ -114,7 +114,7 @@ def test_readiness_follows_the_server(make_server: Callable[..., RealServer], so
             assert one.get("/scale")[0] == 503
             assert "upsertq_requests_total ok" in one.figures()
         server.start()
-        wait_until(lambda: is_ready(pages) and is_ready(standby), 30, "they are ready again")
+        wait_until(lambda: is_ready(pages) and is_ready(standby), 90, "they are ready again")
         wait_until(lambda: pages.figures().get("upsertq_pending_records") == 0, 60, "it drains")
 
 
