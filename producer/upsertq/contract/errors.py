@@ -116,7 +116,7 @@ class QueueLost(WorldError):  # noqa: N818
 
 
 class QueueReopened(QueueLost):
-    """The queue is another one now by its shape, and nothing of it was lost: whoever opens it again goes on."""
+    """The queue is another one now by its shape, and nothing of it was lost: what opens it again goes on."""
 
     def __init__(self, queue: str, pending: int | None = None) -> None:
         super().__init__(queue, "it was resharded", pending)

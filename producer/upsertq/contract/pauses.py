@@ -92,10 +92,10 @@ def set_pause(
 def clear_pause(
     keys: QueueKeys, scope: str | None, patience: Patience
 ) -> Conversation[tuple[dict[str, Paused], dict[str, Paused]]]:
-    """End the pause of a scope, or every pause (`None`), whoever noted it; returns those ended and those left."""
+    """End the pause of a scope, or every pause (`None`), also one noted elsewhere; returns those ended and left."""
     (reply,) = yield from persistently(ask_all([["HGETALL", keys.paused]]), patience, "read the paused lanes")
     before = of_reply(reply)
-    # all: by name, so that a pause of this very moment stays, and with those whose notes nobody can read
+    # all: by name, so that a pause of this very moment stays, and with those whose notes cannot be read
     fields = [scope] if scope is not None else list(pairs(reply))
     if fields:
         yield from persistently(ask_all([["HDEL", keys.paused, *fields]]), patience, "end the pause")
