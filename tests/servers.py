@@ -28,6 +28,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from upsertq.embedded.torn import cut_torn_transaction
 from waiting import wait_until
 
 if TYPE_CHECKING:
@@ -247,6 +248,8 @@ class RealServer:
         """Start the server and return once it answers PING, its data loaded."""
         if self.alive:
             return self
+        # as an operator does with redis-check-aof --fix: two SIGKILLs within writes defeat the servers' own mending
+        cut_torn_transaction(self.directory)
         while True:
             self._config.touch(0o600)
             self._config.write_text("\n".join([*self._settings, f"port {self.port or 0}", ""]))

@@ -327,6 +327,30 @@ def test_a_truncated_file_is_read_as_far_as_it_goes(state: Path, home: Home) -> 
         assert count(url) == 2
 
 
+PUSH = "redis.call('RPUSH', KEYS[1], 'a') redis.call('RPUSH', KEYS[1], 'b')"
+
+
+@pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
+@pytest.mark.parametrize("cut", [3, 14, 15, 40])
+def test_a_torn_transaction_takes_no_part_in_the_next(
+    kind: ServerKind, state: Path, home: Home, only: Callable[[ServerKind | None], None], cut: int
+) -> None:
+    """A script whose writes were cut short by a crash wrote nothing, also once the file is read for the second time."""
+    only(kind)
+    with embedded_server(state) as url, client(url) as connection:
+        connection.eval(PUSH, 1, "kept")
+        connection.eval(PUSH, 1, "torn")
+    await_end(home)
+    log = max(home.data.rglob("*.aof"), key=lambda path: path.stat().st_mtime_ns)
+    os.truncate(log, log.stat().st_size - cut)
+    for turn in (1, 2):
+        with embedded_server(state) as url, client(url) as connection:
+            assert connection.lrange("torn", 0, -1) == []
+            connection.eval(PUSH, 1, "kept")
+            assert connection.lrange("kept", 0, -1) == ["a", "b"] * (turn + 1)
+        await_end(home)
+
+
 def test_a_broken_file_is_a_clear_error(state: Path, home: Home) -> None:
     """Data that cannot be read stop the command with the server's own last words, and stay as they are."""
     with embedded_server(state) as url:

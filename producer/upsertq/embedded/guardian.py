@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import runpy
 import signal
 import socket
 import stat
@@ -167,6 +168,11 @@ def ask(address: Path | None, command: str) -> bytes:
     return b""
 
 
+def _cut_torn_transaction(directory: Path) -> int:
+    """See `torn.py`, which is found by its file: this process knows no package."""
+    return int(runpy.run_path(str(Path(__file__).with_name("torn.py")))["cut_torn_transaction"](directory))
+
+
 def _quoted(path: Path) -> str:
     shown = (
         chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\x{byte:02x}"  # noqa: PLR2004 - printable ASCII
@@ -276,6 +282,8 @@ class Guardian:
         self._starts = [at for at in self._starts if at > now - RESTART_WINDOW] + [now]
         if len(self._starts) > RESTARTS:
             raise StartError(f"{self._label} ended {RESTARTS} times in {RESTART_WINDOW:g} s; see {self._home.log}")
+        if cut := _cut_torn_transaction(self._home.data):
+            print(f"guardian: cut {cut} bytes of a transaction that was torn when the server died", flush=True)  # noqa: T201
         with os.fdopen(open_log(self._home), "ab") as log, self._home.config.open("rb") as config:
             begin = log.tell()
             try:
