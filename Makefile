@@ -7,6 +7,8 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 # most tests wait for processes: more of them than processors run side by side
 WORKERS ?= 4
+# a wait that ran out on a busy machine is no verdict: it is tried once more, and the summary says so
+WAITS = --reruns 1 --only-rerun "in vain until" --only-rerun TimeoutExpired
 SEEDS ?= 10000
 CHAOS_SECONDS ?= 1800
 OUTAGE_SECONDS ?= 300
@@ -28,7 +30,7 @@ quick: $(VENV)/.ready ## units, laws and the stories of the simulation, within a
 	$(BIN)/pytest -n 3 -q -m "not slow" --hypothesis-profile=quick $(PYTEST_ARGS) tests/unit tests/laws tests/simulation/test_draining_stories.py
 
 test: $(VENV)/.ready ## run every test that proves the promises (they start real servers and processes themselves)
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not proof" $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not proof" $(WAITS) $(PYTEST_ARGS)
 
 proof: $(VENV)/.ready ## plant each bug that the tests must catch, and simulate 250 histories more than `make test`
 	$(BIN)/pytest -n 3 -m proof $(PYTEST_ARGS) tests/simulation tests/laws/test_transitions.py
