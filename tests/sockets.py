@@ -7,11 +7,13 @@ import contextlib
 import ssl
 from typing import TYPE_CHECKING, Self
 
+from upsertq_worker.delivery.encoder import Body
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 KEY = "pcsk_very-secret"
-BODY = b'{"vectors":[{"id":"a","values":[1.0]}]}'
+BODY = Body([b'{"id":"a","values":[1.0]}'], "")
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-Pinecone-Request-LSN: 7\r\nContent-Length: 19\r\n\r\n"
 OK_BODY = b'{"upsertedCount":1}'
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from junk import Damage
     from servers import RealServer
+    from upsertq_worker.delivery.encoder import Body
     from upsertq_worker.delivery.response import TransportFailure
 
 SETTINGS: Final = Settings(
@@ -38,9 +39,9 @@ class Index:
     def __init__(self) -> None:
         self.landed: set[str] = set()
 
-    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+    async def upsert(self, body: Body) -> Answer | TransportFailure:
         """Take a batch."""
-        vectors = orjson.loads(body)["vectors"]
+        vectors = orjson.loads(bytes(body))["vectors"]
         self.landed |= {vector["id"] for vector in vectors}
         return Answer(200, {}, orjson.dumps({"upsertedCount": len(vectors)}))
 

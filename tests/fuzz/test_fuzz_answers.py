@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzzing import fuzzed
+from sockets import BODY
 from upsertq_worker.delivery.outcome import LaneRefused, describe, judge
 from upsertq_worker.delivery.response import BODY_MAX, Answer, Sent
 from upsertq_worker.edge.http_index import HttpIndex, IndexAddress
@@ -254,7 +255,7 @@ async def answers_to(raws: list[bytes]) -> list[Answer | TransportFailure]:
     replies = []
     async with server, HttpIndex(IndexAddress(url, "x", KEY), timeout=5, connections=1) as edge:
         for _ in raws:
-            replies.append(await edge.upsert(b"{}"))  # noqa: PERF401 - one after another
+            replies.append(await edge.upsert(BODY))  # noqa: PERF401 - one after another
     return replies
 
 

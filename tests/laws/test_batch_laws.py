@@ -235,4 +235,4 @@ def test_a_batch_of_lost_shards_posts_the_rest() -> None:
     batch = feeder.batcher.next(1.0, yes)
     assert batch is not None
     feeder.hold.drop(0)
-    assert [vector["id"] for vector in orjson.loads(batch.body())["vectors"]] == ["other"]
+    assert [vector["id"] for vector in orjson.loads(bytes(batch.body()))["vectors"]] == ["other"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from upsertq.contract.record import make_record
 from upsertq.contract.wire import pack
-from upsertq_worker.delivery.encoder import Encoder, join, overhead
+from upsertq_worker.delivery.encoder import Body, Encoder, overhead
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 VALUES = TEXTS | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(-1e300, 1e300) | st.lists(TEXTS, max_size=3)
@@ -55,7 +55,7 @@ def test_what_was_enqueued_is_what_is_posted(batch: tuple[str, list[dict[str, An
     entry = pack([make_record(**record, namespace=namespace) for record in given], run="", at=0)
     encoder = Encoder(entry)
     texts = [encoder.record(row) for row in range(len(entry.ids))]
-    body = join(texts, namespace)
+    body = bytes(Body(texts, namespace))
     document = json.loads(body)
 
     assert document.get("namespace", "") == namespace
@@ -79,6 +79,6 @@ def test_unicode_metadata_travels_as_utf8() -> None:
     """Characters of any plane are not escaped, so that the size is the one that the limit is about."""
     metadata = {"größe": "日本語 🦆", "list": ["é", ""]}
     record = make_record("a", [1.0], metadata=metadata)
-    body = join([Encoder(pack([record], run="", at=0)).record(0)], "")
+    body = bytes(Body([Encoder(pack([record], run="", at=0)).record(0)], ""))
     assert "日本語 🦆".encode() in body
     assert json.loads(body)["vectors"][0]["metadata"] == metadata

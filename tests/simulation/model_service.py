@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from faults import Faults
     from model_queue import ModelQueue
     from service_policy import ServicePolicy
+    from upsertq_worker.delivery.encoder import Body
     from virtual_time import Process, VirtualLoop
 
 Reply = Answer | TransportFailure
@@ -64,7 +65,7 @@ class ModelService:
         self.kill: Callable[[str], None] = lambda _worker: None
         """Kills a worker that sent what kills."""
 
-    def receive(self, worker: str, body: bytes, timeout: float) -> Request:
+    def receive(self, worker: str, body: Body, timeout: float) -> Request:
         """Take a request as it leaves the worker, and decide what will become of it."""
         records = records_of(body)
         shards = sorted({shard_of(*key, len(self._queue.shards)) for key, _ in records})
@@ -218,7 +219,7 @@ class IndexLink:
         self._process = process
         self._timeout = timeout
 
-    async def upsert(self, body: bytes) -> Reply:
+    async def upsert(self, body: Body) -> Reply:
         """As `IndexSeam.upsert`."""
         if self._process.ended:
             raise asyncio.CancelledError
@@ -230,9 +231,9 @@ class IndexLink:
             raise
 
 
-def records_of(body: bytes) -> tuple[tuple[Key, int], ...]:
+def records_of(body: Body) -> tuple[tuple[Key, int], ...]:
     """Return what a request's JSON carries: key and version of each record."""
-    parsed = orjson.loads(body)
+    parsed = orjson.loads(bytes(body))
     namespace = parsed.get("namespace", "")
     return tuple(((namespace, vector["id"]), vector["metadata"]["version"]) for vector in parsed["vectors"])
 

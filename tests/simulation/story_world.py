@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from checker import Key
     from model_service import Reply
+    from upsertq_worker.delivery.encoder import Body
 
 WALL: Final = 1_750_000_000.0
 """Seconds since 1970 at the start of every story."""
@@ -250,7 +251,7 @@ class _Index:
         self._world = world
         self._process = process
 
-    async def upsert(self, body: bytes) -> Reply:
+    async def upsert(self, body: Body) -> Reply:
         """As `Index.upsert`."""
         if self._process.ended:
             raise asyncio.CancelledError

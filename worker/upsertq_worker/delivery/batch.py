@@ -13,7 +13,7 @@ from itertools import chain
 from upsertq.contract.dead_letter import Verdict
 from upsertq.contract.wire import Entry
 from upsertq_worker.delivery.bisect import Search
-from upsertq_worker.delivery.encoder import MetadataOf, Unsendable, encode, join, overhead
+from upsertq_worker.delivery.encoder import Body, MetadataOf, Unsendable, encode, overhead
 from upsertq_worker.delivery.response import Sent
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version, entry_of, ids_of, records_of
@@ -131,9 +131,9 @@ class Batch:
         self.items = list(versions)
         return versions
 
-    def body(self) -> bytes:
+    def body(self) -> Body:
         """The request's body, of the live items."""
-        return join([encode(item) for item in self.live], self.namespace)
+        return Body([encode(item) for item in self.live], self.namespace)
 
 
 @dataclass(slots=True)

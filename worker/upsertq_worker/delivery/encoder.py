@@ -1,4 +1,4 @@
-"""Owns the JSON of an upsert request: each entry's text is made in one call, straight from its float32, and joined.
+"""Owns the JSON of an upsert request: each entry's text is made in one call, straight from its float32.
 
 Pure. A batch's size is therefore known exactly before it is closed.
 """
@@ -126,13 +126,31 @@ def overhead(namespace: str) -> int:
     return len(_HEAD) + len(_TAIL) + len(_space(namespace))
 
 
-def join(records: Sequence[Text], namespace: str) -> bytes:
-    """The body of one request; the default namespace is left out."""
-    parts: list[Text] = [_HEAD]
-    for record in records:
-        parts += (record, b",")
-    parts[-1] = b"]"  # in one go: bodies are megabytes
-    return b"".join((*parts, _space(namespace), b"}"))
+class Body:
+    """A request's JSON, in pieces: joining them copies 1.7 MB at 1,536 dimensions. `len` is its size in bytes.
+
+    Args:
+        records: the texts of its records.
+        namespace: theirs; the default one is left out.
+    """
+
+    __slots__ = ("_size", "pieces")
+
+    def __init__(self, records: Sequence[Text], namespace: str) -> None:
+        pieces: list[Text] = [_HEAD]
+        for record in records:
+            pieces += (record, b",")
+        pieces[-1] = b"]" + _space(namespace) + b"}"
+        self.pieces = pieces
+        self._size = sum(map(len, pieces))
+
+    def __len__(self) -> int:
+        """Bytes."""
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        """Its pieces in one."""
+        return b"".join(self.pieces)
 
 
 def _space(namespace: str) -> bytes:

@@ -14,7 +14,7 @@ from upsertq.contract.errors import WorldError
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
 from upsertq_worker.delivery.batch import Batch, Batcher
-from upsertq_worker.delivery.encoder import Unsendable
+from upsertq_worker.delivery.encoder import Body, Unsendable
 from upsertq_worker.delivery.outcome import judge
 from upsertq_worker.delivery.response import Answer, TransportFailure
 from upsertq_worker.flow.limiter import Limiter
@@ -36,7 +36,7 @@ class Refused(WorldError):  # noqa: N818 - as its siblings in `upsertq.contract.
 class Index(Protocol):
     """What a worker needs of an index."""
 
-    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+    async def upsert(self, body: Body) -> Answer | TransportFailure:
         """Post one request's body to `/vectors/upsert` and return what came back."""
 
 

@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from upsertq import __version__
+from upsertq_worker.delivery.encoder import Body
 from upsertq_worker.delivery.response import BODY_MAX, INDEX_HOST, Answer, TransportFailure, TransportKind
 from upsertq_worker.edge.credential import Credential
 from upsertq_worker.edge.proxies import Proxy, proxy_for
@@ -37,6 +38,9 @@ _HEADERS: Final = frozenset(
     }
 )
 """The headers that are read; no other one is kept."""
+JOINED_BYTES: Final = 256_000
+"""Up to here a body is sent in one piece: a copy is cheaper than many small writes."""
+_NOTHING: Final = b"{}"
 _UNAUTHORIZED: Final = 401
 _FORBIDDEN: Final = 403
 _OF_THE_KEY: Final = re.compile(rb"api[ _-]?key", re.IGNORECASE)
@@ -59,6 +63,23 @@ class IndexAddress:
         parts = urlsplit(self.url)
         host = parts.hostname or ""
         return None if is_loopback(host) else proxy_for(parts.scheme, host, parts.port, environment)
+
+
+class _Pieces(aiohttp.Payload):
+    """A body that is sent piece by piece: joined it would be copied twice, here and with the headers."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body, content_type="application/json")
+        self._size = len(body)
+
+    async def write(self, writer: aiohttp.abc.AbstractStreamWriter) -> None:
+        """Send it."""
+        for piece in self._value.pieces:
+            await writer.write(piece)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """As text; nothing here asks for it."""
+        return bytes(self._value).decode(encoding, errors)
 
 
 class HttpIndex:
@@ -117,12 +138,12 @@ class HttpIndex:
         if self._session is not None:
             await self._session.close()
 
-    async def upsert(self, body: bytes) -> Answer | TransportFailure:
+    async def upsert(self, body: Body) -> Answer | TransportFailure:
         """As `upsertq_worker.delivery.sender.Index.upsert`."""
         began = time.monotonic()
         reply: Answer | TransportFailure | None = None
         try:
-            reply = await self._ask("/vectors/upsert", body)
+            reply = await self._ask("/vectors/upsert", bytes(body) if len(body) < JOINED_BYTES else _Pieces(body))
         finally:  # cancelled as well: it was sent
             seconds = time.monotonic() - began
             self._events.tell(Event.REQUEST_ENDED, bytes=len(body), seconds=seconds, answered=reply is not None)
@@ -130,7 +151,7 @@ class HttpIndex:
 
     async def stats(self) -> Answer | TransportFailure:
         """Ask for the index's statistics: shows that the address and the key are right, and names the dimension."""
-        return await self._ask("/describe_index_stats", b"{}")
+        return await self._ask("/describe_index_stats", _NOTHING)
 
     def renew_key(self) -> bool:
         """Read the API key anew; returns whether it is another one, with which requests go from now on."""
@@ -139,7 +160,7 @@ class HttpIndex:
         self._redactor.learn([self._credential.key])
         return True
 
-    async def _ask(self, path: str, body: bytes) -> Answer | TransportFailure:
+    async def _ask(self, path: str, body: bytes | _Pieces) -> Answer | TransportFailure:
         """Post; where the key is refused and there is another one by now, once more with that."""
         key = self._credential.key
         reply = await self._post(path, body, key)
@@ -149,7 +170,7 @@ class HttpIndex:
                 return await self._post(path, body, self._credential.key)
         return reply
 
-    async def _post(self, path: str, body: bytes, key: str) -> Answer | TransportFailure:
+    async def _post(self, path: str, body: bytes | _Pieces, key: str) -> Answer | TransportFailure:
         assert self._session is not None  # noqa: S101 - used inside `async with` only
         url = URL(self._address.url + path, encoded=True)
         headers = {"Api-Key": key} if key else {}
