@@ -135,9 +135,14 @@ class QueueKeys:
             return None
         return whole(shard, 0, MAX_SHARDS - 1) if colon else OF_THE_QUEUE
 
+    @cached_property
+    def _shards(self) -> dict[int, ShardKeys]:
+        return {}
+
     def shard(self, shard: int) -> ShardKeys:
-        """The keys of one shard."""
-        return ShardKeys(self.queue, shard)
+        """The keys of one shard, which are made once."""
+        known = self._shards.get(shard)
+        return known if known is not None else self._shards.setdefault(shard, ShardKeys(self.queue, shard))
 
     @cached_property
     def meta(self) -> str:

@@ -216,7 +216,9 @@ def _ids(text: bytes, count: int) -> tuple[str, ...]:
     ids = _json(text, b"ids")
     if not isinstance(ids, list) or len(ids) != count or set(map(type, ids)) != {str}:
         raise _damaged(f"ids are no array of {count} strings")
-    if not all(ids) or max(map(len, ids)) > MAX_NAME or not _is_plain("".join(ids)):
+    # without an escape they are as plain as their text, and none is longer
+    plain = (text.isascii() and b"\\" not in text) or _is_plain("".join(ids))
+    if not plain or not all(ids) or (len(text) > MAX_NAME and max(map(len, ids)) > MAX_NAME):
         raise _damaged(f"an id is not 1 to {MAX_NAME} ASCII characters")
     return tuple(ids)
 

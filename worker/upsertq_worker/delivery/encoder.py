@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEAD, _TAIL = b'{"vectors":[', b"]}"
 _OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+_FLOAT32 = np.dtype("<f4")
 
 
 class Unsendable(Exception):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
@@ -42,7 +43,7 @@ class Encoder:
         count = len(entry.ids)
         self._ids = entry.ids
         self._matrix: npt.NDArray[np.float32] | None = (
-            np.frombuffer(entry.values, dtype="<f4").reshape(count, entry.dim) if entry.dim else None
+            np.frombuffer(entry.values, _FLOAT32).reshape(count, entry.dim) if entry.dim else None
         )
         self._sparse: list[Any] | None = orjson.loads(entry.sparse) if entry.sparse else None
         self._metadata: list[Any] | None = orjson.loads(entry.metadata) if entry.metadata else None

@@ -155,11 +155,16 @@ class Reader:
         shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
         if not shards:
             return
+        found: dict[str, list[int]] = {}
         for shard, lanes in (await self._queue.lanes(list(shards))).items():
             if self.cursors.shards.get(shard) is shards[shard]:
                 shards[shard].bell = lanes.place
                 for namespace in lanes.namespaces:
-                    self.cursors.follow(shard, namespace)
+                    found.setdefault(namespace, []).append(shard)
+        # a lane's streams one after another: what is read in one turn is sent in one batch
+        for namespace, ones in found.items():
+            for shard in ones:
+                self.cursors.follow(shard, namespace)
 
     def _take_in(self, read: Read, cursors: Mapping[Stream, Cursor], bells: Mapping[int, str], count: int) -> None:
         for stream, fault in read.faults.items():
