@@ -89,7 +89,7 @@ class Hired:
 class World:
     """A queue, a service, and the workers that a story starts."""
 
-    def __init__(self, shards: int = 1) -> None:
+    def __init__(self, shards: int = 1, *, latency: float = 0.0005) -> None:
         self.loop = VirtualLoop()
         self.checker = Checker(self.loop.time, traced=False)
         self.checker.shards = self.shards = shards
@@ -111,7 +111,7 @@ class World:
         self._filled: Counter[str] = Counter()
         self._faults = Faults(
             rng=random.Random("upsertq story"), now=self.loop.time, lease=LEASE, quarantine=QUARANTINE,
-            latency=0.0005, mishaps=0.0, sick={}, troubles=0.0, kinds={}, calm=True,
+            latency=latency, mishaps=0.0, sick={}, troubles=0.0, kinds={}, calm=True,
         )  # fmt: skip
 
     def tell(self, story: Coroutine[Any, Any, None]) -> None:

@@ -133,6 +133,20 @@ def test_two_thousand_lanes_drain_in_about_as_many_requests() -> None:
     world.tell(story())
 
 
+def test_a_lane_of_few_records_goes_in_one_request() -> None:
+    """Its part in the last shard is read with that in the first, though all that waits takes longer than the linger."""
+    world = World(shards=16, latency=0.1)
+    for number in range(100):
+        world.enqueue(f"lane-{number}", *map(str, range(50)))
+
+    async def story() -> None:
+        world.start("w1")
+        await world.until(lambda: not world.left(), seconds=60)
+        assert len(world.posts) <= 100 + 3, "a read in the middle of which a lane stands may cut it"
+
+    world.tell(story())
+
+
 def test_lanes_that_the_bell_forgot_are_found() -> None:
     """More lanes get a stream between two reads than the bell keeps: the lanes are listed anew."""
     world = World(shards=2)
