@@ -49,7 +49,7 @@ RECORDS: Final = {1536: 20_000, 384: 60_000, 64: 150_000}
 
 
 Taken = dict[str, float]
-"""What one run took: `seconds`, and seconds of `cpu` of its process."""
+"""What one run took: `seconds`, seconds of `cpu` of its process, and of a worker the `requests`."""
 
 
 class Stopwatch:
@@ -152,7 +152,7 @@ async def worker_side(url: str, port: int, records: int, in_flight: int) -> Take
         worker = Worker("bench", shape.shards, queue, index, settings)
         watch = Stopwatch()
         tally = await worker.run()
-        taken = watch.read()
+        taken = watch.read() | {"requests": tally.requests}
     await server.close()
     assert tally.acked == records, tally  # noqa: S101 - a figure of less would be wrong
     return taken
