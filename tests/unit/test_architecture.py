@@ -28,7 +28,7 @@ ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
         "events", "settings", "context", "logs", "metrics", "damage", "ordering", "flow", "absence", "delivery",
-        "queue", "recovery", "finish", "worker", "edge", "cli",
+        "queue", "recovery", "finish", "worker", "edge", "job_arguments", "rq_queue", "cli", "jobs",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
@@ -83,11 +83,11 @@ IMPURE: Final = {
 """A clock, a connection, a process, a file, or what brings one."""
 
 FOREIGN: Final = {
-    "redis": ("upsertq/contract/server.py",),
+    "redis": ("upsertq/contract/server.py", "upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_job.py"),
     # its client and its server are two libraries in one: neither module knows the other half
     "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_worker/edge/http_server.py", "upsertq_emulator/app.py"),
     "prometheus_client": ("upsertq_worker/edge/exposition.py",),
-    "rq": ("upsertq_worker/jobs.py", "upsertq_worker/rq_*.py"),
+    "rq": ("upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_*.py"),
     "uvloop": ("upsertq_worker/edge/process.py", "upsertq_emulator/command.py"),
     "pyarrow": ("upsertq/sources/*.py",),
     "zstandard": ("upsertq/sources/*.py",),

@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+from upsertq.contract.errors import InvalidRecord, LanePaused, QueueMismatch, UpsertqError, UsageError, WaitTimeout
+
 
 class ExitCode(IntEnum):
     """What a script may rely on."""
@@ -13,3 +15,18 @@ class ExitCode(IntEnum):
     TIMED_OUT = 4
     PAUSED = 5
     INTERRUPTED = 130
+
+
+def code_of(error: UpsertqError) -> ExitCode:
+    """The exit code of a command that ends with this error."""
+    match error:
+        case WaitTimeout():
+            return ExitCode.TIMED_OUT
+        case LanePaused():
+            return ExitCode.PAUSED
+        case InvalidRecord() | QueueMismatch():
+            return ExitCode.FAILED
+        case UsageError():
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.FAILED

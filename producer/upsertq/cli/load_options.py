@@ -19,6 +19,8 @@ from upsertq.sources import Columns, Format
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+TIMEOUT = Plan().timeout
+
 _OPTIONS = (
     click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),
     run,
@@ -105,7 +107,7 @@ _OPTIONS = (
     click.option(
         "--timeout",
         type=click.FloatRange(min=0),
-        default=60.0,
+        default=TIMEOUT,
         show_default=True,
         metavar="S",
         help="Seconds to wait while the backlog is at its limit and nothing drains it, or the server is away.",
@@ -119,26 +121,26 @@ class LoadOptions:
     """The options as given."""
 
     sources: tuple[str, ...]
-    run_name: str | None
-    namespace: str | None
-    id_column: str | None
-    values_columns: tuple[str, ...]
-    metadata_columns: str | None
-    sparse_column: str | None
-    namespace_column: str | None
-    namespace_from_folder: bool
-    delimiter: str | None
-    ids: tuple[str, ...]
-    format_name: str | None
-    rejects: Path | None
-    max_rejects: int
-    resume: bool
-    shards: int | None
-    max_pending_records: int
-    max_pending_bytes: int
-    max_dead: int | None
-    timeout: float
-    allow_eviction: bool
+    run_name: str | None = None
+    namespace: str | None = None
+    id_column: str | None = None
+    values_columns: tuple[str, ...] = ()
+    metadata_columns: str | None = None
+    sparse_column: str | None = None
+    namespace_column: str | None = None
+    namespace_from_folder: bool = False
+    delimiter: str | None = None
+    ids: tuple[str, ...] = ()
+    format_name: str | None = None
+    rejects: Path | None = None
+    max_rejects: int = MAX_BYTES
+    resume: bool = False
+    shards: int | None = None
+    max_pending_records: int = 0
+    max_pending_bytes: int = Limits().bytes or 0
+    max_dead: int | None = None
+    timeout: float = TIMEOUT
+    allow_eviction: bool = False
 
     def plan(self, queue: str) -> Plan:
         """The plan, once every source is found good.

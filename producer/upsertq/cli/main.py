@@ -10,18 +10,10 @@ import click
 
 from upsertq import __version__
 from upsertq.cli import commands
-from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.exit_code import ExitCode, code_of
 from upsertq.cli.output import OutputFailed, complain
 from upsertq.cli.strict import StrictGroup
-from upsertq.contract.errors import (
-    InvalidRecord,
-    LanePaused,
-    QueueMismatch,
-    UpsertqError,
-    UsageError,
-    WaitTimeout,
-    shown,
-)
+from upsertq.contract.errors import UpsertqError, shown
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
 
@@ -115,24 +107,10 @@ def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR091
     except OutputFailed as error:
         return complain(error)
     except UpsertqError as error:
-        return _complain(str(error), _code_of(error))
+        return _complain(str(error), code_of(error))
     except Exception as error:  # noqa: BLE001 - the last resort: a person gets one line, not a page of ours
         return _admit(error)
     return int(code) if isinstance(code, int) else ExitCode.DONE
-
-
-def _code_of(error: UpsertqError) -> ExitCode:
-    match error:
-        case WaitTimeout():
-            return ExitCode.TIMED_OUT
-        case LanePaused():
-            return ExitCode.PAUSED
-        case InvalidRecord() | QueueMismatch():
-            return ExitCode.FAILED
-        case UsageError():
-            return ExitCode.USAGE
-        case _:
-            return ExitCode.FAILED
 
 
 def _admit(error: Exception) -> int:

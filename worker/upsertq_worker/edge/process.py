@@ -31,6 +31,7 @@ from upsertq_worker.worker import Worker
 
 T = TypeVar("T")
 Watch: TypeAlias = Callable[[Worker], Coroutine[Any, Any, None]]
+Heed: TypeAlias = Callable[[Worker], None]
 PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
 PARENT_SECONDS = 0.5
@@ -69,10 +70,12 @@ async def work(
     timeout: float,  # noqa: ASYNC109 - of each request
     allow_eviction: bool = False,
     watch: Watch | None = None,
+    heed: Heed | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
-    `timeout` is that of each request, in seconds; `watch` shows the progress.
+    `timeout` is that of each request, in seconds; `watch` shows the progress; `heed` sees to the signals in its own
+    way, where it is not left to this module.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
@@ -89,7 +92,7 @@ async def work(
         shape = await server.hold(opening)
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency, events=events) as index:
             await preflight.check(index, address.url, shape, time.time(), events)
-            return await _drain(server, shape, index, address.url, settings, events, watch)
+            return await _drain(server, shape, index, address.url, settings, events, watch, heed)
     finally:
         await server.close()
 
@@ -102,12 +105,16 @@ async def _drain(
     settings: Settings,
     events: Events,
     watch: Watch | None,
+    heed: Heed | None,
 ) -> tuple[Tally, Books]:
     """Run one worker, or where there is no end to drain to, one for each creation of the queue."""
     while True:
         seam = RedisQueue(server, shape, _worker_name(), settings.lease)
         worker = Worker(seam.name, shape.shards, seam, index, settings, events=events)
-        _heed_signals(worker, index)
+        if heed:
+            heed(worker)
+        else:
+            _heed_signals(worker, index)
         events.tell(Event.STARTED, worker=seam.name, queue=shape.name, index=where)
         try:
             return await _attended(worker, index, watch), await seam.books()

@@ -1,0 +1,73 @@
+"""Owns what a job has at hand while it runs: the address of its queue's server, its notes, and which job it is.
+
+The notes are `job.meta`: how far the job is, as anyone may read it. They never fail a job.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final
+
+from upsertq.contract.errors import UsageError
+
+SAVED_SECONDS: Final = 1.0
+
+
+class Desk:
+    """What the job `job_id` has at hand; `notes` are sent to Redis by `save`, at most once a second."""
+
+    def __init__(
+        self, job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None], clock: Callable[[], float]
+    ) -> None:
+        self.job_id = job_id
+        self.url = url
+        self.notes = notes
+        self._save = save
+        self._clock = clock
+        self._begun = clock()
+        self._due = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the job began, this time."""
+        return self._clock() - self._begun
+
+    def progress(self, records: int, **more: Any) -> None:
+        """Note how many records are done, and how fast, and whatever `more` is of interest."""
+        rate = records / max(0.001, self.seconds)
+        self.notes |= {"records": records, "rate": round(rate, 1), "seconds": round(self.seconds, 1), **more}
+        if self._clock() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Send the notes now; what hinders that is no reason to fail."""
+        self._due = self._clock() + SAVED_SECONDS
+        with suppress(Exception):
+            self._save()
+
+
+_current: ContextVar[Desk] = ContextVar("desk")
+
+
+def this_desk() -> Desk:
+    """The desk of the job that runs here; `UsageError` where it was not begun by our worker."""
+    desk = _current.get(None)
+    if desk is None:
+        raise UsageError("this is run by our rq worker alone: rq worker -w upsertq_worker.jobs.Worker upsertq")
+    return desk
+
+
+@contextmanager
+def seated(desk: Desk) -> Iterator[Desk]:
+    """Let this be the desk of what runs in the block."""
+    token = _current.set(desk)
+    try:
+        yield desk
+    finally:
+        _current.reset(token)
+
+
+def new_desk(job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None]) -> Desk:
+    """A desk from now on."""
+    return Desk(job_id, url, notes, save, time.monotonic)

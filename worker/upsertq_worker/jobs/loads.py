@@ -1,0 +1,131 @@
+"""Owns the job that loads files. It reads what the environment of the rq worker lets it read, and resumes itself."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.load_options import LoadOptions
+from upsertq.client import receipt
+from upsertq.client.load import Interrupted, Loaded, Plan, Watch, load
+from upsertq.client.loading import Loading
+from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.errors import UsageError, shown
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.server import Server
+from upsertq.sources import Source
+from upsertq_worker.job_arguments import fitted, named, texts
+from upsertq_worker.jobs.desk import Desk, this_desk
+from upsertq_worker.jobs.stopping import STOP, Stopped
+
+SOURCES: Final = "UPSERTQ_SOURCES_DIR"
+"""Environment variable: the folder that jobs may load from; any that the worker can read where it is not set."""
+REJECTS: Final = "UPSERTQ_REJECTS_DIR"
+"""Environment variable: the folder that jobs may write rejects to; none where it is not set."""
+PATIENCE_SECONDS: Final = 30.0
+
+
+def ingest(sources: object, queue: str, run: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """As `upsertq_worker.jobs.ingest`."""
+    desk = this_desk()
+    plan = _plan(texts("sources", sources), named("queue", queue), run, options)
+    if "run" in desk.notes:  # it began before, and went on until its process ended
+        plan = replace(plan, run=str(desk.notes["run"]), resume=True)
+    with closing(Server.at(desk.url)) as server:
+        try:
+            loaded = load(plan, server, _Watched(desk))
+        except Interrupted as interrupted:
+            raise Stopped(str(interrupted)) from None
+        return _receipt(plan, server, loaded)
+
+
+def _plan(sources: Sequence[str], queue: str, run: str | None, options: Mapping[str, Any]) -> Plan:
+    chosen = fitted(LoadOptions, options, sources=sources, run_name=None if run is None else named("run", run))
+    _check_paths("a source", [*sources, *chosen.ids], SOURCES)
+    if chosen.rejects is not None:
+        if not os.environ.get(REJECTS):
+            raise UsageError(f"this rq worker writes no rejects: set {REJECTS} in its environment to a folder for them")
+        _check_paths("the file of rejects", [str(chosen.rejects)], REJECTS)
+    plan = chosen.plan(queue)
+    if plan.fingerprint is None:
+        raise UsageError("a job loads files alone: a stream could not be read a second time")
+    return plan
+
+
+def _check_paths(what: str, paths: Sequence[str], variable: str) -> None:
+    """Raise `UsageError` for paths that are not absolute, or not in the folder that the variable names."""
+    folder = os.environ.get(variable)
+    for path in paths:
+        if not Path(path).is_absolute():
+            raise UsageError(f"{what} is {shown(path, 200)}: a job takes absolute paths of files alone")
+        if folder and not Path(path).resolve().is_relative_to(Path(folder).resolve()):
+            raise UsageError(f"{what} is {shown(path, 200)}: this rq worker keeps to {folder} ({variable})")
+
+
+def _receipt(plan: Plan, server: Server, loaded: Loaded) -> dict[str, Any]:
+    """What `upsertq load --json` prints, and the exit code."""
+    patience = Circumstances(time.monotonic, time.time, random.Random()).patience(PATIENCE_SECONDS)
+    found = server.hold(receipt.read(QueueKeys(plan.queue), loaded.shape, loaded.run, patience))
+    own = {name: getattr(loaded, name) for name in ("run", "loaded", "rejected", "skipped")}
+    code = ExitCode.REJECTED_OR_DEAD if loaded.rejected else ExitCode.DONE
+    return {"queue": plan.queue, **own, "load_seconds": loaded.seconds, **found.books.as_dict(), "exit_code": code}
+
+
+class _Watched(Watch):
+    """Notes how far a load is, and ends it once the word to stop has come."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._asked = threading.Event()
+        self._reading = False
+        STOP.wake = self._wake
+        self._check()
+
+    def begins(self, run: str, *, resumed: bool) -> None:
+        """Note the run before its first record is enqueued: by it a second attempt knows that this was the first."""
+        self._desk.notes |= {"run": run, "resumed": resumed}
+        self._desk.save()
+
+    def reads(self, source: Source) -> None:
+        """Note the source."""
+        self._desk.notes["source"] = source.name
+
+    def advances(self, done: int, loading: Loading) -> None:
+        """Note the records that are in the queue."""
+        self._check()
+        self._desk.progress(loading.confirmed, done=done, rejected=loading.rejected, skipped=loading.skipped)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the word end what may block for long, such as a file on a slow disk."""
+        self._reading = True
+        try:
+            self._check()
+            yield
+        finally:
+            self._reading = False
+
+    def waits(self, why: str) -> None:
+        """Note why nothing moves."""
+        self._check()
+        self._desk.notes["waits"] = why
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the time is over or the word comes."""
+        self._asked.wait(seconds)
+        self._check()
+
+    def _wake(self) -> None:
+        self._asked.set()
+        if self._reading:
+            raise Interrupted
+
+    def _check(self) -> None:
+        if STOP.asked is not None:
+            raise Interrupted

@@ -1,0 +1,205 @@
+"""Owns a job as our rq worker takes it from Redis: a name of the table with JSON arguments, and nothing else is run.
+
+Whatever stands in Redis is a stranger's. A job with a field that could make rq import, call or send something is
+refused as a whole, and what is not known is not kept. No serializer but JSON is ever used, and none that Redis names.
+"""
+
+import inspect
+import json
+import logging
+import os
+import sys
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final, Self, cast
+from urllib.parse import quote, urlencode
+
+from redis import ResponseError, SSLConnection
+from rq import Retry
+from rq.exceptions import NoSuchJobError
+from rq.job import Job as RqJob
+from rq.serializers import JSONSerializer
+
+from upsertq.cli.exit_code import ExitCode, code_of
+from upsertq.contract.errors import UpsertqError, UsageError, shown
+from upsertq.contract.printable import printable
+from upsertq_worker.job_arguments import MOST_BYTES, check
+from upsertq_worker.jobs.desk import new_desk, seated
+from upsertq_worker.jobs.stopping import STOP, Stopped
+
+LOGGER: Final = logging.getLogger("upsertq.jobs")
+HARMLESS: Final = {
+    *("data", "origin", "status", "description", "worker_name", "meta", "group_id"),
+    *("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat", "result_ttl", "failure_ttl", "ttl"),
+    *("retries_left", "number_of_retries", "retry_intervals", "enqueue_at_front", "enqueue_at_front_on_retry"),
+    *("dependency_id", "dependency_ids", "allow_dependency_failures", "repeats_left", "repeat_intervals"),
+}
+"""Fields that are kept: numbers, times, and names of jobs."""
+UNUSED: Final = {"result", "exc_info", "timeout"}
+"""Fields that are passed over: a job is bounded by its own arguments, and its results stand elsewhere."""
+DESCRIBED: Final = 200
+STOPPED_CODE: Final = 1
+
+
+class JobRefused(UpsertqError):  # noqa: N818 - as its siblings
+    """A job that is none of ours, or that wants more than to run."""
+
+
+class Job(RqJob):
+    """A job that can run a function of the table `calls`, and refuses whatever else it was told to do.
+
+    Attributes:
+        calls: the functions by the name that a job gives.
+        refusal: why it does not run; empty where it does.
+    """
+
+    calls: ClassVar[Mapping[str, Callable[..., Any]]] = {}
+    refusal: str = ""
+
+    def __init__(self, id: str | None = None, connection: Any = None, serializer: Any = None) -> None:  # noqa: A002, ARG002
+        super().__init__(id, connection, JSONSerializer)
+
+    @classmethod
+    def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Self:  # noqa: A002
+        """The job of this id; `NoSuchJobError` also where what stands there is none: no worker ends for that."""
+        try:
+            return cast("Self", super().fetch(id, connection, serializer))
+        except (ValueError, ResponseError) as error:
+            raise NoSuchJobError(printable(str(error))) from None
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Take what is harmless of the fields in Redis, and note what is not as the reason to refuse the job."""
+        fields = {printable(bytes(name).decode("utf-8", "replace")): value for name, value in raw_data.items()}
+        unknown = sorted(name for name in fields.keys() - HARMLESS - UNUSED if fields[name])
+        kept = {name.encode(): value for name, value in fields.items() if name in HARMLESS}
+        try:
+            super().restore(kept)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            unknown.insert(0, "a field that cannot be read")
+            super().restore({b"data": kept.get(b"data", b""), b"origin": kept.get(b"origin", b"")})
+        self.timeout = -1
+        self.description = printable(str(self.description))[:DESCRIBED]
+        if not isinstance(self.meta, dict):
+            self.meta = {}
+        try:
+            if unknown:
+                raise JobRefused(
+                    f"it has {', '.join(unknown)[:DESCRIBED]}: callbacks, webhooks and the like are not run"
+                )
+            name, arguments, options = self._call(kept.get(b"data", b""))
+        except UpsertqError as error:
+            self.refusal = str(error)
+            name, arguments, options = "refused", [], {}
+        self._func_name, self._instance, self._args, self._kwargs = name, None, arguments, options
+
+    def _call(self, packed: bytes) -> tuple[str, list[Any], dict[str, Any]]:
+        """The name and the arguments; raises `JobRefused` where they are not fit to be called."""
+        try:
+            name, instance, arguments, options = json.loads(_unpacked(packed))
+        except (ValueError, TypeError, RecursionError):
+            raise JobRefused(
+                "its data is no JSON call: enqueue it with `upsertq submit`, or with the JSON serializer"
+            ) from None
+        if not isinstance(name, str) or name not in self.calls or instance is not None:
+            raise JobRefused(f"it calls {shown(name)}: this worker runs {', '.join(sorted(self.calls))}, nothing else")
+        try:
+            inspect.signature(self.calls[name]).bind(*arguments, **options)
+        except TypeError as error:
+            raise JobRefused(f"its arguments do not fit {name}: {error}") from None
+        check([arguments, options])
+        return name, arguments, options
+
+    @property
+    def func(self) -> Callable[..., Any]:
+        """The function of the table; nothing is imported."""
+        return self.calls[str(self.func_name)]
+
+    @property
+    def success_callback(self) -> None:
+        """None, ever."""
+
+    @property
+    def failure_callback(self) -> None:
+        """None, ever."""
+
+    @property
+    def stopped_callback(self) -> None:
+        """None, ever."""
+
+    def send_webhooks(self, *_: Any, **__: Any) -> None:
+        """Send nothing."""
+
+    def perform(self) -> Any:
+        """Run the function; what it returns is the receipt.
+
+        A job that is stopped since the worker shuts down goes back to the queue's head. One that is stopped for good
+        ends its process, which the worker takes for what it is.
+        """
+        try:
+            return self._run()
+        except Stopped:
+            LOGGER.info("job %s stops, as it was told to", self.id)
+            if STOP.for_good:
+                os._exit(STOPPED_CODE)
+            return Retry(max=sys.maxsize, enqueue_at_front=True)
+        except Exception as error:
+            self.retries_left = 0  # it would fail again: only a job whose process died is begun again
+            self.meta |= {"error": reason_of(error), "exit_code": _code_of(error)}
+            self._save_notes()
+            raise
+
+    def _run(self) -> Any:
+        if self.refusal:
+            raise JobRefused(self.refusal)
+        with seated(new_desk(self.id, url_of(self.connection), self.meta, self._save_notes)) as desk:
+            STOP.check()
+            try:
+                return super().perform()
+            finally:
+                desk.save()
+
+    def _save_notes(self) -> None:
+        self.save_meta()  # type: ignore[no-untyped-call]
+
+
+def reason_of(error: BaseException) -> str:
+    """Why a job failed, in one line."""
+    text = str(error) if isinstance(error, UpsertqError) else f"{type(error).__name__}: {error}"
+    return printable(" ".join(text.split()))[:1000]
+
+
+def _code_of(error: Exception) -> int:
+    return code_of(error) if isinstance(error, UpsertqError) else ExitCode.FAILED
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """The data of a job, which rq compresses; cut off beyond what arguments may take."""
+    try:
+        unpacking = zlib.decompressobj()
+        plain = unpacking.decompress(packed, 2 * MOST_BYTES)
+    except zlib.error:
+        plain = packed
+    if len(plain) >= 2 * MOST_BYTES:
+        raise JobRefused(f"its arguments take more than {MOST_BYTES:,} bytes")
+    return plain
+
+
+def url_of(connection: Any) -> str:
+    """The address of the queue's server: UPSERTQ_REDIS_URL of this process, else that of rq's own connection."""
+    if url := os.environ.get("UPSERTQ_REDIS_URL"):
+        return url
+    pool = connection.connection_pool
+    to: dict[str, Any] = pool.connection_kwargs
+    login = f"{quote(to.get('username') or '', '')}:{quote(to['password'], '')}@" if to.get("password") else ""
+    query = {name: str(value) for name, value in to.items() if name.startswith("ssl_") and value is not None}
+    if "path" in to:
+        return f"unix://{login}{quote(to['path'])}?db={to.get('db', 0)}"
+    if "host" not in to or to.get("credential_provider"):
+        raise UsageError(
+            "rq's connection cannot be written as a URL: set UPSERTQ_REDIS_URL in the environment of the rq worker"
+        )
+    scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
+    host = f"[{to['host']}]" if ":" in to["host"] else to["host"]
+    return f"{scheme}://{login}{host}:{to.get('port', 6379)}/{to.get('db', 0)}" + (
+        f"?{urlencode(query)}" if query else ""
+    )

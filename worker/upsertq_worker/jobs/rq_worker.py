@@ -1,0 +1,78 @@
+"""Owns the rq worker of our jobs: it stops the job that runs in good order, and takes jobs as `rq_job` has them.
+
+`rq worker -w upsertq_worker.jobs.Worker upsertq` is all that is typed: the job class, the serializer and the queue
+class are its own, whatever the command line says.
+"""
+
+import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any, Final
+
+from rq import Queue as RqQueue
+from rq.serializers import JSONSerializer
+from rq.worker import Worker as RqWorker
+
+from upsertq_worker.edge.process import log_to_stderr
+from upsertq_worker.jobs.rq_job import Job, reason_of
+from upsertq_worker.jobs.stopping import STOP
+
+MAINTENANCE_SECONDS: Final = 60
+"""How often jobs are looked for whose worker has died."""
+
+
+class Queue(RqQueue):
+    """The RQ queue of our jobs: whatever reads jobs from it reads them safely, `rq info --queue-class …` included."""
+
+    job_class = Job
+
+    def __init__(self, name: str = "upsertq", connection: Any = None, **given: Any) -> None:
+        given |= {"job_class": Job, "serializer": JSONSerializer}
+        super().__init__(name, connection, **given)
+
+
+class Worker(RqWorker):
+    """Runs each job in a process of its own, which is told to stop with the worker, and when the job is stopped."""
+
+    job_class = Job
+    queue_class: type[RqQueue] = Queue
+
+    def __init__(self, queues: Any, name: str | None = None, **given: Any) -> None:
+        listed = [queues] if isinstance(queues, str | RqQueue) else list(queues) if isinstance(queues, Iterable) else []
+        names = [one if isinstance(one, str) else one.name for one in listed]
+        connection = given.pop("connection", None) or next(
+            one.connection for one in listed if hasattr(one, "connection")
+        )
+        given |= {"job_class": Job, "queue_class": Queue, "serializer": JSONSerializer}
+        super().__init__(names, name, connection=connection, **given)
+        self.maintenance_interval = min(self.maintenance_interval, MAINTENANCE_SECONDS)
+
+    def setup_work_horse_signals(self) -> None:
+        """Let the process of the job take its own signals."""
+        STOP.listen()
+        log_to_stderr()
+
+    def handle_warm_shutdown_request(self) -> None:
+        """Tell the job that runs to stop: it goes back to the queue."""
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
+        self._tell(signal.SIGTERM)
+
+    def kill_horse(self, sig: signal.Signals = signal.SIGKILL) -> None:
+        """Tell a job to stop that is stopped by its id; kill its process where rq means that."""
+        if self._stopped_job_id:
+            self._tell(signal.SIGINT)
+        else:
+            super().kill_horse(sig)
+
+    def handle_exception(self, job: Any, *exc_info: Any) -> None:
+        """Say in one line why a job failed; the traceback is kept with its result."""
+        self.log.error("Worker %s: job %s (%s) failed: %s", self.name, job.id, job.func_name, reason_of(exc_info[1]))
+        for handler in self._exc_handlers:
+            if handler(job, *exc_info) is False:
+                break
+
+    def _tell(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            if self.horse_pid:
+                os.kill(self.horse_pid, number)

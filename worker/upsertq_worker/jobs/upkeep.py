@@ -1,0 +1,92 @@
+"""Owns the jobs that look after a queue: replaying its dead letters, and the audit. Both do what the commands do."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any, Final
+
+from upsertq.admin.audit import audit as recount
+from upsertq.cli.dead_acts import Act, Canary, carry_out
+from upsertq.cli.dead_options import Selection
+from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.reach import Reached, existing_queue
+from upsertq.contract.dead_letter import Reason
+from upsertq.contract.errors import UsageError
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Conversation, Patience
+from upsertq.contract.queue import QueueShape
+from upsertq.dead.finding import Pick, Plan, find_picks, make_plan
+from upsertq.dead.moves import Tally
+from upsertq.dead.moves import replay as replay_letters
+from upsertq_worker.job_arguments import fitted, named
+from upsertq_worker.jobs.desk import this_desk
+from upsertq_worker.jobs.stopping import STOP
+
+PATIENCE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How to replay: `first` letters before the others, `timeout` seconds for them; the letters, where they are named.
+
+    As `upsertq dead replay` has it.
+    """
+
+    first: int | None = None
+    timeout: float = 300.0
+    dead_ids: tuple[str, ...] = ()
+
+
+def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
+    """As `upsertq_worker.jobs.replay`."""
+    desk = this_desk()
+    chosen, how = fitted(Selection, selector), fitted(How, plan)
+    unknown = set(chosen.reasons) - {reason.value for reason in Reason}
+    if unknown:
+        raise UsageError(f"there is no reason {', '.join(sorted(unknown))}: choose of {', '.join(Reason)}")
+    if how.dead_ids and not chosen.everything:
+        raise UsageError("name dead letters or choose them, not both")
+
+    def move(
+        keys: QueueKeys,
+        shape: QueueShape,
+        picks: Sequence[Pick],
+        tally: Tally,
+        patience: Callable[[], Patience],
+        watch: Callable[[Tally], None],
+    ) -> Conversation[None]:
+        def noted(now: Tally) -> None:
+            watch(now)
+            desk.progress(now.done, gone=now.gone)
+
+        yield from replay_letters(keys, shape, picks, tally, patience, noted)
+
+    act = Act("replay", "replayed", move, as_json=True, dry_run=False, yes=True)
+    canary = None if how.first is None else Canary(max(1, how.first), how.timeout)
+    STOP.interrupt()  # at any instant each letter is in one place
+    with existing_queue(desk.url, named("queue", queue)) as reached, redirect_stdout(io.StringIO()) as printed:
+        found = _plan(reached, chosen, how)
+        code = carry_out(act, reached, found, canary, everything=chosen.everything)
+    return {**json.loads(printed.getvalue()), "exit_code": code}
+
+
+def _plan(queue: Reached, chosen: Selection, how: How) -> Plan:
+    keys, shards = queue.keys, queue.shape.shards
+    if how.dead_ids:
+        return queue.server.hold(find_picks(keys, shards, how.dead_ids, queue.patience(PATIENCE_SECONDS)))
+    for run in chosen.runs:
+        queue.check_run(run)
+    wanted = make_plan(keys, shards, chosen.selector, chosen.limit, lambda: queue.patience(PATIENCE_SECONDS))
+    return queue.server.hold(wanted)
+
+
+def audit(queue: str) -> dict[str, Any]:
+    """As `upsertq_worker.jobs.audit`."""
+    desk = this_desk()
+    STOP.interrupt()  # it only reads
+    with existing_queue(desk.url, named("queue", queue)) as reached:
+        report = reached.server.hold(recount(reached.keys, reached.shape, reached.patience(PATIENCE_SECONDS)))
+    desk.progress(report.records)
+    return {**report.as_dict(), "exit_code": ExitCode.DONE if report.ok else ExitCode.FAILED}

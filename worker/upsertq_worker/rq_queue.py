@@ -1,0 +1,166 @@
+"""Owns the RQ queue as those see it that hand jobs over: enqueues them by name, follows them, stops them.
+
+Nothing that Redis names is imported here: of a job only its status, its notes and its receipt are read, as JSON.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import RedisError
+from rq import Queue, Retry
+from rq.cli.helpers import get_redis_from_config
+from rq.command import send_stop_job_command
+from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
+from rq.job import Job, JobStatus
+from rq.serializers import JSONSerializer
+from rq.worker import Worker
+
+from upsertq.contract.errors import NotFound, ServerUnavailable, UsageError, WorldError, shown
+from upsertq_worker.job_arguments import check
+
+NAME: Final = "upsertq"
+"""Of the RQ queue."""
+MODULE: Final = "upsertq_worker.jobs"
+RESULT_SECONDS: Final = 86_400
+FAILURE_SECONDS: Final = 7 * 86_400
+DEATHS: Final = 3
+"""How often a job is begun again after its process died."""
+ANSWER_SECONDS: Final = 20.0
+CONNECT_SECONDS: Final = 5.0
+_OVER: Final = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A job to enqueue: one of the four by name, its arguments, and how it is described in logs.
+
+    With `slot` it has a fixed id: there is one such job at a time.
+    """
+
+    name: str
+    arguments: tuple[Any, ...]
+    description: str
+    slot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a job: its status in RQ's words, its notes, and once it is finished its receipt."""
+
+    status: str
+    notes: dict[str, Any]
+    receipt: dict[str, Any] | None
+    error: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will come any more."""
+        return self.status in _OVER
+
+
+class Jobs:
+    """The jobs of the server at `url`."""
+
+    def __init__(self, url: str) -> None:
+        connection = get_redis_from_config({"REDIS_URL": url})  # type: ignore[no-untyped-call]
+        connection.connection_pool.connection_kwargs |= {
+            "socket_timeout": ANSWER_SECONDS,
+            "socket_connect_timeout": CONNECT_SECONDS,
+        }
+        self._connection = connection
+        self._queue = Queue(NAME, connection=connection, serializer=JSONSerializer)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._connection.close()
+
+    def enqueue(self, call: Call) -> str | None:
+        """Enqueue a job and return its id; `None` where its slot is taken by a job that is not over.
+
+        Raises:
+            UsageError: the arguments are not fit for Redis.
+            ServerUnavailable: the server does not answer.
+        """
+        check(list(call.arguments))
+        with _mapped():
+            try:
+                return self._enqueue(call)
+            except DuplicateJobError:
+                if not self._see(call.slot).over:
+                    return None
+                self._fetch(call.slot).delete()
+            try:
+                return self._enqueue(call)
+            except DuplicateJobError:
+                return None  # another one was faster
+
+    def listening(self) -> int:
+        """How many rq workers listen on the queue, as far as RQ knows."""
+        with _mapped():
+            return Worker.count(queue=self._queue)
+
+    def see(self, job_id: str) -> Seen:
+        """What is known of a job; `NotFound` where there is none (any more)."""
+        with _mapped():
+            return self._see(job_id)
+
+    def stop(self, job_id: str) -> None:
+        """Have a job stopped by its worker, or taken from the queue."""
+        with _mapped():
+            job = self._fetch(job_id)
+            if job.get_status(refresh=False) == JobStatus.STARTED:
+                send_stop_job_command(self._connection, job_id, serializer=JSONSerializer)
+            elif job.get_status(refresh=False) in _OVER:
+                raise WorldError(f"job {job_id} is over already: it is {job.get_status(refresh=False).value}")
+            else:
+                job.cancel()
+
+    def _enqueue(self, call: Call) -> str:
+        job = self._queue.enqueue_call(
+            f"{MODULE}.{call.name}",
+            args=list(call.arguments),
+            timeout=-1,
+            result_ttl=RESULT_SECONDS,
+            failure_ttl=FAILURE_SECONDS,
+            description=call.description,
+            job_id=call.slot or None,
+            unique=bool(call.slot),
+            retry=Retry(max=DEATHS),
+        )
+        return job.id
+
+    def _fetch(self, job_id: str) -> Job:
+        try:
+            return Job.fetch(job_id, connection=self._connection, serializer=JSONSerializer)
+        except (NoSuchJobError, ValueError):  # the latter for what cannot be an id
+            raise NotFound(
+                f"there is no job {shown(job_id)} on this server (any more): receipts are kept for a day, see also "
+                f"`rq info {NAME}`"
+            ) from None
+
+    def _see(self, job_id: str) -> Seen:
+        job = self._fetch(job_id)
+        status = job.get_status(refresh=False)
+        noted: Any = job.meta
+        notes = noted if isinstance(noted, dict) else {}
+        if status not in _OVER:
+            return Seen(status.value, notes, None)
+        result = job.latest_result()
+        receipt = result.return_value if result and status == JobStatus.FINISHED else None
+        error = (result.exc_string or "").strip().rpartition("\n")[2] if result else ""
+        return Seen(status.value, notes, receipt if isinstance(receipt, dict) else None, error)
+
+
+@contextmanager
+def _mapped() -> Iterator[None]:
+    """Turn what redis-py and rq raise into our errors."""
+    try:
+        yield
+    except RedisError as error:
+        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
+    except InvalidJobOperation as error:
+        raise WorldError(f"rq refuses: {error}") from None
+    except (ValueError, TypeError, LookupError) as error:  # what stands there is none of RQ's
+        raise UsageError(f"what stands in Redis for this job is not readable: {error}") from None
