@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 IMPORTED: Final = (
     *("upsertq.cli.main", "upsertq.cli.load", "upsertq_worker.cli.work", "upsertq_worker.cli.run"),
-    *("upsertq_worker.worker", "upsertq_emulator.command", "upsertq_emulator.app", "rich.progress", "uvloop"),
+    *(
+        "upsertq_worker.cli.submit",
+        "upsertq_worker.worker",
+        "upsertq_emulator.command",
+        "upsertq_emulator.app",
+        "rich.progress",
+        "uvloop",
+    ),
 )
 STREAMS: Final = 3
 OF_PYTHON: Final = ("PYTHON", "LANG", "LC_")

@@ -45,6 +45,11 @@ class WorkConfig:
     until_empty: bool = False
     seconds: float | None = None
 
+    @property
+    def url(self) -> str:
+        """The index's address with its scheme; empty where `index_host` is none."""
+        return _checked_url(self.index_host)[0]
+
     def checked(self) -> tuple[IndexAddress, Settings]:
         """The address and the settings; `UsageError` that lists everything that is wrong."""
         faults = [*self._number_faults(), *self._header_faults()]

@@ -36,7 +36,11 @@ class Desk:
     def progress(self, records: int, **more: Any) -> None:
         """Note how many records are done, and how fast, and whatever `more` is of interest."""
         rate = records / max(0.001, self.seconds)
-        self.notes |= {"records": records, "rate": round(rate, 1), "seconds": round(self.seconds, 1), **more}
+        self.note(records=records, rate=round(rate, 1), seconds=round(self.seconds, 1), **more)
+
+    def note(self, **more: Any) -> None:
+        """Note what is of interest."""
+        self.notes |= more
         if self._clock() >= self._due:
             self.save()
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from upsertq.cli.exit_code import ExitCode
-from upsertq.contract.errors import UsageError, WorldError, shown
+from upsertq.contract.errors import LanePaused, UsageError, shown
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.options import api_key
 from upsertq_worker.delivery.sender import Refused
@@ -25,10 +25,6 @@ BEFORE: Final = "seconds_before"
 """The note of how long the job has drained in all, before its worker was shut down."""
 
 
-class Paused(WorldError):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
-    """The service refuses the lane."""
-
-
 def drain(queue: str, index_host: str, seconds: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """As `upsertq_worker.jobs.drain`."""
     desk = this_desk()
@@ -42,7 +38,7 @@ def drain(queue: str, index_host: str, seconds: float | None, options: Mapping[s
     try:
         tally, books = run_loop(draining)
     except Refused as error:
-        raise Paused(str(error)) from None
+        raise LanePaused(str(error)) from None
     finally:
         desk.notes[BEFORE] = before + desk.seconds
     STOP.check()
@@ -61,8 +57,7 @@ def _config(index_host: str, seconds: float | None, options: Mapping[str, Any]) 
         raise UsageError(f"the job names no index, and this rq worker knows {len(allowed)} ({HOSTS}): name one of them")
     given = {**options, "index_host": index_host or allowed[0], "seconds": seconds}
     config = fitted(WorkConfig, given, api_key=api_key(), read_key=api_key, until_empty=True)
-    known = {replace(config, index_host=host).checked()[0].url for host in allowed}
-    if config.checked()[0].url not in known:
+    if config.url not in {replace(config, index_host=host).url for host in allowed}:
         raise UsageError(
             f"--index-host {shown(index_host)} is none of those to which this rq worker sends its key: {HOSTS} in its "
             "environment names them"

@@ -36,12 +36,13 @@ def ingest(sources: object, queue: str, run: str | None, options: Mapping[str, A
     desk = this_desk()
     plan = _plan(texts("sources", sources), named("queue", queue), run, options)
     if "run" in desk.notes:  # it began before, and went on until its process ended
-        plan = replace(plan, run=str(desk.notes["run"]), resume=True)
+        plan = replace(plan, run=named("run", desk.notes["run"]), resume=True)
     with closing(Server.at(desk.url)) as server:
         try:
             loaded = load(plan, server, _Watched(desk))
         except Interrupted as interrupted:
             raise Stopped(str(interrupted)) from None
+        desk.progress(loaded.loaded, rejected=loaded.rejected, skipped=loaded.skipped)
         return _receipt(plan, server, loaded)
 
 
@@ -99,7 +100,8 @@ class _Watched(Watch):
     def advances(self, done: int, loading: Loading) -> None:
         """Note the records that are in the queue."""
         self._check()
-        self._desk.progress(loading.confirmed, done=done, rejected=loading.rejected, skipped=loading.skipped)
+        more = {"rejected": loading.rejected, "skipped": loading.skipped, "waits": ""}
+        self._desk.progress(loading.confirmed, done=done, **more)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -114,7 +116,7 @@ class _Watched(Watch):
     def waits(self, why: str) -> None:
         """Note why nothing moves."""
         self._check()
-        self._desk.notes["waits"] = why
+        self._desk.note(waits=why)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until the time is over or the word comes."""

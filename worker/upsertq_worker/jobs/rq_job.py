@@ -60,6 +60,14 @@ class Job(RqJob):
         super().__init__(id, connection, JSONSerializer)
 
     @classmethod
+    def create(  # type: ignore[override]  # the rest is as it is there
+        cls, func: Any, args: Any = None, kwargs: Any = None, **given: Any
+    ) -> Self:
+        """A new job; raises `UsageError` where its arguments are not fit for Redis."""
+        check([list(args or ()), dict(kwargs or {})])
+        return cast("Self", super().create(func, args, kwargs, **given))
+
+    @classmethod
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Self:  # noqa: A002
         """The job of this id; `NoSuchJobError` also where what stands there is none: no worker ends for that."""
         try:
@@ -96,6 +104,8 @@ class Job(RqJob):
         """The name and the arguments; raises `JobRefused` where they are not fit to be called."""
         try:
             name, instance, arguments, options = json.loads(_unpacked(packed))
+            if not isinstance(arguments, list) or not isinstance(options, dict):
+                raise TypeError  # noqa: TRY301 - as what cannot be unpacked
         except (ValueError, TypeError, RecursionError):
             raise JobRefused(
                 "its data is no JSON call: enqueue it with `upsertq submit`, or with the JSON serializer"
