@@ -25,7 +25,7 @@ from upsertq_worker.rq_queue import NAME, Call, Jobs, Seen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-POLL_SECONDS: Final = 0.5
+POLL_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 60.0
 """How long a wait bears with a server that is away."""
 START: Final = f"rq worker -w upsertq_worker.jobs.Worker {NAME}"

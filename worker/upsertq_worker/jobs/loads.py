@@ -4,8 +4,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -84,13 +84,12 @@ class _Watched(Watch):
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._asked = threading.Event()
-        self._reading = False
-        STOP.wake = self._wake
+        STOP.wake = self._asked.set
         self._check()
 
     def begins(self, run: str, *, resumed: bool) -> None:
         """Note the run before its first record is enqueued: by it a second attempt knows that this was the first."""
-        self._desk.notes |= {"run": run, "resumed": resumed}
+        self._desk.notes |= {"run": run, "resumed": resumed, "process": os.getpid()}
         self._desk.save()
 
     def reads(self, source: Source) -> None:
@@ -103,16 +102,6 @@ class _Watched(Watch):
         more = {"rejected": loading.rejected, "skipped": loading.skipped, "waits": ""}
         self._desk.progress(loading.confirmed, done=done, **more)
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Let the word end what may block for long, such as a file on a slow disk."""
-        self._reading = True
-        try:
-            self._check()
-            yield
-        finally:
-            self._reading = False
-
     def waits(self, why: str) -> None:
         """Note why nothing moves."""
         self._check()
@@ -122,11 +111,6 @@ class _Watched(Watch):
         """Sleep until the time is over or the word comes."""
         self._asked.wait(seconds)
         self._check()
-
-    def _wake(self) -> None:
-        self._asked.set()
-        if self._reading:
-            raise Interrupted
 
     def _check(self) -> None:
         if STOP.asked is not None:
