@@ -15,7 +15,7 @@ from upsertq_worker.rq_queue import NAME, Jobs
 from waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from upsertq_worker.rq_queue import Seen
 
@@ -38,9 +38,11 @@ def rq(*arguments: str, url: str, **more: str) -> str:
 
 
 @contextmanager
-def fleet(url: str, log: Path, *command: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run rq workers, `worker` unless a `command` says otherwise, until the block ends."""
-    environment = processes.environment(url, RQ_REDIS_URL=url, **more)
+def fleet(
+    url: str, log: Path, *command: str, listens: bool = True, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run rq workers, `worker` unless a `command` says otherwise, from when one listens until the block ends."""
+    environment = processes.environment(url, RQ_REDIS_URL=url, **(env or {}))
     with log.open("ab") as file:
         before = file.tell()
         process = subprocess.Popen(
@@ -52,11 +54,7 @@ def fleet(url: str, log: Path, *command: str, **more: str) -> Iterator[subproces
             start_new_session=True,
         )
     try:
-        wait_until(
-            lambda: process.poll() is not None or b"Listening on" in log.read_bytes()[before:],
-            PATIENCE,
-            "a worker listens",
-        )
+        wait_until(lambda: not listens or b"Listening on" in log.read_bytes()[before:], PATIENCE, "a worker listens")
         yield process
         end(process)
     finally:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +41,7 @@ def test_a_worker_runs_the_four_jobs(client: redis.Redis, redis_url: str, tmp_pa
     """Each ends with the receipt and the exit code of the same command, and `rq info` counts them."""
     source = Dataset.make(COUNT, 8).parquet(tmp_path / "v.parquet")
     log = tmp_path / "log"
-    with emulated() as index, fleet(redis_url, log, UPSERTQ_INDEX_HOST=f"http://other {index.url}") as worker:
+    with emulated() as index, fleet(redis_url, log, env={"UPSERTQ_INDEX_HOST": f"http://other {index.url}"}) as worker:
         loaded = document("submit", "ingest", source, "--queue", "q", "--run", "r", "--wait", url=redis_url)
         assert (loaded["run"], loaded["loaded"], loaded["pending"], loaded["exit_code"]) == ("r", COUNT, COUNT, 0)
         assert see(redis_url, loaded["job"]).notes["records"] == COUNT
@@ -65,12 +69,13 @@ def test_every_end_has_its_exit_code(redis_url: str, tmp_path: Path, monkeypatch
     source = Dataset.make(COUNT, 8).parquet(tmp_path / "v.parquet")
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"id": "a", "values": [1, 2]}\n{"id": "", "values": [1, 2]}\n')
-    allowed = {"UPSERTQ_REJECTS_DIR": str(tmp_path / "rejects"), "UPSERTQ_SOURCES_DIR": str(tmp_path)}
+    folders = {"UPSERTQ_REJECTS_DIR": str(tmp_path / "rejects"), "UPSERTQ_SOURCES_DIR": str(tmp_path)}
+    allowed = {"PINECONE_API_KEY": "hunter2", **folders}
     (tmp_path / "rejects").mkdir()
     monkeypatch.setenv("THE_KEY", "another one")
     with (
         emulated("--require-api-key", "--api-key-env", "THE_KEY") as index,
-        fleet(redis_url, tmp_path / "log", UPSERTQ_INDEX_HOST=index.url, PINECONE_API_KEY="hunter2", **allowed),
+        fleet(redis_url, tmp_path / "log", env={"UPSERTQ_INDEX_HOST": index.url, **allowed}),
     ):
 
         def ends(code: int, *arguments: str | Path) -> str:
@@ -96,6 +101,27 @@ def test_every_end_has_its_exit_code(redis_url: str, tmp_path: Path, monkeypatch
         assert "401" in told or "key" in told
     assert "hunter2" not in (tmp_path / "log").read_text()
     assert books(redis_url, "q")["pending"] == COUNT
+
+
+def test_the_example_waits_for_three_ingests(redis_url: str, tmp_path: Path) -> None:
+    """Three files, three jobs, three runs that have landed, and their receipts."""
+    sources = [Dataset.make(COUNT, 8, seed).parquet(tmp_path / f"part-{seed}.parquet") for seed in (1, 2, 3)]
+    example = Path(__file__).parents[2] / "examples" / "three_ingests.py"
+    with emulated() as index, fleet(redis_url, tmp_path / "log", "worker-pool", "-n", "2"):
+        start("work", "--queue", "q", "--index-host", index.url, url=redis_url, log=tmp_path / "work")
+        environment = {**os.environ, "RQ_REDIS_URL": redis_url}
+        done = subprocess.run(
+            [sys.executable, example, "q", *sources],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        receipts = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [one["run"].rsplit("-", 2)[0] for one in receipts] == ["part-1", "part-2", "part-3"]
+        assert all(one["enqueued"] == COUNT and one["acked"] + one["superseded"] == COUNT for one in receipts)
 
 
 class Bomb:
@@ -125,7 +151,7 @@ def test_what_is_none_of_our_jobs_is_refused(client: redis.Redis, redis_url: str
     client.hset("rq:job:broken", mapping={"data": b"x", "created_at": b"\xff", "status": "queued"})
     client.lpush("rq:queue:upsertq", "broken")
     log = tmp_path / "log"
-    with fleet(redis_url, log, "worker", "--burst") as worker:
+    with fleet(redis_url, log, "worker", "--burst", listens=False) as worker:
         assert worker.wait(PATIENCE) == 0
     lines = log.read_text().splitlines()
     for reason, job in jobs.items():
@@ -157,7 +183,7 @@ def test_a_slot_has_one_drain_at_a_time(redis_url: str, tmp_path: Path) -> None:
         again = call("submit", *drain, url=redis_url)
         assert again.stdout.split() == []
         assert again.stderr.count("is not over yet: no other one was submitted") == 2
-        with fleet(redis_url, tmp_path / "log", UPSERTQ_INDEX_HOST=index.url):
+        with fleet(redis_url, tmp_path / "log", env={"UPSERTQ_INDEX_HOST": index.url}):
             call("submit", "wait", "drain-a__b_dc-2", url=redis_url)
             call("submit", "wait", "drain-a__b_dc-1", url=redis_url)
             done = call("submit", *drain, "--wait", url=redis_url)
@@ -186,6 +212,17 @@ def test_bad_inputs_are_one_line_each(redis_url: str, tmp_path: Path) -> None:
     call("submit", "stop", job, url=redis_url)
     assert f"job {job} was canceled" in complaint("submit", "wait", job, url=redis_url, expect=1)
     assert "is over already" in complaint("submit", "stop", job, url=redis_url, expect=1)
+
+
+def test_a_pool_without_a_server_says_so(tmp_path: Path) -> None:
+    """A line for each worker, no traceback, and SIGTERM ends the pool."""
+    log, url = tmp_path / "log", f"redis://:hunter2@127.0.0.1:{closed_port()}/0"
+    with fleet(url, log, "worker-pool", "-n", "2", listens=False) as pool:
+        said = "upsertq: the server of the rq jobs does not answer: "
+        wait_until(lambda: said in log.read_text(), PATIENCE, "a worker says that there is no server")
+    assert pool.returncode == 0
+    assert "Traceback" not in log.read_text()
+    assert "hunter2" not in log.read_text()
 
 
 @pytest.mark.parametrize("what", ["interrupted", "lost"])

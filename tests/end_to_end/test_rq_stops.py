@@ -41,12 +41,10 @@ def submit(*arguments: str | Path, url: str) -> str:
     return call("submit", *arguments, url=url).stdout.strip()
 
 
-def half_loaded(source: Path, url: str) -> str:
+def load_slowly(source: Path, url: str) -> str:
     """Submit a load that stands still once the backlog is full, as nothing drains it; returns its id."""
     limits = ("--max-pending-records", str(BACKLOG), "--timeout", "600")
-    job = submit("ingest", source, "--queue", "q", "--run", "r", *limits, url=url)
-    wait_until(lambda: see(url, job).notes.get("waits"), PATIENCE, "the load waits for room")
-    return job
+    return submit("ingest", source, "--queue", "q", "--run", "r", *limits, url=url)
 
 
 def assert_landed(index: Index, url: str) -> None:
@@ -78,11 +76,13 @@ def await_horse(worker: subprocess.Popen[bytes], url: str, job: str, before: int
     return wait_until(found, PATIENCE, f"another process than {before} runs the job")
 
 
-def test_a_load_goes_on_where_it_was(source: Path, redis_url: str, tmp_path: Path) -> None:
+def test_a_load_goes_on_where_it_was(client: redis.Redis, source: Path, redis_url: str, tmp_path: Path) -> None:
     """Whatever ends it in between, each record is enqueued once, and the job ends with its receipt."""
     log = tmp_path / "log"
+    job = load_slowly(source, redis_url)
+    client.hset(f"rq:job:{job}", "meta", '{"of": "a caller"}')  # rq saves notes that it has read, stale ones included
     with fleet(redis_url, log) as worker:
-        job = half_loaded(source, redis_url)
+        wait_until(lambda: see(redis_url, job).notes.get("waits"), PATIENCE, "the load waits for room")
         killed = await_horse(worker, redis_url, job)
         os.kill(killed, signal.SIGKILL)
         stopped = await_horse(worker, redis_url, job, killed)
@@ -120,7 +120,7 @@ def test_a_pool_drains_a_backlog_through_a_restart(
     call("load", source, "--queue", "q", "--run", "r", url=redis_url)
     with emulated("--faults", "latency=constant:0.2") as index:
         allowed = {"UPSERTQ_INDEX_HOST": index.url}
-        with fleet(redis_url, log, *POOL, **allowed) as pool:
+        with fleet(redis_url, log, *POOL, env=allowed) as pool:
             slow = ("--batch-size", "10", "--concurrency", "2", "--index-host", index.url)
             jobs = submit("drain", "--queue", "q", "--slots", "4", *slow, url=redis_url).split()
             wait_until(lambda: books(redis_url, "q")["acked"], PATIENCE, "something has landed")
@@ -131,7 +131,7 @@ def test_a_pool_drains_a_backlog_through_a_restart(
         assert leases(client) == []
         assert books(redis_url, "q")["pending"] > 0
         index.set_faults(None)
-        with fleet(redis_url, log, *POOL, **allowed):
+        with fleet(redis_url, log, *POOL, env=allowed):
             for job in jobs:
                 assert document("submit", "wait", job, url=redis_url)["pending"] == 0
         assert_landed(index, redis_url)
@@ -145,7 +145,7 @@ def test_a_drain_that_is_stopped_leaves_no_lease(
     call("load", source, "--queue", "q", "--run", "r", url=redis_url)
     with (
         emulated("--faults", "latency=constant:0.2") as index,
-        fleet(redis_url, tmp_path / "log", UPSERTQ_INDEX_HOST=index.url) as worker,
+        fleet(redis_url, tmp_path / "log", env={"UPSERTQ_INDEX_HOST": index.url}) as worker,
     ):
         host = ("--queue", "q", "--index-host", index.url)
         job = submit("drain", *host, "--batch-size", "10", "--concurrency", "2", url=redis_url)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter, defaultdict
+from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -83,7 +86,7 @@ IMPURE: Final = {
 """A clock, a connection, a process, a file, or what brings one."""
 
 FOREIGN: Final = {
-    "redis": ("upsertq/contract/server.py", "upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_job.py"),
+    "redis": ("upsertq/contract/server.py", "upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_*.py"),
     # its client and its server are two libraries in one: neither module knows the other half
     "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_worker/edge/http_server.py", "upsertq_emulator/app.py"),
     "prometheus_client": ("upsertq_worker/edge/exposition.py",),
@@ -184,6 +187,21 @@ def test_dependencies_run_one_way() -> None:
     for module in sources():
         others = {top(name) for name in imports(module)} & ROOTS.keys() - {top(module), "upsertq"}
         assert not others, f"{module} imports {others}"
+
+
+@pytest.mark.parametrize("library", sorted(FOREIGN))
+def test_foreign_libraries_have_their_place(library: str) -> None:
+    """A foreign library is named where the table allows it and nowhere else."""
+    users = {place(module) for module in sources() if any(top(name) == library for name in imports(module))}
+    assert not {user for user in users if not any(fnmatch(user, pattern) for pattern in FOREIGN[library])}
+
+
+@pytest.mark.parametrize("module", ["upsertq", "upsertq.client.load", "upsertq.sources"])
+def test_importing_the_library_is_thin(module: str) -> None:
+    """Importing the library loads nothing of the command line, the worker or the file formats."""
+    program = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not set(loaded) & {*THIN, "upsertq_worker", "upsertq_emulator"}
 
 
 def unit(module: str) -> str:

@@ -28,6 +28,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 POLL_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 60.0
 """How long a wait bears with a server that is away."""
+MOST_TOLD: Final = 1_000
+"""Characters of what a job says of its failure that are shown."""
 START: Final = f"rq worker -w upsertq_worker.jobs.Worker {NAME}"
 
 _redis_url = click.option(
@@ -243,7 +245,7 @@ def _to_the_end(jobs: Jobs, job_id: str, until: float | None) -> Seen:
     seen = jobs.see(job_id)
     with _shown() as show:
         while not seen.over:
-            show(int(seen.notes.get("records", 0)), seen.status)
+            show(_whole(seen.notes.get("records"), 0), seen.status)
             if until is not None and time.monotonic() >= until:
                 raise WaitTimeout(
                     f"job {job_id} is {seen.status} and not over yet: it goes on; `upsertq submit wait {job_id}` "
@@ -288,12 +290,18 @@ def _report(job_id: str, seen: Seen, *, as_json: bool) -> int:
         else:
             told = {name: value for name, value in seen.receipt.items() if name not in {"exit_code", "drifts"}}
             click.echo(printable(f"job {job_id}: " + ", ".join(f"{name} {value}" for name, value in told.items())))
-        return int(seen.receipt.get("exit_code", ExitCode.DONE))
+        return _whole(seen.receipt.get("exit_code"), ExitCode.DONE)
     if seen.status == "failed":
-        _say(f"job {job_id} failed: {seen.notes.get('error') or seen.error or 'RQ does not know why'}")
-        return int(seen.notes.get("exit_code", ExitCode.FAILED)) or ExitCode.FAILED
+        why = str(seen.notes.get("error") or seen.error or "RQ does not know why")
+        _say(f"job {job_id} failed: {why[:MOST_TOLD]}")
+        return _whole(seen.notes.get("exit_code"), ExitCode.FAILED) or ExitCode.FAILED
     _say(f"job {job_id} was {seen.status}: `rq requeue --queue {NAME} {job_id}` has it go on")
     return ExitCode.FAILED
+
+
+def _whole(value: Any, otherwise: int) -> int:
+    """What a job has noted as a number, if it is one."""
+    return value if isinstance(value, int) else otherwise
 
 
 def _say(text: str) -> None:

@@ -162,6 +162,8 @@ class Job(RqJob):
         if self.refusal:
             raise JobRefused(self.refusal)
         with seated(new_desk(self.id, url_of(self.connection), self.meta, self._save_notes)) as desk:
+            for stale in ("error", "exit_code"):
+                self.meta.pop(stale, None)
             STOP.check()
             try:
                 return super().perform()

@@ -6,20 +6,33 @@ class are its own, whatever the command line says.
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - these are not the builtins
 from rq import Queue as RqQueue
 from rq.serializers import JSONSerializer
 from rq.worker import Worker as RqWorker
 
+from upsertq.contract.printable import printable
 from upsertq_worker.edge.process import log_to_stderr
 from upsertq_worker.jobs.rq_job import Job, reason_of
 from upsertq_worker.jobs.stopping import STOP
 
 MAINTENANCE_SECONDS: Final = 60
 """How often jobs are looked for whose worker has died."""
+AGAIN_SECONDS: Final = 5.0
+
+
+def _give_up(error: Exception) -> NoReturn:
+    """End the process with one line, after a while: a pool starts another one at once."""
+    sys.stderr.write(f"upsertq: the server of the rq jobs does not answer: {printable(str(error))}\n")
+    with suppress(KeyboardInterrupt):
+        time.sleep(AGAIN_SECONDS)
+    raise SystemExit(1) from None
 
 
 class Queue(RqQueue):
@@ -45,7 +58,10 @@ class Worker(RqWorker):
             one.connection for one in listed if hasattr(one, "connection")
         )
         given |= {"job_class": Job, "queue_class": Queue, "serializer": JSONSerializer}
-        super().__init__(names, name, connection=connection, **given)
+        try:
+            super().__init__(names, name, connection=connection, **given)
+        except (ConnectionError, TimeoutError) as error:
+            _give_up(error)
         self.maintenance_interval = min(self.maintenance_interval, MAINTENANCE_SECONDS)
 
     def setup_work_horse_signals(self) -> None:
@@ -64,6 +80,12 @@ class Worker(RqWorker):
             self._tell(signal.SIGINT)
         else:
             super().kill_horse(sig)
+
+    def handle_work_horse_killed(self, job: Any, *died: Any) -> None:
+        """Read the notes of a job whose process died: rq saves those of before when it enqueues the job again."""
+        with suppress(ValueError):
+            job.get_meta()
+        super().handle_work_horse_killed(job, *died)  # type: ignore[no-untyped-call]
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:
         """Say in one line why a job failed; the traceback is kept with its result."""
