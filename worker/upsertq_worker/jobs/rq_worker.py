@@ -24,6 +24,8 @@ from upsertq_worker.jobs.stopping import STOP
 
 MAINTENANCE_SECONDS: Final = 60
 """How often jobs are looked for whose worker has died."""
+DEQUEUE_MARGIN: Final = 15
+"""An idle rq worker looks after such jobs only when its wait for a job ends, so many seconds before its own time is up."""
 AGAIN_SECONDS: Final = 5.0
 
 
@@ -63,6 +65,7 @@ class Worker(RqWorker):
         except (ConnectionError, TimeoutError) as error:
             _give_up(error)
         self.maintenance_interval = min(self.maintenance_interval, MAINTENANCE_SECONDS)
+        self.worker_ttl = min(self.worker_ttl, MAINTENANCE_SECONDS + DEQUEUE_MARGIN)
 
     def setup_work_horse_signals(self) -> None:
         """Let the process of the job take its own signals."""
