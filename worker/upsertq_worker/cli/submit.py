@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import wraps
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -51,17 +50,7 @@ _job = click.argument("job_id", metavar="JOB")
 
 def _common(function: F) -> F:
     """The options that every job has."""
-
-    @_redis_url
-    @options.queue
-    @options.as_json
-    @_wait
-    @_timeout
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return wrapped  # type: ignore[return-value]
+    return _redis_url(options.queue(options.as_json(_wait(_timeout(function)))))
 
 
 @click.group(cls=StrictGroup, short_help="Hand jobs to rq workers.")

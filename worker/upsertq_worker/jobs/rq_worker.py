@@ -25,7 +25,7 @@ from upsertq_worker.jobs.stopping import STOP
 MAINTENANCE_SECONDS: Final = 60
 """How often jobs are looked for whose worker has died."""
 DEQUEUE_MARGIN: Final = 15
-"""An idle rq worker looks after such jobs only when its wait for a job ends, so many seconds before its own time is up."""
+"""An idle worker looks for such jobs when its wait for a job ends: so many seconds before its own time is up."""
 AGAIN_SECONDS: Final = 5.0
 
 
