@@ -136,11 +136,20 @@ def test_fields_that_cannot_be_read_end_no_worker(client: fakeredis.FakeRedis, f
     assert (field == "meta") or "cannot be read" in job.refusal
 
 
-@pytest.mark.parametrize("stands", ["list", "nothing", "name"])
+def test_fields_that_are_nested_without_end_end_no_worker(client: fakeredis.FakeRedis) -> None:
+    """Neither in the data nor in a list of rq's own."""
+    deep = b"[" * 60_000
+    assert "no JSON call" in taken(client, zlib.compress(deep)).refusal
+    assert "cannot be read" in taken(client, packed(AUDIT), dependency_ids=deep).refusal
+
+
+@pytest.mark.parametrize("stands", ["list", "heartbeat", "nothing", "name"])
 def test_what_is_no_job_is_passed_over(client: fakeredis.FakeRedis, stands: str) -> None:
-    """A key of another type, no key, and an id that can be none."""
+    """A key of another type, what rq itself leaves of a job, no key, and an id that can be none."""
     if stands == "list":
         client.lpush("rq:job:j", "x")
+    if stands == "heartbeat":
+        client.hset("rq:job:j", "last_heartbeat", "2026-01-01T00:00:00Z")
     with pytest.raises(rq.exceptions.NoSuchJobError):
         Job.fetch("a b" if stands == "name" else "j", connection=client)
 

@@ -8,7 +8,6 @@ import inspect
 import json
 import logging
 import os
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Self, cast
@@ -38,6 +37,8 @@ HARMLESS: Final = {
 UNUSED: Final = {"result", "exc_info", "timeout"}
 """Fields that are passed over: a job is bounded by its own arguments, and its results stand elsewhere."""
 DESCRIBED: Final = 200
+MOST_STOPS: Final = 10_000
+"""How often a job may go back to the queue."""
 STOPPED_CODE: Final = 1
 
 
@@ -82,7 +83,9 @@ class Job(RqJob):
         kept = {name.encode(): value for name, value in fields.items() if name in HARMLESS}
         try:
             super().restore(kept)
-        except (ValueError, TypeError, AttributeError, LookupError):
+        except NoSuchJobError:
+            raise
+        except Exception:  # noqa: BLE001 - rq parses a dozen fields, and each raises its own
             unknown.insert(0, "a field that cannot be read")
             super().restore({b"data": kept.get(b"data", b""), b"origin": kept.get(b"origin", b"")})
         self.timeout = -1
@@ -151,7 +154,7 @@ class Job(RqJob):
             LOGGER.info("job %s stops, as it was told to", self.id)
             if STOP.for_good:
                 os._exit(STOPPED_CODE)
-            return Retry(max=sys.maxsize, enqueue_at_front=True)
+            return Retry(max=MOST_STOPS, enqueue_at_front=True)
         except Exception as error:
             self.retries_left = 0  # it would fail again: only a job whose process died is begun again
             self.meta |= {"error": reason_of(error), "exit_code": _code_of(error)}
