@@ -14,7 +14,7 @@ from upsertq_worker.cli.options import api_key
 from upsertq_worker.delivery.sender import Refused
 from upsertq_worker.edge.process import run_loop, work
 from upsertq_worker.job_arguments import fitted, named
-from upsertq_worker.jobs.desk import Desk, this_desk
+from upsertq_worker.jobs.job_context import JobContext, this_job
 from upsertq_worker.jobs.stopping import STOP
 from upsertq_worker.worker import Worker
 
@@ -27,20 +27,20 @@ BEFORE: Final = "seconds_before"
 
 def drain(queue: str, index_host: str, seconds: float | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """As `upsertq_worker.jobs.drain`."""
-    desk = this_desk()
+    context = this_job()
     config = _config(index_host, seconds, options)
-    before = float(desk.notes.get(BEFORE, 0.0))
+    before = float(context.notes.get(BEFORE, 0.0))
     if config.seconds is not None:
         config = replace(config, seconds=max(1.0, config.seconds - before))
     address, settings = config.checked()
-    where = (desk.url, named("queue", queue), address, settings)
-    draining = work(*where, timeout=config.request_timeout, watch=lambda worker: _note(desk, worker), heed=_heed)
+    where = (context.url, named("queue", queue), address, settings)
+    draining = work(*where, timeout=config.request_timeout, watch=lambda worker: _note(context, worker), heed=_heed)
     try:
         tally, books = run_loop(draining)
     except Refused as error:
         raise LanePaused(str(error)) from None
     finally:
-        desk.notes[BEFORE] = before + desk.seconds
+        context.notes[BEFORE] = before + context.seconds
     STOP.check()
     code = ExitCode.REJECTED_OR_DEAD if books.dead else ExitCode.DONE
     return {"queue": queue, **books.as_dict(), "worker": tally.as_dict(), "exit_code": code}
@@ -65,11 +65,11 @@ def _config(index_host: str, seconds: float | None, options: Mapping[str, Any]) 
     return config
 
 
-async def _note(desk: Desk, worker: Worker) -> None:
+async def _note(context: JobContext, worker: Worker) -> None:
     while True:
         tally = worker.tally
-        desk.notes |= {"requests": tally.requests, "in_flight": worker.sender.in_flight, "dead": tally.dead}
-        await asyncio.to_thread(desk.progress, tally.acked)
+        context.notes |= {"requests": tally.requests, "in_flight": worker.sender.in_flight, "dead": tally.dead}
+        await asyncio.to_thread(context.progress, tally.acked)
         await asyncio.sleep(NOTED_SECONDS)
 
 

@@ -21,7 +21,7 @@ from upsertq.contract.keys import QueueKeys
 from upsertq.contract.server import Server
 from upsertq.sources import Source
 from upsertq_worker.job_arguments import fitted, named, texts
-from upsertq_worker.jobs.desk import Desk, this_desk
+from upsertq_worker.jobs.job_context import JobContext, this_job
 from upsertq_worker.jobs.stopping import STOP, Stopped
 
 SOURCES: Final = "UPSERTQ_SOURCES_DIR"
@@ -33,16 +33,16 @@ PATIENCE_SECONDS: Final = 30.0
 
 def ingest(sources: object, queue: str, run: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """As `upsertq_worker.jobs.ingest`."""
-    desk = this_desk()
+    context = this_job()
     plan = _plan(texts("sources", sources), named("queue", queue), run, options)
-    if "run" in desk.notes:  # it began before, and went on until its process ended
-        plan = replace(plan, run=named("run", desk.notes["run"]), resume=True)
-    with closing(Server.at(desk.url)) as server:
+    if "run" in context.notes:  # it began before, and went on until its process ended
+        plan = replace(plan, run=named("run", context.notes["run"]), resume=True)
+    with closing(Server.at(context.url)) as server:
         try:
-            loaded = load(plan, server, _Watched(desk))
+            loaded = load(plan, server, _Watched(context))
         except Interrupted as interrupted:
             raise Stopped(str(interrupted)) from None
-        desk.progress(loaded.loaded, rejected=loaded.rejected, skipped=loaded.skipped)
+        context.progress(loaded.loaded, rejected=loaded.rejected, skipped=loaded.skipped)
         return _receipt(plan, server, loaded)
 
 
@@ -81,8 +81,8 @@ def _receipt(plan: Plan, server: Server, loaded: Loaded) -> dict[str, Any]:
 class _Watched(Watch):
     """Notes how far a load is, and ends it once the word to stop has come."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+    def __init__(self, context: JobContext) -> None:
+        self._desk = context
         self._asked = threading.Event()
         STOP.wake = self._asked.set
         self._check()

@@ -23,7 +23,7 @@ from upsertq.cli.exit_code import ExitCode, code_of
 from upsertq.contract.errors import UpsertqError, UsageError, shown
 from upsertq.contract.printable import printable
 from upsertq_worker.job_arguments import MOST_BYTES, check
-from upsertq_worker.jobs.desk import new_desk, seated
+from upsertq_worker.jobs.job_context import active, new_context
 from upsertq_worker.jobs.stopping import STOP, Stopped
 
 LOGGER: Final = logging.getLogger("upsertq.jobs")
@@ -164,14 +164,14 @@ class Job(RqJob):
     def _run(self) -> Any:
         if self.refusal:
             raise JobRefused(self.refusal)
-        with seated(new_desk(self.id, url_of(self.connection), self.meta, self._save_notes)) as desk:
+        with active(new_context(self.id, url_of(self.connection), self.meta, self._save_notes)) as context:
             for stale in ("error", "exit_code"):
                 self.meta.pop(stale, None)
             STOP.check()
             try:
                 return super().perform()
             finally:
-                desk.save()
+                context.save()
 
     def _save_notes(self) -> None:
         self.save_meta()  # type: ignore[no-untyped-call]

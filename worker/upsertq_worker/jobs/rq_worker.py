@@ -31,8 +31,8 @@ AGAIN_SECONDS: Final = 5.0
 
 def _give_up(error: Exception) -> NoReturn:
     """End the process with one line, after a while: a pool starts another one at once."""
-    sys.stderr.write(f"upsertq: the server of the rq jobs does not answer: {printable(str(error))}\n")
     with suppress(KeyboardInterrupt):
+        sys.stderr.write(f"upsertq: the server of the rq jobs does not answer: {printable(str(error))}\n")
         time.sleep(AGAIN_SECONDS)
     raise SystemExit(1) from None
 

@@ -21,7 +21,7 @@ from upsertq.dead.finding import Pick, Plan, find_picks, make_plan
 from upsertq.dead.moves import Tally
 from upsertq.dead.moves import replay as replay_letters
 from upsertq_worker.job_arguments import fitted, named
-from upsertq_worker.jobs.desk import this_desk
+from upsertq_worker.jobs.job_context import this_job
 from upsertq_worker.jobs.stopping import STOP
 
 PATIENCE_SECONDS: Final = 30.0
@@ -41,7 +41,7 @@ class How:
 
 def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     """As `upsertq_worker.jobs.replay`."""
-    desk = this_desk()
+    context = this_job()
     chosen, how = fitted(Selection, selector), fitted(How, plan)
     unknown = set(chosen.reasons) - {reason.value for reason in Reason}
     if unknown:
@@ -59,14 +59,14 @@ def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     ) -> Conversation[None]:
         def noted(now: Tally) -> None:
             watch(now)
-            desk.progress(now.done, gone=now.gone)
+            context.progress(now.done, gone=now.gone)
 
         yield from replay_letters(keys, shape, picks, tally, patience, noted)
 
     act = Act("replay", "replayed", move, as_json=True, dry_run=False, yes=True)
     canary = None if how.first is None else Canary(max(1, how.first), how.timeout)
     STOP.interrupt()  # at any instant each letter is in one place
-    with existing_queue(desk.url, named("queue", queue)) as reached, redirect_stdout(io.StringIO()) as printed:
+    with existing_queue(context.url, named("queue", queue)) as reached, redirect_stdout(io.StringIO()) as printed:
         found = _plan(reached, chosen, how)
         code = carry_out(act, reached, found, canary, everything=chosen.everything)
     return {**json.loads(printed.getvalue()), "exit_code": code}
@@ -84,9 +84,9 @@ def _plan(queue: Reached, chosen: Selection, how: How) -> Plan:
 
 def audit(queue: str) -> dict[str, Any]:
     """As `upsertq_worker.jobs.audit`."""
-    desk = this_desk()
+    context = this_job()
     STOP.interrupt()  # it only reads
-    with existing_queue(desk.url, named("queue", queue)) as reached:
+    with existing_queue(context.url, named("queue", queue)) as reached:
         report = reached.server.hold(recount(reached.keys, reached.shape, reached.patience(PATIENCE_SECONDS)))
-    desk.progress(report.records)
+    context.progress(report.records)
     return {**report.as_dict(), "exit_code": ExitCode.DONE if report.ok else ExitCode.FAILED}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from upsertq_worker.jobs import stopping
-from upsertq_worker.jobs.desk import Desk
+from upsertq_worker.jobs.job_context import JobContext
 from upsertq_worker.jobs.stopping import Stop, Stopped
 
 
@@ -26,14 +26,14 @@ class Clock:
 def test_notes_are_saved_once_a_second() -> None:
     """The first at once, those within a second with the next one, and all of them at the end."""
     clock, saved, notes = Clock(), list[dict[str, Any]](), dict[str, Any]()
-    desk = Desk("j", "redis://h", notes, lambda: saved.append(dict(notes)), clock)
+    context = JobContext("j", "redis://h", notes, lambda: saved.append(dict(notes)), clock)
     for step in range(10):
         clock.now = 100.0 + step * 0.25
-        desk.progress(step * 100, rejected=step)
+        context.progress(step * 100, rejected=step)
     assert [one["records"] for one in saved] == [0, 400, 800]
     assert saved[1] == {"records": 400, "rate": 400.0, "seconds": 1.0, "rejected": 4}
     assert notes["records"] == 900
-    desk.save()
+    context.save()
     assert saved[-1] == notes
 
 
@@ -43,9 +43,9 @@ def test_notes_that_cannot_be_saved_fail_nothing() -> None:
     def fail() -> None:
         raise ConnectionError
 
-    desk = Desk("j", "redis://h", {}, fail, Clock())
-    desk.note(waits="for room")
-    assert desk.notes == {"waits": "for room"}
+    context = JobContext("j", "redis://h", {}, fail, Clock())
+    context.note(waits="for room")
+    assert context.notes == {"waits": "for room"}
 
 
 def test_the_word_to_stop_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from upsertq.contract.errors import UsageError
 SAVED_SECONDS: Final = 1.0
 
 
-class Desk:
+class JobContext:
     """What the job `job_id` has at hand; `notes` are sent to Redis by `save`, at most once a second."""
 
     def __init__(
@@ -51,27 +51,27 @@ class Desk:
             self._save()
 
 
-_current: ContextVar[Desk] = ContextVar("desk")
+_current: ContextVar[JobContext] = ContextVar("context")
 
 
-def this_desk() -> Desk:
-    """The desk of the job that runs here; `UsageError` where it was not begun by our worker."""
-    desk = _current.get(None)
-    if desk is None:
+def this_job() -> JobContext:
+    """The context of the job that runs here; `UsageError` where it was not begun by our worker."""
+    context = _current.get(None)
+    if context is None:
         raise UsageError("this is run by our rq worker alone: rq worker -w upsertq_worker.jobs.Worker upsertq")
-    return desk
+    return context
 
 
 @contextmanager
-def seated(desk: Desk) -> Iterator[Desk]:
-    """Let this be the desk of what runs in the block."""
-    token = _current.set(desk)
+def active(context: JobContext) -> Iterator[JobContext]:
+    """Let this be the context of what runs in the block."""
+    token = _current.set(context)
     try:
-        yield desk
+        yield context
     finally:
         _current.reset(token)
 
 
-def new_desk(job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None]) -> Desk:
-    """A desk from now on."""
-    return Desk(job_id, url, notes, save, time.monotonic)
+def new_context(job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None]) -> JobContext:
+    """A context from now on."""
+    return JobContext(job_id, url, notes, save, time.monotonic)
