@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -194,6 +195,41 @@ def test_foreign_libraries_have_their_place(library: str) -> None:
     """A foreign library is named where the table allows it and nowhere else."""
     users = {place(module) for module in sources() if any(top(name) == library for name in imports(module))}
     assert not {user for user in users if not any(fnmatch(user, pattern) for pattern in FOREIGN[library])}
+
+
+def test_nothing_is_said_past_the_guarded_streams() -> None:
+    """What people read leaves by the streams that a command guards; rich alone writes below them."""
+    strays = defaultdict(list)
+    for module, tree in sources().items():
+        for node in ast.walk(tree):
+            name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"sys\.(__std(out|err)__|std(out|err)\.(buffer|detach|fileno|raw))", name):
+                strays[module].append(name)
+    assert set(strays) == {"upsertq.cli.terminal"}
+
+
+def test_keys_are_spelled_in_one_module() -> None:
+    """The names of keys are made in `keys` alone: a message may begin with `upsertq: `, a key never has a space."""
+    strays = defaultdict(list)
+    for module, tree in sources().items():
+        documentation = {
+            node.body[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and node not in documentation:
+                text = node.value.decode("latin-1") if isinstance(node.value, bytes) else str(node.value)
+                if re.search(r"upsertq:(?!\s|$)|upsertq:$", text):
+                    strays[module].append(text)
+    scripts = [path for root in ROOTS.values() for path in root.rglob("*.lua")]
+    assert len(scripts) >= 3
+    for script in scripts:
+        if "upsertq:" in script.read_text(encoding="ascii"):
+            strays[script.name].append("upsertq:")
+    assert not strays
 
 
 @pytest.mark.parametrize("module", ["upsertq", "upsertq.client.load", "upsertq.sources"])
