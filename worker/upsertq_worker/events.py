@@ -30,8 +30,11 @@ class Event(Enum):
     LISTENING = Kind(logging.INFO, "health and metrics are at {url}")
     STARTED = Kind(logging.INFO, "worker {worker} drains queue {queue} into {index}")
     QUEUE_NEW = Kind(logging.INFO, "queue {queue} is new: nothing was ever loaded into it")
-    STANDING_BY = Kind(logging.INFO, "standing by: every shard is held by {holders}; taking over when it ends")
-    TAKING_OVER = Kind(logging.INFO, "taking over: {held} of {shards} shards are ours")
+    STANDING_BY = Kind(
+        logging.INFO, "standing by: {workers} workers share {shards} shards, and none is left for this one"
+    )
+    SHARE = Kind(logging.INFO, "holds {held} of {shards} shards; workers: {workers}")
+    SHARDS_HANDED_OVER = Kind(logging.DEBUG, "gave the leases of shards {shards} back to the pool")
     SHARDS_GAINED = Kind(logging.DEBUG, "took the leases of shards {shards}")
     LEASE_LOST = Kind(logging.WARNING, "shard {shard}: the lease ran out; it is read anew from its first entry")
     UNCLEAN_TAKEOVER = Kind(

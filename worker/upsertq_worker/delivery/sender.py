@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Protocol
 
 from upsertq.contract.errors import WorldError
@@ -187,6 +188,12 @@ class Sender:
         self._give_up()
         await asyncio.gather(*left, return_exceptions=True)
         return not left and not self.turns.retries
+
+    def carries(self, shard: int) -> bool:
+        """Whether a request with records of this shard is in flight, or waits for its retry."""
+        flying = (item for batch in self._flights.values() for item in batch.items)
+        waiting = (item for _, batch in self.turns.retries for item in batch.live)
+        return any(entry_of(item).shard == shard for item in chain(flying, waiting))
 
     def revoke(self, shards: frozenset[int]) -> None:
         """Give up requests that carry records of these shards: another worker may be sending newer ones already."""

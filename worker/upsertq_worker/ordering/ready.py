@@ -49,6 +49,8 @@ class Ready:
         self.lanes: dict[str, Lane] = {}
         self.stirred: list[Lane] = []
         """Lanes that got something to send since the owner last cleared this list."""
+        self.closed: set[int] = set()
+        """Shards of which nothing may stand in line."""
 
     def take(self, lane: Lane, now: float, room: int) -> Item | None:
         """Take the next item of at most `room` records: the first in line, or one close behind it that fits."""
@@ -92,6 +94,8 @@ class Ready:
 
     def offer_entry(self, held: Held, *, first: bool = False) -> None:
         """Let a whole entry stand in line, at its head with `first`."""
+        if held.shard in self.closed:
+            return
         held.queued = True
         lane = self._lane(held.entry.namespace)
         if first:
@@ -104,7 +108,7 @@ class Ready:
 
     def offer(self, chain: Chain, now: float, *, first: bool = False) -> None:
         """Let a key stand in line, at its head with `first`, if something of it may be sent and it does not yet."""
-        if chain.queued:
+        if chain.queued or chain.shard in self.closed:
             return
         version = _next(chain, now)
         if version is None:

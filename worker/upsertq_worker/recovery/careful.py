@@ -140,6 +140,11 @@ class Careful:
         """Whether nothing may be sent but what is handed out here."""
         return bool(self._notes.careful)
 
+    @property
+    def pinned(self) -> set[int]:
+        """The shards that only their holder can judge: others would forget the deaths there."""
+        return {shard for shard, case in self._notes.cases.items() if case.deaths}
+
     def told(self) -> str:
         """One line for an operator; empty where nothing is drained with care."""
         lines = [case.line or () for case in self._notes.careful.values()]
