@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+from upsertq_worker.delivery.sender import Turns
 from upsertq_worker.pool import keeper
 from upsertq_worker.pool.handover import Handover
 from upsertq_worker.pool.share_out import Plan, share_out
-from upsertq_worker.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def released_before_settled() -> AbstractContextManager[Any]:
     """A shard is released although requests with its records travel."""
-    return patch.object(Worker, "_under_way", lambda *_: False)
+    return patch.multiple(Turns, carries=lambda *_: False)
 
 
 def late_handover_without_quarantine() -> AbstractContextManager[Any]:

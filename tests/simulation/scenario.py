@@ -69,8 +69,8 @@ class Scenario:
             self.shards, self.workers, self.incidents = rng.choice((1, 1, 2)), rng.choice((1, 2)), rng.randrange(4)
             self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(5, 30)
         elif self.climate == "pools":  # workers join and leave all the time
-            self.shards, self.incidents, self.quarantine = rng.choice((1, 4, 8)), rng.randrange(30), self.lease / 4
-            self.entries = rng.randrange(60, 160)
+            self.shards, self.incidents, self.entries = rng.choice((1, 4, 8)), rng.randrange(30), rng.randrange(60, 160)
+            self.quarantine = self.lease / 4
             self.workers, self.befalls = rng.randrange(1, MOST_WORKERS + 1), (*BEFALLS, "staff", "staff", "staff")
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
@@ -113,9 +113,9 @@ class Scenario:
                 faults.sick = {rng.choice(POOL_CALLS): rng.choice((0.0, 0.3, 0.8))}
                 faults.troubles, faults.kinds = rng.choice((0.1, 0.4)), {Trouble.LOST: 1.0, Trouble.SLOW: 2.0}
                 for _ in range(rng.randrange(3)):  # heartbeats that cannot be written, or read
-                    start = rng.uniform(0, self.duration)
-                    length, worker = self.lease * rng.uniform(0.1, 3.0), f"w{rng.randrange(1, MOST_WORKERS)}"
-                    faults.outages.append(Outage("beat", start, start + length, rng.choice(("", worker))))
+                    begin, worker = rng.uniform(0, self.duration), f"w{rng.randrange(1, MOST_WORKERS)}"
+                    length = self.lease * rng.uniform(0.1, 3.0)
+                    faults.outages.append(Outage("beat", begin, begin + length, rng.choice(("", worker))))
             case "late":
                 faults.sick = {rng.choice(CALLS): 0.5}
                 faults.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)

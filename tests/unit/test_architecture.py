@@ -28,7 +28,7 @@ ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
         "events", "settings", "context", "logs", "metrics", "damage", "ordering", "flow", "absence", "delivery",
-        "queue", "recovery", "finish", "worker", "edge", "cli",
+        "queue", "recovery", "pool", "finish", "worker", "edge", "cli",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
@@ -69,6 +69,7 @@ PURE: Final = frozenset(
     + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries share usage")
     + named("upsertq_worker.queue", "cursors lease protocols")
     + named("upsertq_worker.recovery", "suspects")
+    + named("upsertq_worker.pool", "share_out")
     + named("upsertq_worker.edge", "redact")
     + named("upsertq_worker.metrics", "table lanes books readiness")
     + named("upsertq_chaos", "cast settled checking")

@@ -110,8 +110,14 @@ class Worker:
             signals,
             queue,
             leases,
-            Handover(context, leases, hold, self._under_way, self._forget),
-            lambda: self._careful.pinned,
+            Handover(
+                context,
+                leases,
+                hold,
+                lambda shard: self.sender.turns.carries(shard) or self._settler.owes(shard),
+                self._forget,
+            ),
+            lambda: self._careful.notes.pinned,
             self.report,
             self._leases_changed,
             self._alarms,
@@ -230,10 +236,6 @@ class Worker:
             self.leases.fenced(shard)
         self._forget(sorted(shards))
         self.signals.readable.set()
-
-    def _under_way(self, shard: int) -> bool:
-        """Whether something of this shard is on its way to the index, or to be settled."""
-        return self.sender.carries(shard) or self._settler.owes(shard)
 
     def _forget(self, shards: Sequence[int]) -> None:
         for shard in shards:

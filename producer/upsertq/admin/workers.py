@@ -34,8 +34,8 @@ class Worker:
     """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing.
 
     Times are the server's: `at` of the beat, 0 where that cannot be read, and `started_at`. `alarms` says what keeps it
-    from working: why the index refuses, or why a shard stands still; one that is gone has none. One that is `leaving` was
-    told to stop.
+    from working: why the index refuses, or why a shard stands still; one that is gone has none. One that was told to
+    stop is `leaving`.
     """
 
     name: str

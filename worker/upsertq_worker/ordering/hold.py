@@ -187,24 +187,6 @@ class Hold:
                 self.keys.forget_if_done(target)
         return self.keys.timers[0][0] if self.keys.timers else None
 
-    def close(self, shard: int) -> None:
-        """Let nothing new of a shard be sent: what is in flight of it goes on, and whatever else waits."""
-        self.ready.closed.add(shard)
-        for held in self.entries.of(shard):
-            self.ready.withdraw(held)
-            for version in held.versions or ():
-                self.ready.withdraw(version.chain)
-
-    def reopen(self, shard: int, now: float) -> None:
-        """Undo `close`: what may be sent stands in line again."""
-        self.ready.closed.discard(shard)
-        for held in self.entries.of(shard):
-            if held.versions is None:
-                if not (held.in_flight or held.queued):
-                    self.ready.offer_entry(held)
-            for version in held.versions or ():
-                self.ready.offer(version.chain, now)
-
     def drop(self, shard: int, namespace: str | None = None) -> None:
         """Forget a shard whose lease is gone (another worker has its entries, or will), or one lane of it.
 

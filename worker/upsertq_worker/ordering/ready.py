@@ -6,6 +6,7 @@ waits.
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -128,6 +129,23 @@ class Ready:
         """Let an entry or a key stand in line no more."""
         if item.queued:
             self._leave(item)
+
+    def close(self, shard: int, entries: Iterable[Held]) -> None:
+        """Let none of these, which are all entries of a shard, stand in line any more, nor what comes of it later."""
+        self.closed.add(shard)
+        for held in entries:
+            self.withdraw(held)
+            for version in held.versions or ():
+                self.withdraw(version.chain)
+
+    def reopen(self, shard: int, entries: Iterable[Held], now: float) -> None:
+        """Undo `close`: what may be sent of these stands in line again."""
+        self.closed.discard(shard)
+        for held in entries:
+            if held.versions is None and not (held.in_flight or held.queued):
+                self.offer_entry(held)
+            for version in held.versions or ():
+                self.offer(version.chain, now)
 
     def _leave(self, item: Held | Chain) -> None:
         item.queued = False

@@ -3,7 +3,7 @@
 Whatever was read of them and is not settled then is in their streams still, for the next holder.
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from upsertq_worker.context import Context
@@ -25,16 +25,16 @@ class Handover:
     parting: dict[int, tuple[int, float]] = field(init=False, default_factory=dict)
     """By shard that is let go and whose release is not confirmed: our epoch, and until when its lease must be kept."""
 
-    def follow(self, drain: Set[int]) -> bool:
+    def follow(self, drain: Collection[int]) -> bool:
         """Give these shards back, and no others; returns whether that is a change."""
         draining, now = self._leases.draining, self._context.clock()
-        ended, begun = draining.keys() - drain, drain - draining.keys()
+        ended, begun = draining.keys() - set(drain), set(drain) - draining.keys()
         for shard in ended:
             del draining[shard]
-            self._hold.reopen(shard, now)
+            self._hold.ready.reopen(shard, self._hold.entries.of(shard), now)
         for shard in begun:
             draining[shard] = now + self._context.settings.handover
-            self._hold.close(shard)
+            self._hold.ready.close(shard, self._hold.entries.of(shard))
         return bool(ended or begun)
 
     def let_go(self) -> list[int]:

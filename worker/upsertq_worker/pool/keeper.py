@@ -1,4 +1,4 @@
-"""Owns the upkeep of one worker's leases and its heartbeat: prolongs, shares out with the others, gives up at the end."""
+"""Owns one worker's leases and heartbeat: prolongs them, shares out with the others, gives them up at the end."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.pool.handover import Handover
 from upsertq_worker.pool.share_out import Plan, share_out
 from upsertq_worker.queue.lease import Change, Leases
-from upsertq_worker.queue.protocols import Grant, Queue
+from upsertq_worker.queue.protocols import Queue
 
 ROUNDS: Final = 4
 """Times that a lease is prolonged in its life, at least."""
@@ -130,7 +130,7 @@ class Keeper:
         return True
 
     async def _ask(self, wanted: dict[int, int], asked_at: float, *, take: bool) -> None:
-        grants: Sequence[Grant] = await self._queue.lease(wanted, take=take) if wanted else ()
+        grants = await self._queue.lease(wanted, take=take) if wanted else []
         change = self._leases.granted(grants, asked_at, self._context.clock())
         self._tell(change)
         if change.lost or change.gained:

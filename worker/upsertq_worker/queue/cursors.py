@@ -71,7 +71,8 @@ class Cursors:
 
     def readable(self) -> dict[int, Shard]:
         """The shards that are not to be left alone for now."""
-        return {shard: known for shard, known in self.shards.items() if not self._rests(shard)}
+        rests, waits = self._draining, self._damage.waits
+        return {shard: known for shard, known in self.shards.items() if not (shard in rests or waits(shard))}
 
     def drop(self, shard: int) -> None:
         """The shard was lost, or gained anew."""
@@ -167,9 +168,6 @@ class Cursors:
             return known is not None
         return known.bell is not None and all(one.again_at or not one.behind for one in known.lanes.values())
 
-    def _rests(self, shard: int) -> bool:
-        return shard in self._draining or self._damage.waits(shard)
-
     def _turns(self, line: deque[Cursor], most: int, now: float) -> list[Cursor]:
         """Take up to `most` streams that may be read now out of a line; the others stay."""
         taken: list[Cursor] = []
@@ -180,7 +178,8 @@ class Cursors:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            if wanted[cursor.namespace] and cursor.again_at <= now and not self._rests(cursor.shard):
+            rests = cursor.shard in self._draining or self._damage.waits(cursor.shard)
+            if wanted[cursor.namespace] and cursor.again_at <= now and not rests:
                 taken.append(cursor)
                 if len(taken) == most:
                     break

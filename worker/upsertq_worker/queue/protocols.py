@@ -135,6 +135,9 @@ class Notes(Protocol):
     async def beat(self, report: Mapping[str, Any]) -> Beats:
         """Write this worker's heartbeat, dated by the server's time, take away those of workers long gone; read all."""
 
+    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
+        """Which worker holds each shard, "" where its lease is free, or is none that can be read."""
+
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""
 
@@ -147,9 +150,6 @@ class Queue(Notes, Protocol):
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """Prolong leases (shard to epoch held) and, with `take`, take the free ones among them (epoch 0)."""
-
-    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
-        """Which worker holds each shard, "" where its lease is free, or is none that can be read."""
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
         """Give leases up; `keep` says for how many seconds a shard's must stay taken first."""

@@ -98,6 +98,13 @@ class RedisNotes:
             self._tidied_at = now
         return Beats(workers_of(beats, now), f"cannot {what}: {done.message}" if isinstance(done, Failed) else "")
 
+    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
+        """As `Notes.holders`."""
+        replies = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
+        sound([reply for reply in replies if not (isinstance(reply, Failed) and WRONG_TYPE in reply.message)], "look")
+        texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies]
+        return dict(zip(shards, map(text_of, texts), strict=True))
+
     async def leave(self) -> None:
         """As `Notes.leave`."""
         await self._calls.sure("take the heartbeat away", ["HDEL", self._calls.keys.workers, self.name])
@@ -119,13 +126,6 @@ class RedisQueue(RedisNotes):
         faults, replies = await self._calls.run(LEASE, calls, "take the shards' leases")
         grants = [Grant(shard, 0, fault=fault) for shard, fault in faults.items()]
         return grants + [_grant(shard, reply) for shard, reply in replies.items()]
-
-    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
-        """As `Queue.holders`."""
-        replies = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
-        sound([reply for reply in replies if not (isinstance(reply, Failed) and WRONG_TYPE in reply.message)], "look")
-        texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies]
-        return dict(zip(shards, map(text_of, texts), strict=True))
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
         """As `Queue.release`."""
