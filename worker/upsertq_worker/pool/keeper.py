@@ -52,12 +52,13 @@ class Keeper:
     """How many shards each other live worker holds, as far as the heartbeats are known."""
     _told: tuple[int, ...] = field(init=False, default=())
     """What was said last of our share."""
-    _moved_at: float = field(init=False, default=float("-inf"))
+    _moved_at: float = field(init=False)
     """When the pool, or what we hold of it, changed last."""
     _silent: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._absence = Absence("take leases", self._context, self._signals)
+        self._moved_at = self._context.clock()
 
     @property
     def every(self) -> float:
