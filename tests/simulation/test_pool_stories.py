@@ -6,7 +6,10 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import pytest
+
 from story_world import LEASE, QUARANTINE, SIZE, Reaction, World
+from upsertq_worker.settings import BatchLimits
 
 if TYPE_CHECKING:
     from story_world import Hired, Post
@@ -26,20 +29,21 @@ def sent(world: World) -> int:
     return sum(len(post.records) for post in world.posts)
 
 
-def test_a_join_is_balanced_soon_and_nothing_is_sent_twice() -> None:
-    """Each of two gets its half within three seconds, and both work."""
+@pytest.mark.parametrize("joins_after", [0.5, 1.0, 1.2])
+def test_a_join_is_balanced_soon_and_nothing_is_sent_twice(joins_after: float) -> None:
+    """Each of two gets its half within three seconds, and both work; requests take parts of entries all along."""
     world = World(SHARDS)
     world.fill("docs", 400)
     world.react = lambda _post: Reaction(seconds=0.1)
 
     async def story() -> None:
-        world.start("w1", concurrency=2)
+        world.start("w1", concurrency=2, batch=BatchLimits(records=10))
         await world.until(lambda: held(world) == [4], seconds=1)
-        await asyncio.sleep(1)
-        world.start("w2", concurrency=2)
+        await asyncio.sleep(joins_after)
+        world.start("w2", concurrency=2, batch=BatchLimits(records=10))
         assert await world.until(lambda: held(world) == [2, 2], seconds=3) > 0
         assert [model.deaths for model in world.queue.shards] == [0] * SHARDS
-        await world.until(lambda: not world.left(), seconds=60)
+        await world.until(lambda: not world.left(), seconds=100)
         assert sent(world) == 400 * SIZE
         assert {post.worker for post in world.posts} == {"w1", "w2"}
 

@@ -80,6 +80,10 @@ class Event(Enum):
     SERVER_BACK = Kind(logging.INFO, "the queue's server is back after {seconds:.0f} s")
     NOT_SEEN = Kind(logging.WARNING, "{error}; {consequence}")
     STOPPING = Kind(logging.INFO, "stopping: {in_flight} requests in flight may finish; a second signal stops at once")
+    WORKER_ENDED = Kind(
+        logging.WARNING, "a worker process {how} after {lived:.0f} s; another one starts in {seconds:.1f} s"
+    )
+    PROCESSES_STOPPING = Kind(logging.INFO, "stopping {workers} worker processes; a second signal stops at once")
     COMMAND_GONE = Kind(logging.WARNING, "stopping: the command that started this worker is gone")
 
 

@@ -115,6 +115,7 @@ class Worker:
                 leases,
                 hold,
                 lambda shard: self.sender.turns.carries(shard) or self._settler.owes(shard),
+                self._waits,
                 self._forget,
             ),
             lambda: self._careful.notes.pinned,

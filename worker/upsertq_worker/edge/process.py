@@ -94,6 +94,15 @@ async def work(
         await server.close()
 
 
+async def open_first(url: str, queue: str, *, make: bool, allow_eviction: bool) -> None:
+    """Find or `make` the queue as `work` does, and leave it; for a command that starts workers. Raises as `work`."""
+    server = AsyncServer.at(url)
+    try:
+        await server.hold(_opening(QueueKeys(queue), Events(), make=make, allow_eviction=allow_eviction))
+    finally:
+        await server.close()
+
+
 async def _drain(
     server: AsyncServer,
     shape: QueueShape,

@@ -6,7 +6,7 @@ waits.
 
 from bisect import insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,7 +51,7 @@ class Ready:
         self.stirred: list[Lane] = []
         """Lanes that got something to send since the owner last cleared this list."""
         self.closed: set[int] = set()
-        """Shards of which nothing may stand in line."""
+        """Shards of which nothing may stand in line but the rest of what was begun."""
 
     def take(self, lane: Lane, now: float, room: int) -> Item | None:
         """Take the next item of at most `room` records: the first in line, or one close behind it that fits."""
@@ -109,10 +109,10 @@ class Ready:
 
     def offer(self, chain: Chain, now: float, *, first: bool = False) -> None:
         """Let a key stand in line, at its head with `first`, if something of it may be sent and it does not yet."""
-        if chain.queued or chain.shard in self.closed:
+        if chain.queued:
             return
         version = _next(chain, now)
-        if version is None:
+        if version is None or (chain.shard in self.closed and not version.held.finishing):
             return
         chain.queued = True
         lane = self._lane(chain.key[0])
@@ -130,13 +130,18 @@ class Ready:
         if item.queued:
             self._leave(item)
 
-    def close(self, shard: int, entries: Iterable[Held]) -> None:
-        """Let none of these, which are all entries of a shard, stand in line any more, nor what comes of it later."""
+    def close(self, shard: int, entries: Sequence[Held], now: float) -> None:
+        """Let nothing of a shard, whose entries these are, stand in line any more but the rest of what was begun."""
         self.closed.add(shard)
         for held in entries:
+            flies = any(version.chain.flying is version for version in held.versions or ())
+            held.finishing = flies or held.open < len(held.entry.ids)
             self.withdraw(held)
             for version in held.versions or ():
                 self.withdraw(version.chain)
+        for held in entries:
+            for version in held.versions or () if held.finishing else ():
+                self.offer(version.chain, now)
 
     def reopen(self, shard: int, entries: Iterable[Held], now: float) -> None:
         """Undo `close`: what may be sent of these stands in line again."""
@@ -170,6 +175,11 @@ class Ready:
     def tidy(self) -> None:
         """Forget the lanes of which nothing waits: namespaces can be many."""
         self.lanes = {name: lane for name, lane in self.lanes.items() if lane.line or lane.stirred or lane.full}
+
+
+def begun_lanes(entries: Iterable[Held]) -> set[str]:
+    """The namespaces of entries of a closed shard of which something stands in line."""
+    return {held.namespace for held in entries if any(version.chain.queued for version in held.versions or ())}
 
 
 def wait(chain: Chain, version: Version) -> None:

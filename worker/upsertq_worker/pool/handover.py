@@ -1,6 +1,7 @@
 """Owns the giving back of shards: nothing new of them is read or sent, and they are let go once nothing is under way.
 
-Whatever was read of them and is not settled then is in their streams still, for the next holder.
+An entry of which a part was sent is sent to its end, so that nothing need be sent twice. Whatever else was read is in
+the streams still, for the next holder.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 
 from upsertq_worker.context import Context
 from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.ordering.ready import begun_lanes
 from upsertq_worker.queue.lease import Leases
 
 
@@ -20,6 +22,8 @@ class Handover:
     _hold: Hold
     _under_way: Callable[[int], bool]
     """Whether a request with records of a shard, or a settlement in it, may still be under way."""
+    _waits: Callable[[str], bool]
+    """Whether a namespace is held back for longer than a moment."""
     _forget: Callable[[Sequence[int]], None]
     """Told of shards that are ours no more: their requests are given up, and what was read of them is forgotten."""
     parting: dict[int, tuple[int, float]] = field(init=False, default_factory=dict)
@@ -34,7 +38,7 @@ class Handover:
             self._hold.ready.reopen(shard, self._hold.entries.of(shard), now)
         for shard in begun:
             draining[shard] = now + self._context.settings.handover
-            self._hold.ready.close(shard, self._hold.entries.of(shard))
+            self._hold.ready.close(shard, self._hold.entries.of(shard), now)
         return bool(ended or begun)
 
     def let_go(self) -> list[int]:
@@ -42,7 +46,8 @@ class Handover:
         leases, now, gone = self._leases, self._context.clock(), []
         for shard, until in list(leases.draining.items()):
             late = self._under_way(shard)
-            if late and now < until:
+            begun = begun_lanes(self._hold.entries.of(shard))
+            if (late or not all(map(self._waits, begun))) and now < until:
                 continue
             quarantine = self._context.settings.quarantine if late else 0.0
             keep = max(now + quarantine, leases.quarantine_end(shard), self._hold.keys.quarantine_end(shard, now))
