@@ -92,7 +92,7 @@ def test_what_was_begun_is_sent_to_its_end_first() -> None:
     for _ in range(2):
         version = stage.take()
         assert version in {landed[1], flying[1]}
-        stage.hold.finish(version, Fate.ACKED, stage.now)  # type: ignore[arg-type]
+        stage.hold.finish(version, Fate.ACKED, stage.now)
     stage.hold.finish(flying[0], Fate.ACKED, stage.now)
     assert [one.stream_id for one in stage.hold.settlements] == ["1-0", "2-0"]
     assert stage.handover.let_go() == [0]

@@ -75,8 +75,8 @@ def work(
         each = {**given, "log_format": log_format, "allow_eviction": allow_eviction, "http": listening}
         return _work_as_processes(redis_url, queue_name, processes, each, as_json=as_json)
     with options.server_url(redis_url) as url:
-        more = {"timeout": config.request_timeout, "allow_eviction": allow_eviction}
-        drain = partial(work_until_stopped, url, queue_name, address, settings, **more)
+        where = (url, queue_name, address, settings)
+        drain = partial(work_until_stopped, *where, timeout=config.request_timeout, allow_eviction=allow_eviction)
         if listening is not None:
             from upsertq_worker.cli.served import served  # noqa: PLC0415 - slow to import, and often not asked for
 

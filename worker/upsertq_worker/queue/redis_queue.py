@@ -101,7 +101,7 @@ class RedisNotes:
     async def holders(self, shards: Sequence[int]) -> dict[int, str]:
         """As `Notes.holders`."""
         replies = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
-        sound([reply for reply in replies if not (isinstance(reply, Failed) and WRONG_TYPE in reply.message)], "look")
+        sound([reply for reply in replies if not fault_of(reply)], "see which workers hold the shards")
         texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies]
         return dict(zip(shards, map(text_of, texts), strict=True))
 
