@@ -115,6 +115,10 @@ class Pool:
         stats = self._client.info("commandstats")
         return {name.removeprefix("cmdstat_"): figures["calls"] for name, figures in stats.items()}
 
+    def sent(self) -> int:
+        """Bytes that the server has sent."""
+        return int(self._client.info("stats")["total_net_output_bytes"])
+
 
 async def _measure(url: str, rounds: int) -> None:
     server = AsyncServer.at(url)
@@ -137,6 +141,7 @@ async def _measure(url: str, rounds: int) -> None:
                 took[what].append(seconds)
     for what, all_seconds in took.items():
         print(f"{what}: median {statistics.median(all_seconds):.2f} s, at most {max(all_seconds):.2f} s", flush=True)
+    await asyncio.sleep(3 * Settings().lease + 3)  # until the deaths are forgotten
     while len(pool.members) < MANY:
         pool.join()
     print(f"{MANY} workers on {SHARDS} shards: balanced after {await pool.until_balanced():.1f} s")
@@ -147,15 +152,15 @@ async def _measure(url: str, rounds: int) -> None:
 
 async def _calm(pool: Pool) -> None:
     await asyncio.sleep(15)
-    before, spread = pool.calls(), pool.spread()
+    before, spread, sent = pool.calls(), pool.spread(), pool.sent()
     await asyncio.sleep(CALM_SECONDS)
     rates = {name: (count - before.get(name, 0)) / CALM_SECONDS for name, count in pool.calls().items()}
     told = ", ".join(
         f"{name} {rate:.1f}" for name, rate in sorted(rates.items(), key=lambda one: -one[1]) if rate > 0.5
     )
-    print(
-        f"in the calm: {len(spread)} work; {sum(rates.values()):.0f} commands a second ({told}), those in scripts too"
-    )
+    traffic = (pool.sent() - sent) / CALM_SECONDS / 1e6
+    print(f"in the calm: {len(spread)} work; the server sends {traffic:.2f} MB a second")
+    print(f"{sum(rates.values()):.0f} commands a second, those in scripts too: {told}")
 
 
 @click.command(help=__doc__)

@@ -45,7 +45,7 @@ _OPTIONS = (
     ),
     click.option(
         "--freeze-probability",
-        default=0.1,
+        default=0.0,
         show_default=True,
         type=click.FloatRange(0, 1),
         help="Probability that a worker is stopped (SIGSTOP) in a round, mostly for longer than its lease.",

@@ -219,7 +219,7 @@ class Stage:
     def _look_after(self) -> None:
         for (role, number), process in list(self._people.items()):
             code = process.poll()
-            if code == 0 and (away := self._leaving.pop((role, number), None)) is not None:
+            if code in {0, -signal.SIGTERM} and (away := self._leaving.pop((role, number), None)) is not None:
                 del self._people[role, number]
                 self._later.append((time.monotonic() + away, partial(self._start, role, number)))
             elif code is not None:
