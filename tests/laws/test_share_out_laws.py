@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from upsertq.admin.workers import Worker
 from upsertq_worker.pool import share_out as module
-from upsertq_worker.pool.share_out import share_out, targets
+from upsertq_worker.pool.share_out import LIVE_SECONDS, Others, share_out, targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,6 +80,17 @@ def test_a_worker_keeps_its_target_whatever_it_is_told(
     assert plan.take == max(0, plan.target - len(held))
     assert not (plan.take and plan.drain)
     assert plan.line == -1 or not (held or plan.target)
+
+
+def test_a_worker_is_counted_while_its_heartbeat_changes() -> None:
+    """Not one that is gone or leaves, nor one that died before the server's clock was set back."""
+    others = Others()
+    ghost, gone = Worker("ghost", 0.0, gone=False, at=9_000.0), Worker("gone", 99.0, gone=True, at=1.0)
+    leaves = Worker("leaves", 0.0, gone=False, at=50.0, leaving=True)
+    for now in range(100, 140):
+        live = Worker("live", 0.0, gone=False, at=float(now - 50 - now % 3))
+        counted = [one.name for one in others.live([ghost, gone, live, leaves], float(now))]
+        assert counted == (["ghost", "live"] if now < 100 + LIVE_SECONDS else ["live"])
 
 
 @dataclass

@@ -286,8 +286,9 @@ class ModelQueue:
 
     def beat(self, name: str, report: Mapping[str, Any]) -> Sequence[Worker]:
         """HSET of a worker's heartbeat, and HGETALL."""
-        self.beats[name] = {**report, "at": self._loop.now}
-        return workers_of({name: orjson.dumps(beat) for name, beat in self.beats.items()}, self._loop.now)
+        now = self.milliseconds() / 1000
+        self.beats[name] = {**report, "at": now}
+        return workers_of({name: orjson.dumps(beat) for name, beat in self.beats.items()}, now)
 
     def leave(self, name: str) -> None:
         """HDEL of a heartbeat."""

@@ -10,7 +10,7 @@ from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.pool.handover import Handover
-from upsertq_worker.pool.share_out import Plan, share_out
+from upsertq_worker.pool.share_out import Others, Plan, share_out
 from upsertq_worker.queue.lease import Change, Leases
 from upsertq_worker.queue.protocols import Queue
 
@@ -48,6 +48,7 @@ class Keeper:
     """What needs an operator, by what it concerns."""
     _faulty: set[int] = field(init=False, default_factory=set)
     _plan: Plan = field(init=False, default=Plan(0))
+    _heard: Others = field(init=False, default_factory=Others)
     _others: dict[str, int] = field(init=False, default_factory=dict)
     """How many shards each other live worker holds, as far as the heartbeats are known."""
     _told: tuple[int, ...] = field(init=False, default=())
@@ -154,10 +155,11 @@ class Keeper:
         except ServerRefused as error:
             failure, alone = error, True
         else:
-            live = [one for one in beats.workers if not one.gone and not one.leaving and one.name != self._context.name]
+            own, now = self._context.name, self._context.clock()
+            live = self._heard.live((one for one in beats.workers if one.name != own), now)
             others = {one.name: len(one.shards) for one in live}
             if others != self._others:
-                self._moved_at = self._context.clock()
+                self._moved_at = now
             self._others, failure = others, beats.unwritten
             held = {shard: one.name for one in live for shard in one.shards}
             self._leases.holders = {shard: name for shard, name in held.items() if shard not in self._leases.epochs}

@@ -4,9 +4,15 @@ Every worker decides for itself, by what it holds and what the heartbeats of the
 leads to is harmless, since a lease is held by one worker at a time, and is put right in the rounds that follow.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from random import Random
+from typing import Final
+
+from upsertq.admin.workers import Worker
+
+LIVE_SECONDS: Final = 15.0
+"""A worker whose heartbeat has not changed for so long is not counted, whatever the heartbeat says of its age."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,27 @@ class Plan:
     drain: frozenset[int] = frozenset()
     take: int = 0
     line: int = -1
+
+
+@dataclass(eq=False, slots=True)
+class Others:
+    """The other workers, as their heartbeats tell.
+
+    The age that a heartbeat seems to have is not believed for long: where the server's clock was set back, that of a
+    worker which died before seems to be of a time to come, and its share would wait for no worker.
+    """
+
+    _changed: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """By name the time of the latest heartbeat, and when it was seen first."""
+
+    def live(self, workers: Iterable[Worker], now: float) -> list[Worker]:
+        """Those that live and are to go on."""
+        workers = list(workers)
+        seen = {one.name: self._changed.get(one.name, (one.at, now)) for one in workers}
+        self._changed = {one.name: seen[one.name] if seen[one.name][0] == one.at else (one.at, now) for one in workers}
+        return [
+            one for one in workers if not (one.gone or one.leaving) and now < self._changed[one.name][1] + LIVE_SECONDS
+        ]
 
 
 def targets(held: Mapping[str, int], shards: int) -> dict[str, int]:
