@@ -106,9 +106,10 @@ class Shard:
         if self.lease is not None:
             ours = self.lease == (name, epoch) and epoch != self.released
             return [epoch if ours else 0, self.lease[0], 1, 0, "", ""]
-        if not take:
+        unnoticed = bool(epoch) and epoch == self.epoch != self.released
+        if not take or (epoch and not unnoticed):
             return [0, "", 1, 0, "", ""]
-        if epoch and epoch == self.epoch != self.released:
+        if unnoticed:
             self.lease = (name, epoch)
             return [epoch, name, 1, 0, "", ""]
         clean = self.epoch in {0, self.released}

@@ -27,6 +27,8 @@ real service's limit does: with 1.5 the workers spend a storm waiting for leave 
 """
 FULL_BATCH: Final = 20_000
 """Bytes of a request with 100 records, about."""
+AWAY_SECONDS: Final = 1.0, 6.0
+"""For how long a worker is frozen, or its place is empty: up to three times the lease."""
 CALM_SECONDS: Final = 2.0
 """Nothing is killed so shortly after the start, so that there is something to kill."""
 POISON: Final = "bad-"
@@ -41,13 +43,26 @@ class Role(StrEnum):
     SERVER = "server"
 
 
+class Deed(StrEnum):
+    """What is done to a process."""
+
+    KILL = "kill"
+    """SIGKILL; another one starts at once."""
+    FREEZE = "freeze"
+    """SIGSTOP, for longer than a lease lives, and SIGCONT."""
+    LEAVE = "leave"
+    """SIGTERM; another one joins some time after its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A SIGKILL: `at` seconds after the start, for the one with this number in its role."""
+    """A deed: `at` seconds after the start, to the one with this number in its role; it lasts for some `seconds`."""
 
     at: float
     role: Role
     number: int
+    deed: Deed = Deed.KILL
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +78,22 @@ class Cast:
     kill_probability: float
     kill_every: float
     server: bool = False
+    freeze_probability: float = 0.0
+    leave_probability: float = 0.0
+
+    def moves(self) -> list[Kill]:
+        """Which workers are frozen, and which leave, in the order of time."""
+        rng = Random(f"moves {self.seed}")
+        found: list[Kill] = []
+        for round_ in range(int((self.seconds - CALM_SECONDS) / self.kill_every)):
+            for number in range(self.workers):
+                at = CALM_SECONDS + (round_ + rng.random()) * self.kill_every
+                seconds, drawn = rng.uniform(*AWAY_SECONDS), rng.random()
+                if drawn < self.freeze_probability:
+                    found.append(Kill(at, Role.WORKER, number, Deed.FREEZE, seconds))
+                elif drawn < self.freeze_probability + self.leave_probability:
+                    found.append(Kill(at, Role.WORKER, number, Deed.LEAVE, seconds))
+        return sorted(found, key=lambda kill: kill.at)
 
     def kills(self) -> list[Kill]:
         """What is killed when, in the order of time."""
@@ -160,7 +191,8 @@ def usual_faults(cast: Cast) -> str:
             "unreadable=0.01;body=ok",
             "unreadable=0.002",
             "short=1:0.01;lose=true",
-            "stall=0.004",
+            # the client of a request without an answer still waits when it is frozen, though its lease is over
+            *(() if cast.freeze_probability else ("stall=0.004",)),
             "late=0.5:0.01",
             "latency=lognormal:0.03:0.7;most=0.4",
         )

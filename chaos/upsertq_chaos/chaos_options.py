@@ -43,6 +43,20 @@ _OPTIONS = (
         metavar="S",
         help="Length of a round.",
     ),
+    click.option(
+        "--freeze-probability",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="Probability that a worker is stopped (SIGSTOP) in a round, mostly for longer than its lease.",
+    ),
+    click.option(
+        "--leave-probability",
+        default=0.1,
+        show_default=True,
+        type=click.FloatRange(0, 1),
+        help="Probability that a worker ends in good order (SIGTERM) in a round, and another one joins later.",
+    ),
     click.option("--faults", metavar="SPEC", help="As of `upsertq emulate`.  [default: something of everything]"),
     click.option(
         "--keep",

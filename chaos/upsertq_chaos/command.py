@@ -85,7 +85,7 @@ def _perform(
         stack.callback(stage.close)
         begin = time.monotonic()
         with _shown(index, cast) as show:
-            stage.play(cast.kills(), show)
+            stage.play([*cast.kills(), *cast.moves()], show)
         tell("the faults end; the last worker drains the queue")
         stage.stop(Role.PRODUCER)
         stage.stop(Role.WORKER)
@@ -145,6 +145,8 @@ def _figures(cast: Cast, stage: Stage, evidence: Evidence, counters: dict[str, A
         "outcomes": counters["outcomes"],
         "overlaps": evidence.overlaps,
         "kills": {str(role): count for role, count in stage.tally.kills.items()},
+        "frozen": stage.tally.frozen,
+        "left": stage.tally.left,
         "server_restarts": stage.tally.restarts,
         "books": evidence.books.as_dict(),
         "records_per_second": round(evidence.books.settled / took),
@@ -165,6 +167,7 @@ def _report(figures: dict[str, Any], violations: list[Violation]) -> None:
     say(f"watch     {figures['looks']:,} looks at streams; of a shard every {gap} s in the median, {most} s at most")
     say(f"requests  {figures['requests']:,}: {', '.join(f'{n:,} {what}' for what, n in figures['outcomes'].items())}")
     say(f"kills     {', '.join(f'{count} of a {role}' for role, count in kills.items())}")
+    say(f"          {figures['frozen']} workers frozen for a while, {figures['left']} told to leave and replaced later")
     if not sum(kills.values()):
         say("          nothing was killed, which proves little: give it more --seconds")
     say(f"          the server came back {figures['server_restarts']} times")

@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
 from upsertq.contract.errors import WorldError
-from upsertq_chaos.cast import Cast, Kill, Role
+from upsertq_chaos.cast import Cast, Deed, Kill, Role
 from upsertq_chaos.checking import Step
 
 COMMAND: Final = (sys.executable, "-m", "upsertq")
@@ -58,6 +59,8 @@ class Tally:
     """What was done to which process, and which ended without being told to."""
 
     kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(Role, 0))
+    frozen: int = 0
+    left: int = 0
     restarts: int = 0
     mishaps: list[str] = field(default_factory=list)
 
@@ -72,6 +75,9 @@ class Stage:
         self._server_pid = self._told_pid()
         self._started = time.time()
         self._people: dict[tuple[Role, int], subprocess.Popen[bytes]] = {}
+        self._leaving: dict[tuple[Role, int], float] = {}
+        """Those that were told to leave, and for how many seconds their places shall be empty."""
+        self._later: list[tuple[float, Callable[[], object]]] = []
 
     def notes(self, producer: int) -> Path:
         """Where a producer notes what it did."""
@@ -79,16 +85,22 @@ class Stage:
 
     def play(self, plan: list[Kill], show: Callable[[float], None]) -> None:
         """Let everyone work for the time given, and kill as planned."""
-        begin, due = time.monotonic(), list(plan)
+        begin, due = time.monotonic(), sorted(plan, key=lambda kill: kill.at)
         for role, count in ((Role.WORKER, self.cast.workers), (Role.PRODUCER, self.cast.producers)):
             for number in range(count):
                 self._start(role, number)
         while (passed := time.monotonic() - begin) < self.cast.seconds:
             while due and due[0].at <= passed:
-                self._kill(due.pop(0))
+                self._do(due.pop(0))
+            for one in [one for one in self._later if one[0] <= time.monotonic()]:
+                self._later.remove(one)
+                one[1]()
             self._look_after()
             show(passed)
             time.sleep(TICK)
+        for _, what in self._later:
+            what()
+        self._later.clear()
 
     def shown(self, step: Step) -> str:
         """A step back as a line, in seconds since the start."""
@@ -175,6 +187,21 @@ class Stage:
         }
         return [sys.executable, "-m", "upsertq_chaos.putting", json.dumps(given)]
 
+    def _do(self, kill: Kill) -> None:
+        process = self._people.get((kill.role, kill.number))
+        if kill.deed is Deed.KILL:
+            self._kill(kill)
+        elif process is None or process.poll() is not None or (kill.role, kill.number) in self._leaving:
+            return
+        elif kill.deed is Deed.FREEZE:
+            self.tally.frozen += 1
+            process.send_signal(signal.SIGSTOP)
+            self._later.append((time.monotonic() + kill.seconds, lambda: process.send_signal(signal.SIGCONT)))
+        else:
+            self.tally.left += 1
+            self._leaving[kill.role, kill.number] = kill.seconds
+            process.terminate()
+
     def _kill(self, kill: Kill) -> None:
         if kill.role is Role.SERVER:
             if (pid := self._told_pid()) is not None:
@@ -182,15 +209,21 @@ class Stage:
                     os.kill(pid, signal.SIGKILL)
                     self.tally.kills[kill.role] += 1
             return
-        process = self._people[kill.role, kill.number]
-        if process.poll() is None:
+        process = self._people.get((kill.role, kill.number))
+        if process is not None and process.poll() is None:
+            self._leaving.pop((kill.role, kill.number), None)
             _end(process)
             self.tally.kills[kill.role] += 1
             self._start(kill.role, kill.number)
 
     def _look_after(self) -> None:
         for (role, number), process in list(self._people.items()):
-            if (code := process.poll()) is not None:
+            code = process.poll()
+            if code in {0, -signal.SIGTERM} and (away := self._leaving.pop((role, number), None)) is not None:
+                del self._people[role, number]
+                self._later.append((time.monotonic() + away, partial(self._start, role, number)))
+            elif code is not None:
+                self._leaving.pop((role, number), None)
                 self.tally.mishaps.append(f"{role} {number} ended by itself with code {code}")
                 self._start(role, number)
         pid = self._told_pid()

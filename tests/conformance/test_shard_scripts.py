@@ -319,6 +319,7 @@ def test_a_clean_takeover_and_an_unclean_one(bench: Bench) -> None:
     assert bench.client.hget(SHARD.books, "boundary") == entry
     bench.client.delete(SHARD.lease)
     assert one.note("x") == 0
+    assert one.lease() == [0, b"", 1, 0, b"", b""], "what prolongs takes nothing anew"
     assert one.lease()[:4] == [3, b"one", 0, 2]
     assert one.note("", deaths=0) == 1
     assert bench.client.hmget(SHARD.books, "mark", "deaths") == [None, b"0"]
@@ -342,6 +343,7 @@ def test_a_lease_that_ran_out_unnoticed_is_no_death(bench: Bench) -> None:
     assert int(bench.client.pttl(SHARD.lease)) <= kept
     bench.client.delete(SHARD.lease)
     worker.epoch = 1
+    assert worker.lease()[:2] == [0, b""], "a call that comes late takes nothing"
     assert worker.lease()[:4] == [2, b"me", 1, 0]
 
 

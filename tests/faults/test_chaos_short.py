@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_promises_hold_under_kills_and_faults(tmp_path: Path) -> None:
-    """Workers, producers and the server are killed, the index fails in every way; the verdict is good."""
+    """Workers, producers and the server are killed, workers freeze, leave and join; the index fails in every way."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    options = ("--seconds", "20", "--records", "3000", "--hot", "100", "--workers", "3", "--seed", "1")
+    options = ("--seconds", "20", "--records", "3000", "--hot", "100", "--workers", "4", "--seed", "1")
+    moves = ("--freeze-probability", "0.3", "--leave-probability", "0.3")
     kept = tmp_path / "kept"
-    done = call("chaos", *options, "--keep", kept, "--json", url=None, timeout=280, TMPDIR=str(scratch))
+    done = call("chaos", *options, *moves, "--keep", kept, "--json", url=None, timeout=280, TMPDIR=str(scratch))
     verdict = json.loads(done.stdout)
     assert verdict["ok"]
     assert verdict["violations"] == []
     assert all(verdict["kills"].values()), verdict["kills"]
+    assert min(verdict["frozen"], verdict["left"]) > 0
     assert verdict["server_restarts"] == verdict["kills"]["server"]
     # a batch whose producer was killed before it was confirmed may take ids of its own along
     assert verdict["ids"] >= 2900

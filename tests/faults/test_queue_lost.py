@@ -128,8 +128,8 @@ class Stage:
         for number in range(2):
             log = self.directory / f"worker-{number}.log"
             self.workers.append(start(*WORK, *options, "--index-host", self.index.url, url=self.url, log=log))
-        wait_until(lambda: self.told("standing by") in ([0, 1], [1, 0]), SOON, "one stands by")
-        wait_until(lambda: self.index.counters["records"] > 0, SOON, "the other one works")
+        wait_until(lambda: self.told("holds 1 of 2 shards; workers: 2") == [1, 1], SOON, "they share the queue")
+        wait_until(lambda: self.index.counters["records"] > 0, SOON, "they work")
 
     def wait(self, *options: str) -> Ending:
         """Start a `wait` that lasts."""

@@ -78,9 +78,9 @@ def test_a_killed_server_comes_back_and_all_go_on(make_server: Callable[..., Rea
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-def test_a_standby_takes_over(how: str, redis_url: str, tmp_path: Path) -> None:
-    """The second worker says that it stands by, and takes over when the first ends or dies."""
-    data = Dataset.make(3_000, 8)
+def test_another_worker_takes_over(how: str, redis_url: str, tmp_path: Path) -> None:
+    """Two share the shards, and say so; the one has all of them when the other ends or dies."""
+    data = Dataset.make(6_000, 8)
     call("load", data.parquet(tmp_path / "v.parquet"), "--queue", "q", url=redis_url)
     with emulated("--faults", "seed=1,latency=constant:0.1") as index:
         work = ("work", "--queue", "q", "--index-host", index.url, "--batch-size", "10", *QUICK)
@@ -88,14 +88,14 @@ def test_a_standby_takes_over(how: str, redis_url: str, tmp_path: Path) -> None:
         wait_until(lambda: index.counters["records"] > 0, 30, "the first worker to work")
         log = tmp_path / "second.log"
         second = start(*work, "--concurrency", "32", "--until-empty", url=redis_url, log=log)
-        wait_until(lambda: "standing by" in log.read_text(), 30, "the second worker to stand by")
+        wait_until(lambda: "holds 8 of 16 shards; workers: 2" in log.read_text(), 60, "the second worker's share")
         if how == "SIGKILL":
             kill(first)
         else:
             first.terminate()
             assert first.wait(30) == 0
         assert second.wait(60) == 0, log.read_text()
-        assert "taking over" in log.read_text()
+        assert "holds 16 of 16 shards; workers: 1" in log.read_text()
         assert_all_landed(index, data, redis_url)
 
 

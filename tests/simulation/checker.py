@@ -18,7 +18,7 @@ from upsertq_worker.recovery.suspects import ALONE, DEATHS
 from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from upsertq.contract.books import Books
     from upsertq.contract.wire import Entry
@@ -230,6 +230,13 @@ class Checker:
         for key, line in sorted(self._lines.items()):
             if line.index != line.enqueued:
                 self.violated(f"at the end {key} is v{line.index} in the index, but v{line.enqueued} was enqueued last")
+
+    def shared_out(self, held: Mapping[str, Sequence[int]], shards: int) -> None:
+        """All is calm, and has been for long: these are the workers alive, and what each holds."""
+        self.note("shared", f"{ {name: len(ones) for name, ones in held.items()} }")
+        counts = [len(ones) for ones in held.values()]
+        if held and (sum(counts) != shards or max(counts) - min(counts) > 1):
+            self.violated(f"{shards} shards are not shared out: {held}")
 
     # what follows from it
 

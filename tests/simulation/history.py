@@ -17,7 +17,7 @@ from faults import Outage
 from model_queue import ModelQueue
 from model_service import IndexLink, ModelService
 from queue_link import QueueLink
-from scenario import NAMESPACES, Scenario
+from scenario import MOST_WORKERS, NAMESPACES, Scenario
 from upsertq.contract import wire
 from upsertq.contract.errors import WorldError
 from upsertq.contract.pauses import by_hand, scope_of
@@ -162,7 +162,7 @@ class History:
 
     def hire(self, settings: Settings) -> Worker:
         """Start a worker."""
-        process = Process(self.loop, f"w{len(self.workers) + 1}")
+        process, skew = Process(self.loop, f"w{len(self.workers) + 1}"), self.scenario.skew()
         self.checker.patience[process.name] = settings.max_attempts
         drain = shell.Worker(
             process.name,
@@ -171,7 +171,7 @@ class History:
             IndexLink(self.service, process, self.scenario.lease * self.rng.choice((0.2, 0.8, 3.0))),
             settings,
             clock=self.loop.time,
-            wall=lambda: WALL + self.loop.now,
+            wall=lambda: WALL + self.loop.now + skew,
             rng=random.Random(self.rng.random()),
         )
         worker = Worker(process, drain, process.start(drain.run()))
@@ -222,9 +222,16 @@ class History:
             case "pause":
                 length = self.scenario.lease * rng.choice((0.3, 1.1, 1.5, 2.5)) * rng.uniform(0.8, 1.2)
                 worker.process.fuse = fuse, lambda: self._pause(worker, length)
+            case "staff":
+                self.scenario.workers = wanted = rng.randrange(1, MOST_WORKERS + 1)
+                for one in alive[wanted:]:
+                    self._stop(one)
             case _:
-                self.checker.note("stop", worker.process.name)
-                worker.drain.stop()
+                self._stop(worker)
+
+    def _stop(self, worker: Worker) -> None:
+        self.checker.note("stop", worker.process.name)
+        worker.drain.stop()
 
     def _kill(self, worker: Worker) -> None:
         name = worker.process.name
@@ -255,7 +262,7 @@ class History:
 
     async def _end(self) -> None:
         """Faults cease; every worker left is killed, stopped or kept; healthy workers drain all, dead letters last."""
-        rng = self.rng
+        rng, scenario = self.rng, self.scenario
         self.faults.calm = self.policy.healed = True
         self.checker.note("calm", "")
         for worker in [worker for worker in self.workers if worker.alive]:
@@ -275,11 +282,13 @@ class History:
         self._replay(letters)
         if letters and not await self._drain():
             return
+        if scenario.climate == "pools":
+            await self._balance()
         for worker in self.workers:
             if worker.alive:
                 worker.drain.stop()
         # whatever still travels arrives
-        await asyncio.sleep(2 * self.scenario.lease + self.scenario.quarantine)
+        await asyncio.sleep(2 * scenario.lease + scenario.quarantine)
         self.checker.finished(self._backlog(), self.queue.books(), self.queue.marks())
 
     async def _drain(self) -> bool:
@@ -301,6 +310,20 @@ class History:
         if not last.task.done():
             self.checker.violated(f"{self._backlog()} entries are left {bound:.0f} s after the faults ceased")
         return last.task.done()
+
+    async def _balance(self) -> None:
+        """Have some workers join; soon all shards must be shared out among those alive, and then none may move."""
+        scenario = self.scenario
+        for _ in range(self.rng.randrange(MOST_WORKERS)):
+            self.hire(scenario.settings())
+        # a shard whose holders died is kept for three leases, and one that is not released is free after another one
+        await asyncio.sleep(4 * scenario.lease + scenario.quarantine + 5.0)
+        alive = [worker.process.name for worker in self.workers if worker.alive]
+        held = {name: self.queue.held_by(name) for name in alive}
+        self.checker.shared_out(held, scenario.shards)
+        await asyncio.sleep(2 * scenario.lease)
+        if any(self.queue.held_by(name) != shards for name, shards in held.items()):
+            self.checker.violated(f"shards move although all was balanced: {held}")
 
     def _backlog(self) -> int:
         return sum(self.queue.backlog(shard) for shard in range(self.scenario.shards))

@@ -9,10 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import orjson
 
 from checker import Filed
 from model_letters import Letters
+from upsertq.admin.workers import workers_of
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, REASON, Books, total
 from upsertq.contract.dead_letter import mark_field
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from checker import Checker, Key
+    from upsertq.admin.workers import Worker
     from upsertq.contract.pauses import Paused
     from upsertq.contract.wire import Entry
     from upsertq_worker.flow.usage import Metered, Usage
@@ -78,6 +82,8 @@ class ModelQueue:
         self.shards = [Shard() for _ in range(shards)]
         self.checker = checker
         self.paused: dict[str, Paused] = {}
+        self.beats: dict[str, dict[str, Any]] = {}
+        """Each worker's report, dated by the server's time."""
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
@@ -136,10 +142,11 @@ class ModelQueue:
                 return Grant(shard, 0, holder)
             model.expires_at = self._loop.now + self._lease
             return Grant(shard, epoch, name)
-        if not take:
+        unnoticed = bool(epoch) and epoch == model.last_epoch and model.released != epoch
+        if not take or (epoch and not unnoticed):
             return Grant(shard, 0)
         model.expires_at = self._loop.now + self._lease
-        if epoch and epoch == model.last_epoch and model.released != epoch:
+        if unnoticed:
             model.holder, model.epoch = name, epoch
             return Grant(shard, epoch, name)
         clean = model.last_epoch in {0, model.released}
@@ -259,6 +266,10 @@ class ModelQueue:
         model = self.shards[shard]
         return model.holder if self._loop.now < model.expires_at else ""
 
+    def held_by(self, name: str) -> list[int]:
+        """The shards whose lease this worker holds now."""
+        return [shard for shard in range(len(self.shards)) if self.holder(shard) == name]
+
     def note(self, changes: Mapping[str, Paused | None]) -> None:
         """Note pauses that began, and forget those that ended."""
         for scope, paused in changes.items():
@@ -272,6 +283,16 @@ class ModelQueue:
     def noted(self) -> dict[str, Paused]:
         """Every pause that is noted."""
         return dict(self.paused)
+
+    def beat(self, name: str, report: Mapping[str, Any]) -> Sequence[Worker]:
+        """HSET of a worker's heartbeat, and HGETALL."""
+        now = self.milliseconds() / 1000
+        self.beats[name] = {**report, "at": now}
+        return workers_of({name: orjson.dumps(beat) for name, beat in self.beats.items()}, now)
+
+    def leave(self, name: str) -> None:
+        """HDEL of a heartbeat."""
+        self.beats.pop(name, None)
 
     def backlog(self, shard: int) -> int:
         """XLEN of every stream of a shard."""

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from model_queue import ModelQueue
 from planted_deaths import PLANTED_DEATHS
+from planted_pools import PLANTED_POOLS
 from planted_reading import PLANTED_READING
 from queue_link import QueueLink
 from upsertq.contract.errors import ServerUnavailable
@@ -260,6 +261,7 @@ PLANTED: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     quarantine_forgotten_with_the_entry: "",
     the_oldest_version_is_sent: "",
     **PLANTED_DEATHS,
+    **PLANTED_POOLS,
     **PLANTED_READING,
 }
 """Every planted bug, and the climate in which it shows soon (`""`: any)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from faults import Mishap
 from upsertq.contract.errors import ServerUnavailable
-from upsertq_worker.queue.protocols import Read, Settled
+from upsertq_worker.queue.protocols import Beats, Read, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +46,11 @@ class QueueLink:
         return await self._call(
             "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
         )
+
+    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
+        """As `Queue.holders`."""
+        replies = await self._call("holders", [_bind(self._queue.holder, shard) for shard in shards])
+        return dict(zip(shards, replies, strict=True))
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
         """As `Queue.release`."""
@@ -135,13 +140,14 @@ class QueueLink:
         """As `Queue.pauses`."""
         return (await self._call("pauses", [self._queue.noted]))[0]
 
-    async def beat(self, report: Mapping[str, Any]) -> None:
+    async def beat(self, report: Mapping[str, Any]) -> Beats:
         """As `Queue.beat`."""
-        await self._call("beat", [lambda: None])
+        report = dict(report)
+        return Beats((await self._call("beat", [lambda: self._queue.beat(self._name, report)]))[0])
 
     async def leave(self) -> None:
         """As `Queue.leave`."""
-        await self._call("leave", [lambda: None])
+        await self._call("leave", [lambda: self._queue.leave(self._name)])
 
     async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
         """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
-CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "letters", "refusals", "deadly", "backlogs")
+CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "letters", "refusals", "deadly", "backlogs", "pools")
 CALLS: Final = ("lease", "read", "settle", "lanes", "mark")
+POOL_CALLS: Final = ("lease", "beat", "beat", "holders", "release", "settle")
+MOST_WORKERS: Final = 6
 
 
 @dataclass(slots=True)
@@ -66,6 +68,10 @@ class Scenario:
         elif self.climate == "backlogs":  # more than fits in memory of namespaces that must wait, others between
             self.shards, self.workers, self.incidents = rng.choice((1, 1, 2)), rng.choice((1, 2)), rng.randrange(4)
             self.entries, self.by_hand = rng.randrange(100, 250), rng.randrange(5, 30)
+        elif self.climate == "pools":  # workers join and leave all the time
+            self.shards, self.incidents, self.entries = rng.choice((1, 4, 8)), rng.randrange(30), rng.randrange(60, 160)
+            self.quarantine = self.lease / 4
+            self.workers, self.befalls = rng.randrange(1, MOST_WORKERS + 1), (*BEFALLS, "staff", "staff", "staff")
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
         if self.climate in {"letters", "refusals"}:
@@ -102,6 +108,14 @@ class Scenario:
             case "stops":
                 faults.mishaps, faults.sick, faults.latency = 0.0, {}, 0.001 * self.lease
                 faults.troubles, faults.kinds = 0.3, {Trouble.LOST: 1.0}
+            case "pools":
+                faults.mishaps, faults.latency = rng.choice((0.0, 0.02, 0.1)), self.lease * rng.choice((0.0005, 0.003))
+                faults.sick = {rng.choice(POOL_CALLS): rng.choice((0.0, 0.3, 0.8))}
+                faults.troubles, faults.kinds = rng.choice((0.1, 0.4)), {Trouble.LOST: 1.0, Trouble.SLOW: 2.0}
+                for _ in range(rng.randrange(3)):  # heartbeats that cannot be written, or read
+                    begin, worker = rng.uniform(0, self.duration), f"w{rng.randrange(1, MOST_WORKERS)}"
+                    length = self.lease * rng.uniform(0.1, 3.0)
+                    faults.outages.append(Outage("beat", begin, begin + length, rng.choice(("", worker))))
             case "late":
                 faults.sick = {rng.choice(CALLS): 0.5}
                 faults.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
@@ -121,7 +135,7 @@ class Scenario:
         if self.climate == "deadly":
             policy.kinds = (Poison.DEADLY,)
             return policy
-        if self.climate in {"starved", "late", "kills", "pauses", "stops", "backlogs"}:
+        if self.climate in {"starved", "late", "kills", "pauses", "stops", "backlogs", "pools"}:
             return policy
         policy.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
         if self.climate == "refusals" or rng.random() < 0.2:
@@ -129,12 +143,17 @@ class Scenario:
             policy.refusals.append((rng.choice(list(Refusal)), start, start + self.lease * rng.uniform(0.1, 3.0)))
         return policy
 
+    def skew(self) -> float:
+        """Draw the seconds by which a worker's clock is wrong."""
+        return self.rng.choice((0.0, -3600.0, 90.0)) if self.climate == "pools" else 0.0
+
     def settings(self) -> Settings:
         """Draw the settings of one worker: those of a fleet agree on lease and quarantine alone."""
         rng = self.rng
         limits = BatchLimits(
             rng.choice((1, 3, 20, 100)), rng.choice((150, 1_000, 2_000_000)), rng.choice((0.0, 0.05, 0.2, 0.7))
         )
+        pools = self.climate == "pools"
         ahead = (6_000, 20_000, 80_000) if self.climate == "backlogs" else (1, 20_000, 200_000, 96_000_000)
         return Settings(
             batch=limits,
@@ -142,6 +161,7 @@ class Scenario:
             read_ahead=rng.choice(ahead),
             lease=self.lease,
             quarantine=self.quarantine,
+            handover=self.lease * rng.choice((0.05, 0.5, 3.0)) if pools else 30.0,
             grace=self.lease * rng.choice((0.0, 0.2, 2.0)),
             max_attempts=rng.choice((2, 8)),
         )

@@ -32,7 +32,7 @@ ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
         "events", "settings", "context", "logs", "metrics", "damage", "ordering", "flow", "absence", "delivery",
-        "queue", "recovery", "finish", "worker", "edge", "job_arguments", "rq_queue", "cli", "jobs",
+        "queue", "recovery", "pool", "finish", "worker", "edge", "job_arguments", "rq_queue", "cli", "jobs",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
@@ -73,6 +73,7 @@ PURE: Final = frozenset(
     + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries share usage")
     + named("upsertq_worker.queue", "cursors lease protocols")
     + named("upsertq_worker.recovery", "suspects")
+    + named("upsertq_worker.pool", "share_out")
     + named("upsertq_worker.edge", "redact")
     + named("upsertq_worker.metrics", "table lanes books readiness")
     + named("upsertq_chaos", "cast settled checking")

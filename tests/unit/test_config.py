@@ -109,7 +109,7 @@ def test_every_fault_at_once() -> None:
     assert "--batch-size" in fault(index_host="ftp://x", batch_size=0)
 
 
-@pytest.mark.parametrize("option", ["linger", "request_timeout", "grace", "lease", "quarantine", "seconds"])
+@pytest.mark.parametrize("option", ["linger", "request_timeout", "handover", "grace", "lease", "quarantine", "seconds"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
 def test_times_are_real_numbers(option: str, value: float) -> None:
     """Neither endless nor no number at all."""

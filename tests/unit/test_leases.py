@@ -9,28 +9,28 @@ KEPT = (Grant(0, 4, "me"), Grant(1, 7, "me"), Grant(2, 0, "other"))
 
 def held(seconds: float = 10.0) -> Leases:
     """Leases of shards 0 and 1 of three, asked for at 100."""
-    leases = Leases(3, seconds, QUARANTINE)
+    leases = Leases(seconds, QUARANTINE)
     leases.granted(KEPT, 100.0, 100.5)
     return leases
 
 
 def test_at_first_nothing_is_held_and_nothing_is_safe() -> None:
-    """A worker asks for every shard, with no epoch."""
-    leases = Leases(2, 10.0, QUARANTINE)
-    assert leases.wanted() == {0: 0, 1: 0}
+    """What it asks for, it asks for with no epoch."""
+    leases = Leases(10.0, QUARANTINE)
+    assert leases.wanted(range(2)) == {0: 0, 1: 0}
     assert not leases.safe(0.0)
 
 
 def test_what_is_granted_is_prolonged_by_its_epoch() -> None:
     """The next round names the epochs held, and the holder of the rest is known."""
     leases = held()
-    assert leases.wanted() == {0: 4, 1: 7, 2: 0}
+    assert leases.wanted(range(3)) == {0: 4, 1: 7, 2: 0}
     assert leases.holders == {2: "other"}
 
 
 def test_a_round_tells_what_it_brought() -> None:
     """Gained, lost, both at once (another epoch), or nothing."""
-    leases = Leases(3, 10.0, QUARANTINE)
+    leases = Leases(10.0, QUARANTINE)
     first = (Grant(0, 4, "me"), Grant(1, 0, "x"), Grant(2, 0, ""))
     assert leases.granted(first, 0.0, 0.0) == Change(first[:1], ())
     assert leases.granted(first, 1.0, 1.0) == Change((), ())
@@ -44,7 +44,7 @@ def test_a_round_tells_what_it_brought() -> None:
 
 def test_how_a_shard_was_taken_over_is_kept_as_long_as_it_is_held() -> None:
     """A clean takeover needs no quarantine, an unclean one has it from the answer on; prolonging changes neither."""
-    leases = Leases(2, 10.0, QUARANTINE)
+    leases = Leases(10.0, QUARANTINE)
     clean = Grant(0, 1, "me", mark="m", clock="7-2")
     unclean = Grant(1, 4, "me", clean=False, deaths=3, clock="9-0")
     leases.granted([clean, unclean], 100.0, 101.0)
@@ -82,12 +82,12 @@ def test_a_fenced_shard_is_asked_for_anew() -> None:
     leases.fenced(0)
     leases.fenced(0)
     assert leases.epochs == {1: 7}
-    assert leases.wanted() == {0: 0, 1: 7, 2: 0}
+    assert leases.wanted(range(3)) == {0: 0, 1: 7, 2: 0}
     assert leases.granted(KEPT, 101.0, 101.0) == Change(KEPT[:1], ()), "the same epoch again is a new beginning"
 
 
 def test_without_a_shard_nothing_is_safe() -> None:
     """A standby sends nothing."""
-    leases = Leases(1, 10.0, QUARANTINE)
+    leases = Leases(10.0, QUARANTINE)
     leases.granted([Grant(0, 0, "other")], 100.0, 100.0)
     assert not leases.safe(100.0)

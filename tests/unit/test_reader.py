@@ -53,7 +53,7 @@ async def test_an_emptied_stream_that_is_there_again_is_not_read_anew(clock: str
     """It was emptied at an earlier time than that of the entry that was read: the entry is of its next life."""
     queue: Any = Shard()
     context = Context("w", 1, Settings(), time.monotonic, time.time, random.Random(1), Events())
-    leases = Leases(1, 10.0, 5.0)
+    leases = Leases(10.0, 5.0)
     leases.granted([Grant(0, 1)], 0.0, 0.0)
     admitted: list[Held] = []
     reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), {}, admitted.append)

@@ -30,8 +30,11 @@ class Event(Enum):
     LISTENING = Kind(logging.INFO, "health and metrics are at {url}")
     STARTED = Kind(logging.INFO, "worker {worker} drains queue {queue} into {index}")
     QUEUE_NEW = Kind(logging.INFO, "queue {queue} is new: nothing was ever loaded into it")
-    STANDING_BY = Kind(logging.INFO, "standing by: every shard is held by {holders}; taking over when it ends")
-    TAKING_OVER = Kind(logging.INFO, "taking over: {held} of {shards} shards are ours")
+    STANDING_BY = Kind(
+        logging.INFO, "standing by: {workers} workers share {shards} shards, and none is left for this one"
+    )
+    SHARE = Kind(logging.INFO, "holds {held} of {shards} shards; workers: {workers}")
+    SHARDS_HANDED_OVER = Kind(logging.DEBUG, "gave the leases of shards {shards} back to the pool")
     SHARDS_GAINED = Kind(logging.DEBUG, "took the leases of shards {shards}")
     LEASE_LOST = Kind(logging.WARNING, "shard {shard}: the lease ran out; it is read anew from its first entry")
     UNCLEAN_TAKEOVER = Kind(
@@ -77,6 +80,10 @@ class Event(Enum):
     SERVER_BACK = Kind(logging.INFO, "the queue's server is back after {seconds:.0f} s")
     NOT_SEEN = Kind(logging.WARNING, "{error}; {consequence}")
     STOPPING = Kind(logging.INFO, "stopping: {in_flight} requests in flight may finish; a second signal stops at once")
+    WORKER_ENDED = Kind(
+        logging.WARNING, "a worker process {how} after {lived:.0f} s; another one starts in {seconds:.1f} s"
+    )
+    PROCESSES_STOPPING = Kind(logging.INFO, "stopping {workers} worker processes; a second signal stops at once")
     COMMAND_GONE = Kind(logging.WARNING, "stopping: the command that started this worker is gone")
 
 

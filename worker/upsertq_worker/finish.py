@@ -84,7 +84,8 @@ class Finish:
                 self._signals.stop()
                 return
         halted = {name: alarm for name, alarm in self._alarms.items() if name.startswith("shard ")}
-        ours = len(self._leases.epochs) + len(self._leases.faults) == self._context.shards
+        leases = self._leases
+        ours = 0 < leases.target <= len(leases.epochs) + len(leases.faults)
         if (halted or damaged) and self._idle() and ours and self._reader.exhausted:
             where, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
             self._signals.fail(WorldError(f"{where} stopped: {alarm}"))

@@ -26,6 +26,7 @@ class Settings:
         read_ahead: bytes of memory that entries read and not yet settled may take, about.
         lease: how long a shard stays ours without a word from us.
         quarantine: how long an id whose answer was lost keeps its newer versions waiting.
+        handover: how long the requests in flight of a shard that is given back to the pool may take.
         grace: how long requests in flight may take to finish after the signal to stop.
         max_attempts: failures while others succeed after which a batch is taken apart, and a single record given up.
         max_culprits: refused records of one batch, or in a row, beyond which the lane is paused instead.
@@ -39,6 +40,7 @@ class Settings:
     read_ahead: int = 96_000_000
     lease: float = 10.0
     quarantine: float = 5.0
+    handover: float = 30.0
     grace: float = 30.0
     max_attempts: int = 8
     max_culprits: int = MOST_CULPRITS

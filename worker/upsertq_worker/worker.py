@@ -19,7 +19,8 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.queue.keeper import Keeper
+from upsertq_worker.pool.handover import Handover
+from upsertq_worker.pool.keeper import Keeper
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue, Settled
 from upsertq_worker.queue.reader import Reader
@@ -69,7 +70,7 @@ class Worker:
         self._started_at = wall()
         self._alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
-        self.leases = leases = Leases(shards, settings.lease, settings.quarantine)
+        self.leases = leases = Leases(settings.lease, settings.quarantine)
         self.limiter = limiter = Limiter(settings.concurrency)
         self.pauses = pauses = Pauses()
         self._outage = OutageWatch()
@@ -104,7 +105,24 @@ class Worker:
         )
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
-        self._keeper = Keeper(context, signals, queue, leases, self.report, self._leases_changed, self._alarms)
+        self._keeper = Keeper(
+            context,
+            signals,
+            queue,
+            leases,
+            Handover(
+                context,
+                leases,
+                hold,
+                lambda shard: self.sender.turns.carries(shard) or self._settler.owes(shard),
+                self._waits,
+                self._forget,
+            ),
+            lambda: self._careful.notes.pinned,
+            self.report,
+            self._leases_changed,
+            self._alarms,
+        )
         self._finish = Finish(
             context,
             signals,
@@ -177,6 +195,7 @@ class Worker:
             "every": self._keeper.every,
             "shards": sorted(self.leases.epochs),
             "standby": not self.leases.epochs,
+            "leaving": self.signals.stopping.is_set(),
             "in_flight": self.sender.in_flight,
             "posted": self.tally.acked,
             "alarms": self._all_alarms(),

@@ -34,7 +34,8 @@ class Worker:
     """A worker's latest beat; `age` is its age in seconds, `gone` says that too many beats are missing.
 
     Times are the server's: `at` of the beat, 0 where that cannot be read, and `started_at`. `alarms` says what keeps it
-    from working: why the index refuses, or why a shard stands still; one that is gone has none.
+    from working: why the index refuses, or why a shard stands still; one that is gone has none. One that was told to
+    stop is `leaving`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Worker:
     posted: int = 0
     requests: int = 0
     standby: bool = False
+    leaving: bool = False
     alarms: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -113,6 +115,7 @@ def _worker(name: str, beat: bytes, now: float) -> Worker:
             posted=_count(said.get("posted", 0)),
             requests=_count(said.get("requests", 0)),
             standby=bool(said.get("standby", False)),
+            leaving=bool(said.get("leaving", False)),
             alarms={} if gone else {str(name): str(alarm) for name, alarm in said.get("alarms", {}).items()},
         )
     except _UNREADABLE:

@@ -35,6 +35,7 @@ class WorkConfig:
     linger: float = DEFAULTS.batch.linger
     concurrency: int = DEFAULTS.concurrency
     request_timeout: float = DEFAULT_TIMEOUT
+    handover: float = DEFAULTS.handover
     grace: float = DEFAULTS.grace
     lease: float = DEFAULTS.lease
     quarantine: float = DEFAULTS.quarantine
@@ -69,6 +70,7 @@ class WorkConfig:
             (0 <= self.linger < inf, f"--linger is {self.linger:g}: choose 0 or more seconds"),
             (self.concurrency >= 1, f"--concurrency is {self.concurrency}: choose at least 1"),
             (0 < self.request_timeout < inf, f"--timeout is {self.request_timeout:g}: choose more than 0 seconds"),
+            (0 <= self.handover < inf, f"--handover is {self.handover:g}: choose 0 or more seconds"),
             (0 <= self.grace < inf, f"--grace is {self.grace:g}: choose 0 or more seconds"),
             (1 <= self.lease < inf, f"--lease is {self.lease:g}: choose at least 1 second"),
             (

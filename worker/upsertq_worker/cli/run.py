@@ -1,9 +1,7 @@
 """Owns `upsertq run`: load, drain and wait in one command; the worker is a process of its own beside the load."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -20,7 +18,8 @@ from upsertq.contract.printable import printable
 from upsertq.contract.server import Server
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.options import api_key, index_options, log_format
-from upsertq_worker.edge.process import PARENT, ignore_hangup, pass_on_hangup
+from upsertq_worker.cli.processes import work_command, work_environment
+from upsertq_worker.edge.process import ignore_hangup, pass_on_hangup
 
 STOP_SECONDS = 10.0
 
@@ -91,14 +90,7 @@ def _load_beside(worker: subprocess.Popen[bytes], load: Callable[..., int]) -> i
 @contextmanager
 def _worker(url: str, queue: str, given: dict[str, Any]) -> Iterator[subprocess.Popen[bytes]]:
     """A worker process on the queue; the key and the server's address reach it by the environment alone."""
-    command = [sys.executable, "-m", "upsertq", "work", "--queue", queue]
-    for name, value in given.items():
-        option = "--timeout" if name == "request_timeout" else f"--{name.replace('_', '-')}"
-        if value is True:
-            command.append(option)
-        elif value is not False:
-            command += [option, str(value)]
-    environment = {"UPSERTQ_LOG_LEVEL": "WARNING", **os.environ, "UPSERTQ_REDIS_URL": url, PARENT: str(os.getpid())}
+    command, environment = work_command(queue, given), work_environment(url, UPSERTQ_LOG_LEVEL="WARNING")
     # a session of its own: Ctrl-C is ours to pass on, after the load has stopped in good order
     worker = subprocess.Popen(  # noqa: S603 - our own command
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True

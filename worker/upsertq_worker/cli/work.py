@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,19 +13,34 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import print_json
 from upsertq.cli.receipt_shown import one_line
 from upsertq.contract.books import Books
+from upsertq.contract.errors import UsageError
 from upsertq.contract.printable import printable
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.http_options import http_address, http_options
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
-from upsertq_worker.edge.process import ignore_hangup, log_to_stderr, run_loop
+from upsertq_worker.edge.process import ignore_hangup, log_to_stderr, open_first, run_loop
 from upsertq_worker.edge.process import work as work_until_stopped
 from upsertq_worker.worker import Worker
+
+MOST_PROCESSES: Final = 256
+HTTP_OF_ONE: Final = (
+    "--http is for one worker, and --processes starts several: leave one of them out. `upsertq metrics --http` beside "
+    "them serves the figures of the queue"
+)
 
 
 @click.command()
 @index_options("--timeout")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, MOST_PROCESSES),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run so many workers, each a process of its own, and replace those that die.",
+)
 @click.option("--until-empty", is_flag=True, help="Stop when nothing is pending any more.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so many seconds.")
 @http_options(required=False)
@@ -42,12 +57,12 @@ def work(
     http: str | None,
     http_token_file: str | None,
     scale_records: int,
+    processes: int,
     **given: Any,
 ) -> int:
-    """Drain the queue into an index.
+    """Drain the queue into an index, beside any other worker: all workers of a queue share its shards.
 
-    Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say. A second
-    worker on the same queue stands by, and takes over when the first ends or dies.
+    Runs until it is told to stop by SIGTERM or Ctrl-C (exit code 0), or as --until-empty and --seconds say.
 
     Exit codes: 0 stopped or empty; 1 failed; 3 empty, but records are dead; 5 the service refuses.
     """
@@ -56,6 +71,9 @@ def work(
     address, settings = config.checked()
     listening = http_address(http, http_token_file)
     log_to_stderr(log_format)
+    if processes > 1:
+        each = {**given, "log_format": log_format, "allow_eviction": allow_eviction, "http": listening}
+        return _work_as_processes(redis_url, queue_name, processes, each, as_json=as_json)
     with options.server_url(redis_url) as url:
         where = (url, queue_name, address, settings)
         drain = partial(work_until_stopped, *where, timeout=config.request_timeout, allow_eviction=allow_eviction)
@@ -68,16 +86,36 @@ def work(
         except Refused as error:
             click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED
-    _report(queue_name, tally, books, as_json=as_json)
-    return ExitCode.REJECTED_OR_DEAD if config.until_empty and books.dead else ExitCode.DONE
+    return _report(queue_name, tally, books, as_json=as_json, ended=settings.until_empty)
 
 
-def _report(queue: str, tally: Tally, books: Books, *, as_json: bool) -> None:
+def _work_as_processes(redis_url: str | None, queue: str, count: int, given: dict[str, Any], *, as_json: bool) -> int:
+    """Drain with `count` worker processes; returns the exit code."""
+    from upsertq_worker.cli.processes import Crew  # noqa: PLC0415 - often not asked for
+
+    if given.pop("http") is not None:
+        raise UsageError(HTTP_OF_ONE)
+    with options.server_url(redis_url) as url:
+        # what fails for all is told once
+        asyncio.run(open_first(url, queue, make=not given["until_empty"], allow_eviction=given["allow_eviction"]))
+        crew = Crew(queue, url, given, count)
+        code = asyncio.run(crew.run())
+    if as_json:
+        print_json({"queue": queue, **crew.books, "worker": dict(crew.tally), "processes": count})
+    else:
+        posted = f"{crew.tally['acked']:,} records acknowledged in {crew.tally['requests']:,} requests"
+        click.echo(f"{count} workers: {posted}, by those that ended in good order")
+    return code
+
+
+def _report(queue: str, tally: Tally, books: Books, *, as_json: bool, ended: bool) -> ExitCode:
+    """Say what was done; returns the exit code of a worker that `ended` with nothing pending, or was stopped."""
     if as_json:
         print_json({"queue": queue, **books.as_dict(), "worker": tally.as_dict()})
-        return
-    click.echo(f"this worker: {tally.acked:,} records acknowledged in {tally.requests:,} requests")
-    click.echo(f"queue {queue}: {one_line(books)}")
+    else:
+        click.echo(f"this worker: {tally.acked:,} records acknowledged in {tally.requests:,} requests")
+        click.echo(f"queue {queue}: {one_line(books)}")
+    return ExitCode.REJECTED_OR_DEAD if ended and books.dead else ExitCode.DONE
 
 
 def _watch() -> Callable[[Worker], Coroutine[Any, Any, None]] | None:

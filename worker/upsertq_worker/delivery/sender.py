@@ -5,7 +5,7 @@ answer is in `upsertq_worker.delivery.apply`.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from functools import partial
 from typing import Protocol
@@ -76,6 +76,7 @@ class Turns:
     _pauses: Pauses
     _give_back: Callable[[Batch], None]
     """Lets the records of a batch wait again."""
+    _flights: Mapping[asyncio.Task[None], Batch]
     retries: Retries[Batch] = field(init=False, default_factory=Retries)
 
     def next(self, now: float) -> Batch | None:
@@ -97,6 +98,11 @@ class Turns:
                 return batch
             self._give_back(batch)
         return None
+
+    def carries(self, shard: int) -> bool:
+        """Whether a request with records of this shard is in flight, or waits for its retry."""
+        batches = (*self._flights.values(), *(batch for _, batch in self.retries))
+        return any(entry_of(item).shard == shard for batch in batches for item in batch.items)
 
     def idle_until(self, next_quarantine: float | None) -> Iterator[float | None]:
         """When something falls due that no event announces."""
@@ -156,7 +162,7 @@ class Sender:
     def __post_init__(self, batcher: Batcher, pauses: Pauses) -> None:
         """Make what it is made of."""
         context, hold, limiter = self._context, self._hold, self._limiter
-        self.turns = Turns(context, hold, batcher, limiter, pauses, lambda batch: self.applier.give_back(batch))  # noqa: PLW0108 - it is made later
+        self.turns = Turns(context, hold, batcher, limiter, pauses, self._give_back, self._flights)
         self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
 
     @property
@@ -291,5 +297,4 @@ class Sender:
     def _idle_time(self, now: float, next_quarantine: float | None) -> float:
         """Seconds until something falls due that no event announces; what was due at `now` waits for an event."""
         times = (*self.turns.idle_until(next_quarantine), self._leases.valid_until)
-        ahead = [time - now for time in times if time is not None and time > now]
-        return min(MAX_IDLE, *ahead) if ahead else MAX_IDLE
+        return min([MAX_IDLE, *(time - now for time in times if time is not None and time > now)])

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from upsertq.contract import fitness
 from upsertq.contract.books import Books
-from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch
+from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch, ServerUnavailable
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Conversation, Patience, Pause
 from upsertq.contract.queue import QueueShape, find_queue, open_queue
@@ -89,10 +89,19 @@ async def work(
     events = Events()
     try:
         opening = _opening(QueueKeys(queue), events, make=not settings.until_empty, allow_eviction=allow_eviction)
-        shape = await server.hold(opening)
+        shape = await _beside_command(server.hold(opening), ServerUnavailable("the command that started it is gone"))
         async with HttpIndex(address, timeout=timeout, connections=settings.concurrency, events=events) as index:
             await preflight.check(index, address.url, shape, time.time(), events)
             return await _drain(server, shape, index, address.url, settings, events, watch, heed)
+    finally:
+        await server.close()
+
+
+async def open_first(url: str, queue: str, *, make: bool, allow_eviction: bool) -> None:
+    """Find or `make` the queue as `work` does, and leave it; for a command that starts workers. Raises as `work`."""
+    server = AsyncServer.at(url)
+    try:
+        await server.hold(_opening(QueueKeys(queue), Events(), make=make, allow_eviction=allow_eviction))
     finally:
         await server.close()
 
@@ -180,13 +189,18 @@ def _created_anew(lost: QueueShape) -> Conversation[QueueShape]:
 
 async def _another(server: AsyncServer, shape: QueueShape, lost: QueueLost) -> QueueShape:
     """Wait for another creation of the queue; raises `lost` when the command that started this process is gone."""
-    waiting = asyncio.create_task(server.hold(_created_anew(shape)))
+    return await _beside_command(server.hold(_created_anew(shape)), lost)
+
+
+async def _beside_command(work: Coroutine[Any, Any, T], gone: Exception) -> T:
+    """Do what may take for ever; raises `gone` when the command that started this process is gone."""
+    waiting = asyncio.create_task(work)
     parent = os.environ.get(PARENT)
     while not waiting.done():
         await asyncio.wait({waiting}, timeout=PARENT_SECONDS)
         if parent and os.getppid() != int(parent):
             waiting.cancel()
-            raise lost
+            raise gone
     return waiting.result()
 
 

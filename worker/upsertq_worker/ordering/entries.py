@@ -23,6 +23,10 @@ class Entries:
         """This entry, if it is held."""
         return self._held.get(shard, {}).get(stream_id)
 
+    def of(self, shard: int) -> list[Held]:
+        """The entries of a shard, in the order in which they were read."""
+        return list(self._held.get(shard, {}).values())
+
     def inherited(self, shard: int) -> list[Held]:
         """The entries of a shard that stood there when it was taken over, oldest first."""
         found = [held for held in self._held.get(shard, {}).values() if held.inherited]

@@ -202,6 +202,7 @@ class Hold:
             else:
                 known.dropped = True
         if namespace is None:
+            self.ready.closed.discard(shard)
             self.settlements[:] = [settlement for settlement in self.settlements if settlement.shard != shard]
 
     def _admit_apart(self, held: Held, known: Known, now: float, lost_until: float) -> None:

@@ -64,6 +64,8 @@ class Held:
     """As a whole: until then an earlier copy of it may still take effect."""
     versions: "list[Version] | None" = None
     """Its records, each by itself; `None` while it is whole."""
+    finishing: bool = False
+    """It was begun when its shard was closed: the rest of it may be sent all the same."""
     older: int = 0
     """Entries that share a key with this one and must be given out first."""
     newer: "list[Held]" = field(default_factory=list)

@@ -6,6 +6,7 @@ waits.
 
 from bisect import insort
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -49,6 +50,8 @@ class Ready:
         self.lanes: dict[str, Lane] = {}
         self.stirred: list[Lane] = []
         """Lanes that got something to send since the owner last cleared this list."""
+        self.closed: set[int] = set()
+        """Shards of which nothing may stand in line but the rest of what was begun."""
 
     def take(self, lane: Lane, now: float, room: int) -> Item | None:
         """Take the next item of at most `room` records: the first in line, or one close behind it that fits."""
@@ -92,6 +95,8 @@ class Ready:
 
     def offer_entry(self, held: Held, *, first: bool = False) -> None:
         """Let a whole entry stand in line, at its head with `first`."""
+        if held.shard in self.closed:
+            return
         held.queued = True
         lane = self._lane(held.entry.namespace)
         if first:
@@ -107,7 +112,7 @@ class Ready:
         if chain.queued:
             return
         version = _next(chain, now)
-        if version is None:
+        if version is None or (chain.shard in self.closed and not version.held.finishing):
             return
         chain.queued = True
         lane = self._lane(chain.key[0])
@@ -124,6 +129,28 @@ class Ready:
         """Let an entry or a key stand in line no more."""
         if item.queued:
             self._leave(item)
+
+    def close(self, shard: int, entries: Sequence[Held], now: float) -> None:
+        """Let nothing of a shard, whose entries these are, stand in line any more but the rest of what was begun."""
+        self.closed.add(shard)
+        for held in entries:
+            flies = any(version.chain.flying is version for version in held.versions or ())
+            held.finishing = flies or held.open < len(held.entry.ids)
+            self.withdraw(held)
+            for version in held.versions or ():
+                self.withdraw(version.chain)
+        for held in entries:
+            for version in held.versions or () if held.finishing else ():
+                self.offer(version.chain, now)
+
+    def reopen(self, shard: int, entries: Iterable[Held], now: float) -> None:
+        """Undo `close`: what may be sent of these stands in line again."""
+        self.closed.discard(shard)
+        for held in entries:
+            if held.versions is None and not (held.in_flight or held.queued):
+                self.offer_entry(held)
+            for version in held.versions or ():
+                self.offer(version.chain, now)
 
     def _leave(self, item: Held | Chain) -> None:
         item.queued = False
@@ -148,6 +175,11 @@ class Ready:
     def tidy(self) -> None:
         """Forget the lanes of which nothing waits: namespaces can be many."""
         self.lanes = {name: lane for name, lane in self.lanes.items() if lane.line or lane.stirred or lane.full}
+
+
+def begun_lanes(entries: Iterable[Held]) -> set[str]:
+    """The namespaces of entries of a closed shard of which something stands in line."""
+    return {held.namespace for held in entries if any(version.chain.queued for version in held.versions or ())}
 
 
 def wait(chain: Chain, version: Version) -> None:

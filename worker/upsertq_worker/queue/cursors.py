@@ -1,7 +1,7 @@
 """Owns where reading stands in each lane's stream and each bell of the shards held, and whose turn it is. Pure."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -56,11 +56,13 @@ class Cursors:
     Args:
         wanted: whether more of a namespace may be read now.
         damage: shards that cannot be read.
+        draining: shards of which nothing more is to be read.
     """
 
-    def __init__(self, wanted: Callable[[str], bool], damage: DamagedShards) -> None:
+    def __init__(self, wanted: Callable[[str], bool], damage: DamagedShards, draining: Container[int] = ()) -> None:
         self._wanted = wanted
         self._damage = damage
+        self._draining = draining
         self.shards: dict[int, Shard] = {}
         self.behind: deque[Cursor] = deque()
         """Streams that may have more than was read, in turn."""
@@ -69,7 +71,8 @@ class Cursors:
 
     def readable(self) -> dict[int, Shard]:
         """The shards that are not to be left alone for now."""
-        return {shard: known for shard, known in self.shards.items() if not self._damage.waits(shard)}
+        rests, waits = self._draining, self._damage.waits
+        return {shard: known for shard, known in self.shards.items() if not (shard in rests or waits(shard))}
 
     def drop(self, shard: int) -> None:
         """The shard was lost, or gained anew."""
@@ -154,7 +157,7 @@ class Cursors:
     def read_out(self, shard: int) -> bool:
         """Whether everything in the shard is read: no lane of it is held back, or has more than was read."""
         known = self.shards.get(shard)
-        if known is None or known.bell is None:
+        if known is None or known.bell is None or shard in self._draining:
             return False
         return not any(one.behind or one.again_at or not self._wanted(one.namespace) for one in known.lanes.values())
 
@@ -175,7 +178,8 @@ class Cursors:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            if wanted[cursor.namespace] and cursor.again_at <= now and not self._damage.waits(cursor.shard):
+            rests = cursor.shard in self._draining or self._damage.waits(cursor.shard)
+            if wanted[cursor.namespace] and cursor.again_at <= now and not rests:
                 taken.append(cursor)
                 if len(taken) == most:
                     break

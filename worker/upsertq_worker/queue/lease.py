@@ -1,6 +1,6 @@
 """Owns what a worker knows about the leases it holds, and until when it may act on them. Pure: it is told the time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from upsertq_worker.queue.protocols import Grant
@@ -35,33 +35,40 @@ class Leases:
     """The leases of one worker.
 
     Args:
-        shards: of the queue.
         seconds: that a lease lives after it was taken or prolonged.
         quarantine: seconds for which requests of a holder that died may take effect.
     """
 
-    def __init__(self, shards: int, seconds: float, quarantine: float) -> None:
-        self._shards = shards
+    def __init__(self, seconds: float, quarantine: float) -> None:
         self._seconds = seconds
         self._quarantine = quarantine
         self.valid_until = float("-inf")
         """Until then the leases held are ours for certain."""
+        self.target = 0
+        """How many shards are due to us."""
         self.epochs: dict[int, int] = {}
         self.takeovers: dict[int, Takeover] = {}
         """Of the shards that are ours."""
+        self.draining: dict[int, float] = {}
+        """Of the shards that are ours, those that are given back: nothing new of them is read or sent. And until when
+        that may take."""
         self.holders: dict[int, str] = {}
-        """The holders of the shards that are not ours."""
+        """The holders of shards that are not ours, as far as they are known."""
         self.faults: dict[int, str] = {}
-        """Why no worker can have a shard, of those that are damaged."""
+        """Why no worker can have a shard, of those that were asked for and are damaged."""
 
-    def wanted(self) -> dict[int, int]:
-        """What to ask for: every shard, with the epoch we hold (0: none)."""
-        return {shard: self.epochs.get(shard, 0) for shard in range(self._shards)}
+    def wanted(self, free: Iterable[int]) -> dict[int, int]:
+        """What to ask for: these shards, with the epoch we hold (0: none)."""
+        return {shard: self.epochs.get(shard, 0) for shard in free}
 
     def granted(self, grants: Sequence[Grant], asked_at: float, now: float) -> Change:
-        """Take in what came of asking at `asked_at` (before the request left: the lease may have begun then)."""
+        """Take in what came of asking at `asked_at` (before the request left: the lease may have begun then).
+
+        Leases that were held before were all asked for then, or in an earlier call at that time.
+        """
         gained, lost = [], []
         for grant in grants:
+            self._note(grant)
             before = self.epochs.get(grant.shard, 0)
             if grant.epoch == before:
                 continue
@@ -73,8 +80,6 @@ class Leases:
                 self.epochs[grant.shard] = grant.epoch
                 until = None if grant.clean else now + self._quarantine
                 self.takeovers[grant.shard] = Takeover(place_of(grant.clock), until, grant.deaths, grant.mark)
-        self.holders = {grant.shard: grant.holder for grant in grants if not grant.epoch and grant.holder}
-        self.faults = {grant.shard: grant.fault for grant in grants if grant.fault}
         self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 
@@ -82,10 +87,22 @@ class Leases:
         """The server says that this shard's lease is not ours any more."""
         self.epochs.pop(shard, None)
         self.takeovers.pop(shard, None)
+        self.draining.pop(shard, None)
+
+    def quarantine_end(self, shard: int) -> float:
+        """When the requests of a former holder of this shard of ours, which died, can take effect no more."""
+        return self.takeovers[shard].quarantined_until or float("-inf")
 
     def safe(self, now: float) -> bool:
         """Whether the leases held are still ours for certain: nothing may be sent otherwise."""
         return bool(self.epochs) and now < self.valid_until
+
+    def _note(self, grant: Grant) -> None:
+        """Keep true what is known of holders and of damage."""
+        for known, told in ((self.holders, "" if grant.epoch else grant.holder), (self.faults, grant.fault)):
+            known.pop(grant.shard, None)
+            if told:
+                known[grant.shard] = told
 
 
 def place_of(sequence: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from upsertq.admin.workers import Worker
 from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueDamaged
 from upsertq.contract.pauses import Paused
@@ -103,6 +104,14 @@ class Settled:
     faults: Mapping[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """The heartbeats of all workers of the queue, and why our own could not be written: "" where it was."""
+
+    workers: Sequence[Worker]
+    unwritten: str = ""
+
+
 class ShardsDamaged(QueueDamaged):
     """Keys of some shards are damaged: `faults` says what is wrong, by shard. The other shards are well."""
 
@@ -123,8 +132,11 @@ class Notes(Protocol):
     async def pauses(self) -> dict[str, Paused]:
         """Every pause that is noted, by scope."""
 
-    async def beat(self, report: Mapping[str, Any]) -> None:
-        """Write this worker's heartbeat, dated by the server's time, and take away those of workers long gone."""
+    async def beat(self, report: Mapping[str, Any]) -> Beats:
+        """Write this worker's heartbeat, dated by the server's time, take away those of workers long gone; read all."""
+
+    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
+        """Which worker holds each shard, "" where its lease is free, or is none that can be read."""
 
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""

@@ -66,7 +66,7 @@ class Reader:
         self._absence = Absence("read the queue", context, signals)
         self._damage = Damage(context, alarms)
         self._share = Share(context.settings, hold.entries, pauses)
-        self.cursors = Cursors(self._share.wants, self._damage)
+        self.cursors = Cursors(self._share.wants, self._damage, leases.draining)
         """Where reading stands."""
         self._replays = Replays(context, signals, queue, hold, self._damage)
         self._looked_at = -POLL_SECONDS

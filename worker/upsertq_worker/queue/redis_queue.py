@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from upsertq.admin.workers import beat_at, forgotten, time_of
+from upsertq.admin.workers import beat_at, forgotten, time_of, workers_of
 from upsertq.contract.books import COUNTERS, Books, of_reply, total
 from upsertq.contract.dead_letter import is_superseded, mark_field
 from upsertq.contract.figures import counter
@@ -21,7 +21,7 @@ from upsertq.contract.queue import QueueShape
 from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import Entry
 from upsertq_worker.flow.usage import Metered
-from upsertq_worker.queue.protocols import START, Counted, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
+from upsertq_worker.queue.protocols import START, Beats, Counted, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
 from upsertq_worker.queue.redis_calls import Call, Calls, fault_of, key_of, name_of, sound, sound_shards, text_of
 from upsertq_worker.queue.redis_settle import SettleCall
 
@@ -46,6 +46,8 @@ class RedisNotes:
         self._incarnation = incarnation
         self.name = name
         self._tidied_at = 0.0
+        self._ahead: float | None = None
+        """Seconds by which the server's clock is ahead of the reports', as it was last."""
 
     async def books(self) -> Books:
         """As `Notes.books`."""
@@ -77,18 +79,31 @@ class RedisNotes:
         (reply,) = await self._calls.sure("read the paused lanes", ["HGETALL", self._calls.keys.paused])
         return of_pauses(reply)
 
-    async def beat(self, report: Mapping[str, Any]) -> None:
+    async def beat(self, report: Mapping[str, Any]) -> Beats:
         """As `Notes.beat`."""
         calls, key, what = self._calls, self._calls.keys.workers, "write the heartbeat"
-        told, meta = await calls.sure(what, ["TIME"], calls.meta)
+        own = report.get("at", 0.0)
+        if self._ahead is None:
+            (told,) = await calls.sure(what, ["TIME"])
+            self._ahead = time_of(told) - own
+        written: list[Argument] = ["HSET", key, self.name, orjson.dumps(beat_at(report, own + self._ahead))]
+        told, meta, done, reply = await calls.ask(["TIME"], calls.meta, written, ["HGETALL", key])
+        sound([told, meta, reply], what)
         calls.check_meta(meta)
-        now = time_of(told)
-        await calls.sure(what, ["HSET", key, self.name, orjson.dumps(beat_at(report, now))])
+        now, beats = time_of(told), named(reply)
+        self._ahead = now - own
         if abs(now - self._tidied_at) >= TIDY_SECONDS:
-            (beats,) = await calls.sure(what, ["HGETALL", key])
-            if names := forgotten(named(beats), now):
+            if names := forgotten(beats, now):
                 await calls.sure(what, ["HDEL", key, *names])
             self._tidied_at = now
+        return Beats(workers_of(beats, now), f"cannot {what}: {done.message}" if isinstance(done, Failed) else "")
+
+    async def holders(self, shards: Sequence[int]) -> dict[int, str]:
+        """As `Notes.holders`."""
+        replies = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
+        sound([reply for reply in replies if not fault_of(reply)], "see which workers hold the shards")
+        texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies]
+        return dict(zip(shards, map(text_of, texts), strict=True))
 
     async def leave(self) -> None:
         """As `Notes.leave`."""

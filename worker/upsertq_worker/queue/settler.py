@@ -62,6 +62,12 @@ class Settler:
         """Entries given out for settling whose settling is not confirmed."""
         return len(self._taken) + len(self._hold.settlements)
 
+    def owes(self, shard: int) -> bool:
+        """Whether a settlement in this shard is not confirmed."""
+        return any(one.settlement.shard == shard for one in self._taken) or any(
+            one.shard == shard for one in self._hold.settlements
+        )
+
     async def run(self) -> None:
         """Settle until the worker stops; what is left then is for `flush`."""
         signals = self._signals

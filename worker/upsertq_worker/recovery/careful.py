@@ -71,6 +71,11 @@ class _Notes:
         """The shards that are drained with care."""
         return {shard: case for shard, case in self.cases.items() if case.careful}
 
+    @property
+    def pinned(self) -> set[int]:
+        """The shards with deaths that are not forgotten: only their holder can judge them."""
+        return {shard for shard, case in self.cases.items() if case.deaths}
+
     def begin(self, shard: int, forget_at: float) -> None:
         """This shard is ours: see how the holder before us ended."""
         takeover = self._leases.takeovers[shard]
@@ -133,16 +138,16 @@ class Careful:
     """Suspects in a row that hung, by namespace."""
 
     def __post_init__(self) -> None:
-        self._notes = _Notes(self._queue, self._hold, self._leases, self._caught_up, self._lost)
+        self.notes = _Notes(self._queue, self._hold, self._leases, self._caught_up, self._lost)
 
     @property
     def active(self) -> bool:
         """Whether nothing may be sent but what is handed out here."""
-        return bool(self._notes.careful)
+        return bool(self.notes.careful)
 
     def told(self) -> str:
         """One line for an operator; empty where nothing is drained with care."""
-        lines = [case.line or () for case in self._notes.careful.values()]
+        lines = [case.line or () for case in self.notes.careful.values()]
         return (
             ""
             if not lines
@@ -155,8 +160,8 @@ class Careful:
     def gained(self, shards: list[int]) -> None:
         """These shards are ours, before anything of them is read."""
         for shard in shards:
-            self._notes.begin(shard, self._context.clock() + STEADY_LEASES * self._context.settings.lease)
-        deaths = [case.deaths for shard, case in self._notes.careful.items() if shard in shards]
+            self.notes.begin(shard, self._context.clock() + STEADY_LEASES * self._context.settings.lease)
+        deaths = [case.deaths for shard, case in self.notes.careful.items() if shard in shards]
         if deaths:
             self._context.events.tell(Event.CARE_BEGUN, shards=len(deaths), deaths=max(deaths))
         self._signals.suspicious.set()
@@ -164,12 +169,12 @@ class Careful:
     def forget(self, shards: Iterable[int]) -> None:
         """These shards are not ours any more."""
         for shard in shards:
-            self._notes.cases.pop(shard, None)
+            self.notes.cases.pop(shard, None)
 
     def admitted(self, held: Held) -> None:
         """This entry was read: give up what is known to kill."""
         context, now = self._context, self._context.clock()
-        mark = self._notes.cases[held.shard].mark
+        mark = self.notes.cases[held.shard].mark
         rows = {one.row for one in suspects.kept(mark) if one.stream_id == held.stream_id} if mark else ()
         for version in self._hold.take_apart(held, now) if rows else ():
             if version.row in rows:
@@ -211,12 +216,12 @@ class Careful:
             _put_back(self._hold, self._handed.items, self._context.clock())
             self._handed = None
         with suppress(*_TROUBLES):
-            await self._notes.alone(None)
+            await self.notes.alone(None)
 
     async def tidy(self) -> None:
         """All that was read is settled: take away the notes of what was given up."""
         with suppress(*_TROUBLES):  # the next holder does it
-            await self._notes.forget(self._context.clock())
+            await self.notes.forget(self._context.clock())
 
     async def _step(self, now: float) -> None:
         """Do what can be done now."""
@@ -227,7 +232,7 @@ class Careful:
                 return
             self._hung[self._out.namespace] += 1
             self._out = None
-        careful = self._notes.careful
+        careful = self.notes.careful
         accused = {shard: case for shard, case in careful.items() if case.accused}
         for shard, case in (accused or careful).items():
             if found := self._next(shard, case, now):
@@ -235,7 +240,7 @@ class Careful:
                 return
         if any(case.accused for case in accused.values()):
             return  # nothing goes before it: a mark of something else, in any shard, would forget its deaths
-        await self._notes.forget(now)
+        await self.notes.forget(now)
         if not self.active:
             self._hung.clear()
             if careful and not any(case.careful for case in careful.values()):
@@ -260,12 +265,12 @@ class Careful:
     async def _hand_out(self, shard: int, items: list[Item], one: Suspect) -> None:
         """Mark what goes alone and hand it to the sender."""
         try:
-            await self._notes.alone(shard, one)
+            await self.notes.alone(shard, one)
         except _TROUBLES:
             _put_back(self._hold, items, self._context.clock())
             raise
         live = [item for item in items if not entry_of(item).dropped]
-        if not live or shard not in self._notes.cases:
+        if not live or shard not in self.notes.cases:
             _put_back(self._hold, items, self._context.clock())
             return
         what = f"entry {one.stream_id}" if one.row is None else f"record {one.row} of entry {one.stream_id}"

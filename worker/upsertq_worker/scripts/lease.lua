@@ -7,7 +7,8 @@
 -- A takeover is clean when nothing held the lease before, or its last holder released it (see release.lua). An unclean
 -- one counts a death and keeps the clock as `boundary`: what is in a stream up to it may be on its way.
 -- A lease that ran out unnoticed goes back to its holder with the same epoch when no other came between, which is no
--- death; one that was released is not prolonged, and its epoch is never given again.
+-- death; one that was released is not prolonged, and its epoch is never given again. A call that prolongs takes nothing
+-- anew: it may come late, after its worker let go of the shard.
 -- DEL of nothing comes before the other writes: after it they work even when the server is out of memory.
 expect(KEYS[1], 'string')
 expect(KEYS[2], 'hash')
@@ -38,10 +39,12 @@ if current then
   return {whole(its), holder, 1, 0, '', ''}
 end
 if fault then return redis.error_reply(fault) end
-if ARGV[5] ~= '1' then return {0, '', 1, 0, '', ''} end
+local believed = tonumber(ARGV[3])
+local unnoticed = epoch > 0 and believed == epoch and released ~= epoch
+if ARGV[5] ~= '1' or (believed > 0 and not unnoticed) then return {0, '', 1, 0, '', ''} end
 
 redis.call('DEL', KEYS[1])
-if epoch > 0 and tonumber(ARGV[3]) == epoch and released ~= epoch then
+if unnoticed then
   redis.call('SET', KEYS[1], string.format('%.0f', epoch) .. ':' .. ARGV[2], 'PX', ARGV[4])
   return {epoch, ARGV[2], 1, 0, '', ''}
 end
