@@ -16,6 +16,7 @@ from model_letters import Letters
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, REASON, Books, total
 from upsertq.contract.dead_letter import mark_field
+from upsertq_worker.pace.lane import answer
 from upsertq_worker.queue.protocols import Counted, Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from upsertq.contract.wire import Entry
     from upsertq_worker.flow.usage import Metered, Usage
     from upsertq_worker.ordering.model import Settlement
+    from upsertq_worker.pace.lane import Ask, Given, Lane
     from upsertq_worker.queue.protocols import Stream
     from virtual_time import VirtualLoop
 
@@ -78,6 +80,7 @@ class ModelQueue:
         self.shards = [Shard() for _ in range(shards)]
         self.checker = checker
         self.paused: dict[str, Paused] = {}
+        self._paces: dict[str, Lane] = {}
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
@@ -272,6 +275,14 @@ class ModelQueue:
     def noted(self) -> dict[str, Paused]:
         """Every pause that is noted."""
         return dict(self.paused)
+
+    def pace(self, ask: Ask) -> Given:
+        """`pace.lua`, for one lane."""
+        lane, given = answer(self._paces.get(ask.namespace), ask, 1e9 + self._loop.now)
+        self._paces.pop(ask.namespace, None)
+        if lane is not None:
+            self._paces[ask.namespace] = lane
+        return given
 
     def backlog(self, shard: int) -> int:
         """XLEN of every stream of a shard."""

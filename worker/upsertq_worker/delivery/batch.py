@@ -38,6 +38,10 @@ class Batch:
     attempts: int = 0
     started: float = 0.0
     """When its last request began."""
+    version: int = 0
+    """Of the slot that its last request had, 0 where it needed none."""
+    size: int = 0
+    """Bytes of that request's body."""
     delay: float | None = None
     """Seconds that its last retry waited."""
     probe: str = ""
@@ -165,6 +169,13 @@ class Batcher:
         if self._full_first:
             return self._next_full(now, admits) or self._next_lingering(now, admits)
         return self._next_lingering(now, admits) or self._next_full(now, admits)
+
+    def waiting(self, namespace: str) -> int:
+        """How many batches of this namespace could be formed now, about."""
+        lane = self.hold.ready.lanes.get(namespace)
+        if lane is None or not lane.line:
+            return 0
+        return max(1, lane.records // self.limits.records, lane.estimate // self.limits.bytes)
 
     def due(self) -> float | None:
         """When the next lane's oldest record will have lingered, `None` when no lane waits."""

@@ -157,6 +157,7 @@ class Sender:
         """Make what it is made of."""
         context, hold, limiter = self._context, self._hold, self._limiter
         self.turns = Turns(context, hold, batcher, limiter, pauses, lambda batch: self.applier.give_back(batch))  # noqa: PLW0108 - it is made later
+        limiter.waiting = lambda name: batcher.waiting(name) + self.turns.retries.waits(name)
         self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
 
     @property
@@ -236,8 +237,8 @@ class Sender:
 
     def _fly(self, batch: Batch) -> None:
         retry = batch.delay is not None
-        batch.started = self._context.clock()
-        self._limiter.started(batch.namespace, retry=retry)
+        batch.started = now = self._context.clock()
+        batch.version = self._limiter.started(batch.namespace, now, retry=retry)
         task = asyncio.create_task(self._carry(batch))
         self._flights[task] = batch
         task.add_done_callback(partial(self._landed, retry=retry))
@@ -284,6 +285,7 @@ class Sender:
         self._tally.requests += 1
         self._tally.retries += batch.attempts > 1
         self._tally.bytes += len(body)
+        batch.size = len(body)
         self._meter.posted(batch.items, len(body), again=batch.attempts > 1)
         reply = await self._index.upsert(body)
         self.applier.apply(batch, judge(reply, sent, context.wall()))

@@ -31,9 +31,9 @@ class Retries(Generic[T]):
         """When each is due, and the batch."""
         return ((due, batch) for due, _, batch in self._line)
 
-    def waits(self, namespace: str) -> bool:
-        """Whether a batch of this namespace waits."""
-        return namespace in self._by_lane
+    def waits(self, namespace: str) -> int:
+        """How many batches of this namespace wait."""
+        return self._by_lane[namespace]
 
     def add(self, batch: T, due: float) -> None:
         """Let `batch` wait until `due`."""
