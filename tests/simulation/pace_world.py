@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -55,6 +55,7 @@ class Service:
     burst: float
     named: bool
     unit: Unit = "requests"
+    retry_after: float = 0.0
     buckets: dict[str, Bucket] = field(default_factory=dict)
 
     def bucket(self, lane: str) -> Bucket:
@@ -87,12 +88,11 @@ class Crew:
 
 @dataclass(slots=True)
 class Answered:
-    """One request that was answered."""
+    """One request that reached the service."""
 
     at: float
     lane: str
     accepted: bool
-    waited: float = 0.0
 
 
 class PaceWorld:
@@ -120,7 +120,11 @@ class PaceWorld:
         self.answered: list[Answered] = []
         self.calls = 0
         self.reactions = 0
-        self.sent: Counter[int] = Counter()
+        self.stale_reactions = 0
+        """Of these, those to a 429 of a request under an older version: the fleet had reacted to its cause."""
+        self.waits: dict[str, list[float]] = defaultdict(list)
+        """Seconds that requests of lanes with a trickle waited until they left."""
+        self._ready: dict[str, deque[float]] = defaultdict(deque)
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ticket = 0
         self.crews = [self._crew(number, lanes) for number in range(workers)]
@@ -135,6 +139,14 @@ class PaceWorld:
         """Let something happen."""
         self._ticket += 1
         heapq.heappush(self._events, (self.now + seconds, self._ticket, what))
+
+    def trickle(self, lane: str, every: float) -> None:
+        """Let the first worker get a request of a lane now and then, for ever."""
+        self._ready[lane].append(self.now)
+        crew = self.crews[0]
+        crew.waiting[lane] = crew.waiting.get(lane, 0.0) + 1
+        self._launch(crew)
+        self.later(every, lambda: self.trickle(lane, every))
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
@@ -173,7 +185,8 @@ class PaceWorld:
         version = crew.slots.spend(name, self.now)
         crew.in_flight += 1
         crew.waiting[name] -= 1
-        self.sent[crew.name] += 1
+        if ready := self._ready[name]:
+            self.waits[name].append(self.now - ready.popleft())
         self.later(self._jittered(self.latency / 2), lambda: self._arrive(crew, name, version))
 
     def _arrive(self, crew: Crew, name: str, version: int) -> None:
@@ -190,7 +203,7 @@ class PaceWorld:
         else:
             crew.waiting[name] += 1
             limit, unit = (service.rate, service.unit) if service.named else (0.0, "")
-            crew.slots.throttled(name, version, self.now, int(self.size), limit, unit, 0.0)
+            crew.slots.throttled(name, version, self.now, int(self.size), limit, unit, service.retry_after)
         self._launch(crew)
 
     def _wish(self, crew: Crew) -> None:
@@ -214,7 +227,10 @@ class PaceWorld:
         for ask in asks:
             before = self.lanes.get(ask.namespace)
             after, given = paces.answer(before, ask, WALL + self.now)
-            self.reactions += after is not None and (before is None or before.version != after.version)
+            if after is not None and (before is None or before.version != after.version):
+                self.reactions += 1
+                told = ask.throttled
+                self.stale_reactions += before is not None and told is not None and told.version != before.version
             all_given.append(given)
             if after is None:
                 self.lanes.pop(ask.namespace, None)

@@ -158,7 +158,7 @@ def _growth(lane: Lane, now: float) -> float:
 def _is_remembered(lane: Lane, now: float) -> bool:
     """Whether it still has a pace; what lies in the future was written before the server's clock was put back."""
     age = now - lane.version / 1000
-    return -1 <= age <= MEMORY and lane.at <= now + 2 * LONGEST_WAIT
+    return age >= -1 and (age <= MEMORY or lane.at > now + 1) and lane.at <= now + 2 * LONGEST_WAIT
 
 
 def _counted(lane: Lane, passed: int, now: float) -> Lane:

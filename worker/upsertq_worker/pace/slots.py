@@ -42,6 +42,16 @@ class _Held:
     alone: Lane | None = None
     """The lane as this worker keeps it itself while the server is away."""
 
+    def in_time(self, now: float) -> deque[float]:
+        """The slots, without those that were missed."""
+        while self.slots and self.slots[0] < now - LATE:
+            self.slots.popleft()
+        return self.slots
+
+    def last(self) -> float:
+        """When something of it was heard last, or is to happen."""
+        return max(self.heard_at, self.slots[-1] if self.slots else 0.0)
+
     def take(self, given: Given, now: float) -> None:
         """Slots were given: those of another version are void."""
         if given.version != self.version:
@@ -77,9 +87,7 @@ class Slots:
         lane = self._lanes.get(namespace)
         if lane is None:
             return True
-        slots = lane.slots
-        while slots and slots[0] < now - LATE:
-            slots.popleft()
+        slots = lane.in_time(now)
         return bool(slots) and slots[0] <= now <= lane.heard_at + FRESH
 
     def want(self, namespace: str, now: float, ready: int, free: int) -> None:
@@ -87,7 +95,7 @@ class Slots:
         lane = self._lanes.get(namespace)
         if lane is None:
             return
-        slots = lane.slots
+        slots = lane.in_time(now)
         doubtful = bool(slots) and slots[0] <= now and now > lane.heard_at + FRESH
         few = not slots or slots[-1] < now + AHEAD / 2
         wanted = min(ready, max(free, lane.spent + 1)) - len(slots) if few else 0
@@ -139,7 +147,7 @@ class Slots:
         """What is to be asked now, of some lanes; it counts as asked."""
         if now >= self._tidied_at + FORGOTTEN:
             self._tidied_at = now
-            self._lanes = {name: lane for name, lane in self._lanes.items() if now < lane.heard_at + FORGOTTEN}
+            self._lanes = {name: lane for name, lane in self._lanes.items() if now < lane.last() + FORGOTTEN}
         asks = []
         for namespace in list(islice(self._asking, MOST_ASKS)):
             del self._asking[namespace]

@@ -26,7 +26,7 @@ local VERSION, AT, REQUESTS, BYTES, STARTING, PASSED_BEFORE, SINCE_BEFORE, PASSE
 
 local function remembered(lane)
   local age = now - lane[VERSION] / 1000
-  return -1 <= age and age <= MEMORY and lane[AT] <= now + 2 * LONGEST_WAIT
+  return age >= -1 and (age <= MEMORY or lane[AT] > now + 1) and lane[AT] <= now + 2 * LONGEST_WAIT
 end
 
 local function read(text)
