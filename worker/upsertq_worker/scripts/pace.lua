@@ -136,7 +136,7 @@ end
 
 if added > 0 and redis.call('HLEN', KEYS[2]) > SWEPT_ABOVE then
   local cursor = redis.call('HGET', KEYS[2], 'sweep') or '0'
-  local swept = redis.call('HSCAN', KEYS[2], string.match(cursor, '^%d+$') and cursor or '0', 'COUNT', 10 * added)
+  local swept = redis.call('HSCAN', KEYS[2], string.match(cursor, '^%d+$') and cursor or '0', 'COUNT', 4 * added)
   for i = 1, #swept[2], 2 do
     if string.sub(swept[2][i], 1, 5) == 'lane:' and not read(swept[2][i + 1]) then removed[#removed + 1] = swept[2][i] end
   end
