@@ -120,11 +120,11 @@ def fill(url: str, namespaces: int, records: int) -> None:
                 producer.put_many(names, values, namespace=f"tenant-{namespace}")
 
 
-def run(trial: Trial, workers: int, namespaces: int) -> None:
+def run(trial: Trial, workers: int, namespaces: int, redis_url: str | None) -> None:
     """Fill a queue, drain it by so many workers, and look on."""
     needed = sum(rate * seconds for rate, seconds in trial.phases) * 1.15 + 500
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(redis_server())
+        url = redis_url or stack.enter_context(redis_server())
         fill(url, namespaces, int(needed) * RECORDS)
         emulator = stack.enter_context(process("emulate", "--port", "0", "--discard", "--json", told=True))
         index = json.loads(emulator.stdout.readline())["url"]  # type: ignore[union-attr]
@@ -192,16 +192,17 @@ def chart(trials: Sequence[Trial], namespaces: int) -> str:
 @click.option("--named/--unnamed", default=None, help="Whether 429s name the limit; both unless given.")
 @click.option("--workers", default=4, show_default=True)
 @click.option("--namespaces", default=3, show_default=True)
+@click.option("--redis-url", help="An empty server, for one trial; one is started for each unless given.")
 @click.option("--chart", "drawing", type=click.Path(path_type=Path), help="Draw the trials into this file.")
 def main(
     seconds: float, after: float, limit: float, bursts: tuple[float, ...], named: bool | None, workers: int,  # noqa: FBT001
-    namespaces: int, drawing: Path | None,
+    namespaces: int, redis_url: str | None, drawing: Path | None,
 ) -> None:  # fmt: skip
     """Run the trials; prints a JSON object for each phase of each."""
     phases = [(limit, seconds), *([(limit / 2, after), (limit, after)] if after else [])]
     trials = [Trial(burst, one, phases) for burst in bursts for one in ((True, False) if named is None else (named,))]
     for trial in trials:
-        run(trial, workers, namespaces)
+        run(trial, workers, namespaces, redis_url)
         for phase in trial.figures(namespaces):
             print(json.dumps({name: round(value, 4) for name, value in phase.items()}), flush=True)
     if drawing is not None:
