@@ -18,7 +18,7 @@ FUZZ_SEED ?= $(shell date +%Y%m%d)
 # Hundreds of processes start in the tests: a compiled module is worth keeping, whatever the machine says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo quick test proof check soak fuzz chaos outage format clean
+.PHONY: help demo quick test proof check soak fuzz chaos outage pace format clean
 
 help: ## list the commands
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -52,6 +52,9 @@ chaos: $(VENV)/.ready ## kill and starve real processes for 30 minutes, then che
 outage: $(VENV)/.ready ## take the index away under load for 5 minutes, both ways, and print the figures
 	@$(BIN)/python tests/faults/outage.py --how down --seconds $(OUTAGE_SECONDS)
 	@$(BIN)/python tests/faults/outage.py --how 503 --seconds $(OUTAGE_SECONDS)
+
+pace: $(VENV)/.ready ## send as fast as a limit allows with 4 workers for 14 minutes, print the figures and draw docs/pace.svg
+	@$(BIN)/python benchmarks/pace.py --chart docs/pace.svg
 
 format: $(VENV)/.ready ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .

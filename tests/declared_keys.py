@@ -19,7 +19,8 @@ local redis = (function(server)
   local declared = {}
   for _, key in ipairs(KEYS) do declared[key] = true end
   local of_one_key = {}
-  local names = 'TYPE GET SET PEXPIRE HGET HMGET HGETALL HSET HSETNX HDEL HLEN XADD XDEL XLEN XRANGE SADD SREM SCARD'
+  local names = 'TYPE GET SET PEXPIRE HGET HMGET HGETALL HSET HSETNX HDEL HLEN HSCAN XADD XDEL XLEN XRANGE SADD SREM '
+    .. 'SCARD'
   for name in string.gmatch(names, '%S+') do of_one_key[name] = true end
   local of_keys = {EXISTS = true, DEL = true, UNLINK = true}
   local function checked(call)

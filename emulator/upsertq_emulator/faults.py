@@ -130,12 +130,14 @@ class Poison:
 class Throttle:
     """A token bucket per namespace: requests and bytes a second, with `burst` seconds' worth in store.
 
-    `retry_after` is seconds, `auto` for the time until the bucket has enough, or None for no header.
+    `retry_after` is seconds, `auto` for the time until the bucket has enough, or None for no header. Without `named`
+    the answer does not say which limit was reached.
     """
 
     requests: float | None = None
     bytes: float | None = None
     burst: float = 1.0
+    named: bool = True
     retry_after: float | Literal["auto"] | None = None
     retry_form: RetryForm = "seconds"
 
@@ -285,5 +287,5 @@ def _throttled(throttle: Throttle, buckets: dict[str, _Bucket], facts: Facts, no
         limit = f"{volume / _MEGABYTE:g} MB"
         message = texts.UPSERT_BYTES.format(namespace=name, limit=limit)
     after = wait if throttle.retry_after == "auto" else throttle.retry_after
-    body = rpc_status(429, message)
+    body = rpc_status(429, message if throttle.named else texts.usual_text(429))
     return Respond(status=429, body=body, retry_after=after, retry_form=throttle.retry_form)

@@ -148,6 +148,7 @@ def _throttle(given: Mapping[str, Any]) -> Throttle:
         requests=requests,
         bytes=size,
         burst=given["burst"],
+        named=given["named"],
         retry_after=given["retry_after"],
         retry_form=given["retry_form"],
     )
@@ -198,6 +199,7 @@ KINDS: Final[Mapping[str, Kind]] = {
             "requests": Option(number(), None),
             "bytes": Option(number(), None),
             "burst": Option(number(0.001), 1.0),
+            "named": Option(flag, True),
             "retry_after": Option(seconds_or_auto, None),
             "retry_form": _RETRY["retry_form"],
         },

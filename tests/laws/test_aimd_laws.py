@@ -86,12 +86,12 @@ def test_growth_is_by_one_a_round_beyond_the_threshold(limit: float) -> None:
     assert limit + 0.8 <= gate.limit <= limit + 1
 
 
-def fail_for_long(gate: Gate, rng: random.Random, *, flights: int = 30, too_fast: bool = False) -> float:
+def fail_for_long(gate: Gate, rng: random.Random, *, flights: int = 30) -> float:
     """Nothing but push-backs, flight after flight; returns the time afterwards."""
     now = 0.0
     for _ in range(flights):
         for _ in range(int(gate.limit)):
-            gate.pushed_back(now, now + 0.01, None, rng, too_fast=too_fast)
+            gate.pushed_back(now, now + 0.01, None, rng)
         now = max(now + 0.02, gate.opens_at)
     return now
 
@@ -115,30 +115,10 @@ def test_after_an_outage_the_old_limit_is_back_within_its_logarithm(ceiling: int
     assert rounds_until(gate, ceiling) <= rounds
 
 
-def test_after_push_back_for_the_pace_half_of_it_comes_back_at_once_and_the_rest_slowly() -> None:
-    """However often it was pushed back before anything succeeded: that lowers the limit, not the threshold."""
-    gate, rng = Gate(16, BACKOFF), random.Random(1)
-    fail_for_long(gate, rng, too_fast=True)
-    assert gate.limit == 1
-    assert rounds_until(gate, 8) == 3
-    assert rounds_until(gate, 12) >= 3
-
-
-def test_what_was_too_fast_pauses_once_for_a_flight() -> None:
-    """A lower limit alone would not lower the pace where answers are quick; a flight's wait is drawn once."""
-    gate, rng = Gate(16, BACKOFF), random.Random(1)
-    gate.pushed_back(0.0, 1.0, None, rng, too_fast=True)
-    opens_at = gate.opens_at
-    assert 1.0 + BACKOFF.base <= opens_at <= 1.0 + 3 * BACKOFF.base
-    for _ in range(15):
-        gate.pushed_back(0.0, 1.0, None, rng, too_fast=True)
-    assert gate.opens_at == opens_at
-
-
 def test_a_flight_that_is_told_to_wait_does_not_wait_for_much_longer() -> None:
     """Sixteen answers that ask for one second are one wish: the backoff does not grow with each of them."""
     for seed in range(50):
         gate, rng = Gate(16, BACKOFF), random.Random(seed)
         for number in range(16):
-            gate.pushed_back(0.0, 1.0 + number / 1000, 1.0, rng, too_fast=True)
+            gate.pushed_back(0.0, 1.0 + number / 1000, 1.0, rng)
         assert 2.0 <= gate.opens_at <= 1.015 + 1 + RETRY_AFTER_SMEAR

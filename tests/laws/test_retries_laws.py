@@ -41,3 +41,12 @@ def test_the_earliest_that_is_due_and_wanted_leaves(items: list[Waiting], now: i
         again.append(out)
     assert again == sorted(left, key=lambda item: item.due)
     assert not len(retries)
+
+
+def test_what_is_looked_at_waits_still() -> None:
+    """Whether it may go can depend on how many of its namespace wait."""
+    retries: Retries[Waiting] = Retries()
+    retries.add(Waiting("a", 0.0), 0.0)
+    assert retries.take(1.0, lambda item: not retries.waits(item.namespace)) is None
+    assert retries.take(1.0, lambda _: True) is not None
+    assert retries.waits("a") == 0

@@ -19,6 +19,7 @@ from upsertq.admin.workers import workers_of
 from upsertq.contract import wire
 from upsertq.contract.books import COUNTERS, REASON, Books, total
 from upsertq.contract.dead_letter import mark_field
+from upsertq_worker.pace.lane import answer
 from upsertq_worker.queue.protocols import Counted, Delivery, Grant, LaneList, Read, Ring
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from upsertq.contract.wire import Entry
     from upsertq_worker.flow.usage import Metered, Usage
     from upsertq_worker.ordering.model import Settlement
+    from upsertq_worker.pace.lane import Ask, Given, Lane
     from upsertq_worker.queue.protocols import Stream
     from virtual_time import VirtualLoop
 
@@ -84,6 +86,7 @@ class ModelQueue:
         self.paused: dict[str, Paused] = {}
         self.beats: dict[str, dict[str, Any]] = {}
         """Each worker's report, dated by the server's time."""
+        self._paces: dict[str, Lane] = {}
         self._loop = loop
         self._lease = lease
         self._blocked: list[Callable[[], bool]] = []
@@ -293,6 +296,14 @@ class ModelQueue:
     def leave(self, name: str) -> None:
         """HDEL of a heartbeat."""
         self.beats.pop(name, None)
+
+    def pace(self, ask: Ask) -> Given:
+        """`pace.lua`, for one lane."""
+        lane, given = answer(self._paces.get(ask.namespace), ask, 1e9 + self._loop.now)
+        self._paces.pop(ask.namespace, None)
+        if lane is not None:
+            self._paces[ask.namespace] = lane
+        return given
 
     def backlog(self, shard: int) -> int:
         """XLEN of every stream of a shard."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from upsertq.contract.pauses import Paused
     from upsertq.contract.wire import Entry
     from upsertq_worker.flow.usage import Metered
+    from upsertq_worker.pace.lane import Ask, Given
     from upsertq_worker.queue.protocols import Counted, Grant, LaneList, Stream
     from virtual_time import Process, VirtualLoop
 
@@ -148,6 +149,10 @@ class QueueLink:
     async def leave(self) -> None:
         """As `Queue.leave`."""
         await self._call("leave", [lambda: self._queue.leave(self._name)])
+
+    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
+        """As `Queue.pace`."""
+        return await self._call("pace", [_bind(self._queue.pace, ask) for ask in asks])
 
     async def _call(self, what: str, steps: Sequence[Callable[[], T]]) -> list[T]:
         """Carry `steps` out at the server, one after the other in one instant; or have something go wrong."""

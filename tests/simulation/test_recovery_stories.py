@@ -9,8 +9,9 @@ import pytest
 
 from story_world import SIZE, Reaction, World
 from upsertq.contract.keys import shard_of
+from upsertq_worker.delivery.batch import HANGING
 from upsertq_worker.recovery.careful import HANGS
-from upsertq_worker.recovery.suspects import ALONE, DEATHS, HANGING
+from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
     from story_world import Post

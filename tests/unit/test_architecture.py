@@ -31,7 +31,7 @@ ARCHITECTURE: Final = Path(__file__).parents[2] / "docs" / "architecture.md"
 ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
-        "events", "settings", "context", "logs", "metrics", "damage", "ordering", "flow", "absence", "delivery",
+        "events", "settings", "context", "logs", "metrics", "damage", "ordering", "pace", "flow", "absence", "delivery",
         "queue", "recovery", "pool", "finish", "worker", "edge", "job_arguments", "rq_queue", "cli", "jobs",
     ),
 }  # fmt: skip
@@ -71,6 +71,7 @@ PURE: Final = frozenset(
     + named("upsertq_worker.ordering", "entries fates hold keys model ready")
     + named("upsertq_worker.delivery", "outcome response messages echo batch encoder bisect policy")
     + named("upsertq_worker.flow", "aimd backoff landings limiter outage pauses retries share usage")
+    + named("upsertq_worker.pace", "lane slots wire")
     + named("upsertq_worker.queue", "cursors lease protocols")
     + named("upsertq_worker.recovery", "suspects")
     + named("upsertq_worker.pool", "share_out")

@@ -74,6 +74,10 @@ def test_a_throttle_refuses_by_namespace_with_the_services_words() -> None:
     assert refused.retry_after == pytest.approx(0.5)
     assert faults.plan(other, 0.0).fault is None
     assert faults.plan(UPSERT, 0.6).fault is None
+    faults = faults_of("throttle=1;named=false")
+    unnamed = [faults.plan(UPSERT, 0.0).fault for _ in range(2)][1]
+    assert isinstance(unnamed, Respond)
+    assert b'"message":"Too many requests"' in unnamed.body
     faults = faults_of("throttle=0:50000000")
     large = Facts("upsert", "", (), 50_000_000)
     assert faults.plan(large, 0.0).fault is None

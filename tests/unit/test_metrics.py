@@ -79,12 +79,12 @@ def values(families: list[Family], metric: table.Metric) -> dict[str, Any]:
 
 def figures(counts: Counts, metric: table.Metric) -> dict[str, Any]:
     """The same of what a worker counted, without zeros."""
-    return {name: value for name, value in values(counts.families("q", 0, {}), metric).items() if value}
+    return {name: value for name, value in values(counts.families("q", 0, {}, {}), metric).items() if value}
 
 
 def test_a_worker_exports_the_table_of_the_contract() -> None:
     """Names, types and labels, none more and none less."""
-    families = [*heard().families("q", 0, {}), *books.families(FINE)]
+    families = [*heard().families("q", 0, {}, {}), *books.families(FINE)]
     found = {one.metric.name: (str(one.metric.kind), one.metric.labels) for one in families}
     assert found == CONTRACT
     assert {family.metric for family in families} == {*table.OF_QUEUE, *table.OF_WORKER}
@@ -110,7 +110,7 @@ def test_each_outcome_has_its_word(outcome: Outcome, word: str) -> None:
     assert counted_as(outcome) == word
     assert word in OUTCOMES
     sent = heard((Event.BATCH_SENT, {"records": 7, "outcome": word, **SENT}))
-    assert values(sent.families("q", 0, {}), table.REQUESTS) == {**dict.fromkeys(OUTCOMES, 0), word: 1}
+    assert values(sent.families("q", 0, {}, {}), table.REQUESTS) == {**dict.fromkeys(OUTCOMES, 0), word: 1}
 
 
 def test_batches_and_requests_are_distributions() -> None:
@@ -166,30 +166,19 @@ def test_retries_and_leases_are_counted() -> None:
     assert figures(counts, table.RETRIES) == {"throttled": 2}
     assert figures(counts, table.HANDOVERS) == {"": 2}
     assert figures(counts, table.LOST) == {"": 1}
-    assert values(counts.families("q", 5, {}), table.LEASES) == {"": 5}
+    assert values(counts.families("q", 5, {}, {}), table.LEASES) == {"": 5}
 
 
-def test_a_lanes_pace_is_its_rate() -> None:
-    """Twenty a second for ten seconds, and for two minutes, are twenty a second; a lane that stops is forgotten."""
-    clock = Clock()
-    counts = heard(clock=clock)
-    for step in range(2400):
-        clock.now = step / 20
-        counts.hear(Event.BATCH_SENT, {"records": 1, "outcome": "ok", "lane": "x", "namespace": "a"})
-        if step in {200, 2399}:
-            assert figures(counts, table.PACE)["a"] == pytest.approx(20, rel=0.02)
-    clock.now += 10 * lanes.SECONDS
-    assert figures(counts, table.PACE)["a"] < 0.001
-
-
-def test_rates_hold_for_a_year() -> None:
+def test_lanes_that_were_busy_lately_are_shown_for_a_year() -> None:
     """What weighs more the later it comes does not outgrow a float, nor forget the lanes of now."""
     busiest = lanes.Busiest(0.0)
     for now in (0.0, 3e3, 6e3, 1e5, 3e7):
-        busiest.note("a", now)
-    rates, total = busiest.rates(3e7)
-    assert rates["a"] == pytest.approx(1 / lanes.SECONDS)
-    assert total == pytest.approx(1 / lanes.SECONDS)
+        for name in ("a", "b", "b"):
+            busiest.note(name, now)
+        assert busiest.names()[:2] == ["b", "a"]
+    for _ in range(3):
+        busiest.note("c", 3e7 + 10 * lanes.SECONDS)
+    assert busiest.names() == ["c", "b", "a"]
 
 
 def test_a_hundred_thousand_lanes_are_fifty_and_others() -> None:
@@ -200,11 +189,10 @@ def test_a_hundred_thousand_lanes_are_fifty_and_others() -> None:
         clock.now += 0.0001
         name = f"tenant-{number}" if number % 2 else f"busy-{number // 2 % 50}"
         counts.hear(Event.BATCH_SENT, {"records": 1, "outcome": "ok", "lane": "x", "namespace": name})
-    pace = figures(counts, table.PACE)
-    assert pace.keys() == {*(f"busy-{number}" for number in range(50)), lanes.OTHER}
-    assert pace[lanes.OTHER] == pytest.approx(sum(pace.values()) / 2, rel=0.01)
+    paces = {"busy-7": 98.5, "tenant-1": 50.0, "tenant-3": 20.0}
+    assert values(counts.families("q", 0, {}, paces), table.PACE) == {"busy-7": 98.5, lanes.OTHER: 70}
     assert len(counts._busiest._weights) <= 2 * lanes.KEPT
-    in_flight = counts.families("q", 0, {"busy-1": 2, **{f"tenant-{number}": 1 for number in range(1_000)}})
+    in_flight = counts.families("q", 0, {"busy-1": 2, **{f"tenant-{number}": 1 for number in range(1_000)}}, {})
     assert values(in_flight, table.IN_FLIGHT) == {"busy-1": 2, lanes.OTHER: 1_000}
 
 
@@ -231,7 +219,7 @@ def test_the_text_says_what_was_counted() -> None:
         (Event.BATCH_SENT, {"records": 100, "outcome": "ok", **SENT}),
         (Event.REQUEST_ENDED, {"bytes": 70_000, "seconds": 0.03, "answered": True}),
     )
-    families = [*counts.families("q", 3, {"": 2}), *books.families(FINE), *books.more_families(FINE)]
+    families = [*counts.families("q", 3, {"": 2}, {"": 98.5}), *books.families(FINE), *books.more_families(FINE)]
     text, content_type = Exposition().text(families, "")
     assert content_type.startswith("text/plain; version=0.0.4")
     parsed = {one.name: one for one in text_string_to_metric_families(text.decode())}

@@ -97,6 +97,8 @@ class Signals:
         self.readable = asyncio.Event()
         self.noteworthy = asyncio.Event()
         self.suspicious = asyncio.Event()
+        self.unpaced = asyncio.Event()
+        """Set when the server is to be asked about the pace of a lane."""
         self.calm = asyncio.Event()
         """Set when nothing that was read is left to do."""
 
@@ -105,6 +107,7 @@ class Signals:
         self.stopping.set()
         for event in (self.sendable, self.settleable, self.readable, self.noteworthy, self.suspicious, self.calm):
             event.set()
+        self.unpaced.set()
 
     def fail(self, error: Exception) -> None:
         """Stop the worker because of `error`; the first one is the one reported."""

@@ -19,6 +19,7 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
+from upsertq_worker.pace.pacer import Pacer
 from upsertq_worker.pool.handover import Handover
 from upsertq_worker.pool.keeper import Keeper
 from upsertq_worker.queue.lease import Leases
@@ -71,7 +72,8 @@ class Worker:
         self._alarms: dict[str, str] = {}
         """What needs an operator, by what it concerns."""
         self.leases = leases = Leases(settings.lease, settings.quarantine)
-        self.limiter = limiter = Limiter(settings.concurrency)
+        self._pacer = Pacer(context, signals, queue, lambda: 1 + len(self._keeper.others))
+        self.limiter = limiter = Limiter(settings.concurrency, self._pacer.slots)
         self.pauses = pauses = Pauses()
         self._outage = OutageWatch()
         meter = Meter()
@@ -152,17 +154,9 @@ class Worker:
             WorldError: the service or the server refuses, or lost the queue. What it still has stays in the queue.
         """
         context, signals = self.context, self.signals
-        keeping, reading, *working = [
-            asyncio.create_task(self._guarded(work))
-            for work in (
-                partial(self._keeper.run, self._pausing.follow),
-                self._reader.run,
-                self._careful.run,
-                self.sender.run,
-                self._settler.run,
-                self._finish.run,
-            )
-        ]
+        first = (partial(self._keeper.run, self._pausing.follow), self._reader.run, self._careful.run)
+        others = (self.sender.run, self._pacer.run, self._settler.run, self._finish.run)
+        keeping, reading, *working = [asyncio.create_task(self._guarded(work)) for work in (*first, *others)]
         try:
             await signals.stopping.wait()
         finally:

@@ -19,7 +19,7 @@ from upsertq_worker.delivery.policy import Facts, follow
 from upsertq_worker.events import Event
 from upsertq_worker.flow.landings import Landings
 from upsertq_worker.flow.limiter import BACKOFF, Limiter
-from upsertq_worker.flow.outage import OutageWatch
+from upsertq_worker.flow.outage import SHORTEST, OutageWatch
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Fate, Item
 
@@ -131,7 +131,7 @@ class Applier:
     def _acknowledge(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, Accepted) and outcome.lsn is not None:
             self._meter.landed(batch.items, outcome.lsn)
-        self._limiter.succeeded(batch.namespace)
+        self._limiter.succeeded(batch.namespace, batch.size)
         self._landed += 1
         self._unread = None
         self._barren.pop(batch.namespace, None)
@@ -150,10 +150,15 @@ class Applier:
         context.events.tell(Event.BATCH_RETRIED, **_told(batch), cause=policy.counted_as(outcome))
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
-            waits, fast = outcome.retry_after, outcome.kind == "rate"
-            self._limiter.pushed_back(batch.namespace, batch.started, now, context.rng, waits, too_fast=fast)
-            why = describe(outcome)
-            if self._outage.failed(now, why):
+            why, few = describe(outcome), False
+            if outcome.kind == "rate":
+                told = outcome.limit or 0.0, outcome.limit_unit or "", outcome.retry_after or 0.0
+                self._limiter.slots.throttled(batch.namespace, batch.version, now, batch.size, *told)
+                few = now < self.landed_at + SHORTEST  # as they come while a limit is looked for
+                at_once, batch.delay = batch.delay is None, batch.delay or 0.0
+            else:
+                self._limiter.pushed_back(batch.namespace, batch.started, now, context.rng, outcome.retry_after)
+            if not few and self._outage.failed(now, why):
                 context.events.tell(Event.RETRYING, why=why)
         if at_once:
             self._send_again(batch, now)

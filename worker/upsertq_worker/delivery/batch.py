@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Final
 
 from upsertq.contract.dead_letter import Verdict
 from upsertq.contract.wire import Entry
@@ -19,6 +20,9 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version, entry_of, ids_of, records_of
 from upsertq_worker.ordering.ready import Lane
 from upsertq_worker.settings import BatchLimits
+
+HANGING: Final = 5.0
+"""Seconds without an answer after which a request has not killed its worker, and keeps no suspect waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,10 @@ class Batch:
     attempts: int = 0
     started: float = 0.0
     """When its last request began."""
+    version: int = 0
+    """Of the slot that its last request had, 0 where it needed none."""
+    size: int = 0
+    """Bytes of that request's body."""
     delay: float | None = None
     """Seconds that its last retry waited."""
     probe: str = ""
@@ -165,6 +173,13 @@ class Batcher:
         if self._full_first:
             return self._next_full(now, admits) or self._next_lingering(now, admits)
         return self._next_lingering(now, admits) or self._next_full(now, admits)
+
+    def waiting(self, namespace: str) -> int:
+        """How many batches of this namespace could be formed now, about."""
+        lane = self.hold.ready.lanes.get(namespace)
+        if lane is None or not lane.line:
+            return 0
+        return max(1, lane.records // self.limits.records, lane.estimate // self.limits.bytes)
 
     def due(self) -> float | None:
         """When the next lane's oldest record will have lingered, `None` when no lane waits."""

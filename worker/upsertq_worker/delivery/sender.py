@@ -13,7 +13,7 @@ from typing import Protocol
 from upsertq.contract.errors import WorldError
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
-from upsertq_worker.delivery.batch import Batch, Batcher
+from upsertq_worker.delivery.batch import HANGING, Batch, Batcher
 from upsertq_worker.delivery.encoder import Body, Unsendable
 from upsertq_worker.delivery.outcome import judge
 from upsertq_worker.delivery.response import Answer, TransportFailure
@@ -25,8 +25,6 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import entry_of
 
 MAX_IDLE = 1.0
-HANGING = 5.0
-"""Seconds without an answer after which a request keeps no suspect waiting."""
 
 
 class Refused(WorldError):  # noqa: N818 - as its siblings in `upsertq.contract.errors`
@@ -163,6 +161,7 @@ class Sender:
         """Make what it is made of."""
         context, hold, limiter = self._context, self._hold, self._limiter
         self.turns = Turns(context, hold, batcher, limiter, pauses, self._give_back, self._flights)
+        limiter.waiting = lambda name: batcher.waiting(name) + self.turns.retries.waits(name)
         self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
 
     @property
@@ -242,8 +241,8 @@ class Sender:
 
     def _fly(self, batch: Batch) -> None:
         retry = batch.delay is not None
-        batch.started = self._context.clock()
-        self._limiter.started(batch.namespace, retry=retry)
+        batch.started = now = self._context.clock()
+        batch.version = self._limiter.started(batch.namespace, now, retry=retry)
         task = asyncio.create_task(self._carry(batch))
         self._flights[task] = batch
         task.add_done_callback(partial(self._landed, retry=retry))
@@ -290,6 +289,7 @@ class Sender:
         self._tally.requests += 1
         self._tally.retries += batch.attempts > 1
         self._tally.bytes += len(body)
+        batch.size = len(body)
         self._meter.posted(batch.items, len(body), again=batch.attempts > 1)
         reply = await self._index.upsert(body)
         self.applier.apply(batch, judge(reply, sent, context.wall()))

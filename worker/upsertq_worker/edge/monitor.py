@@ -107,8 +107,10 @@ class WorkerMonitor(QueueMonitor):
     async def families(self) -> list[Family]:
         """The worker's own figures always, those of the queue where it can be read."""
         worker = self._worker
-        leases, in_flight = (len(worker.leases.epochs), worker.limiter.in_flight) if worker else (0, {})
-        own = self._counts.families(self._reader.queue, leases, in_flight)
+        leases, in_flight, paces = 0, dict[str, int](), dict[str, float]()
+        if worker is not None:
+            leases, in_flight, paces = len(worker.leases.epochs), worker.limiter.in_flight, worker.limiter.slots.paces
+        own = self._counts.families(self._reader.queue, leases, in_flight, paces)
         try:
             return [*own, *books.families(await self._reader.look())]
         except UpsertqError:

@@ -1,8 +1,9 @@
 """Owns how many requests a lane may have in flight, and when the next may start. Pure: it is told the time.
 
-The rule is TCP's (RFC 5681): halve on push-back, once for each flight; grow by one for each answer up to a threshold,
-then by one for each round of answers. The threshold is half of what was in use before the first push-back: those that
-follow it before anything succeeds lower the limit, not the threshold. After an outage it is all of what was in use.
+It knows nothing of 429s: these are about the pace (`upsertq_worker.pace`), which all workers share. The rule is TCP's
+(RFC 5681): halve on push-back, once for each flight; grow by one for each answer up to a threshold, then by one for
+each round of answers. The threshold is half of what was in use before the first push-back: those that follow it before
+anything succeeds lower the limit, not the threshold. After an outage it is all of what was in use.
 """
 
 import random
@@ -34,8 +35,6 @@ class Gate:
     _threshold: float = field(init=False)
     _before: float = field(init=False)
     """The limit before the first of these push-backs."""
-    _too_fast: bool = False
-    """One of them named our pace as the cause."""
     _cut_at: float = -1.0
     _delay: float | None = None
 
@@ -48,7 +47,7 @@ class Gate:
 
     def succeeded(self) -> None:
         """An answer came that is no push-back."""
-        if self.failures >= self._before and not self._too_fast:
+        if self.failures >= self._before:
             # a whole flight failed and nothing passed: the service was away, which says nothing about our pace
             self._threshold = self._before
         self.failures = 0
@@ -56,13 +55,10 @@ class Gate:
         step = 1.0 if self.limit < self._threshold else 1.0 / self.limit
         self.limit = min(float(self.ceiling), self.limit + step)
 
-    def pushed_back(
-        self, started: float, now: float, retry_after: float | None, rng: random.Random, *, too_fast: bool = False
-    ) -> None:
-        """A request that started at `started` was refused for now, or had no answer; `too_fast`: for our pace."""
+    def pushed_back(self, started: float, now: float, retry_after: float | None, rng: random.Random) -> None:
+        """A request that started at `started` was refused for now, or had no answer."""
         if not self.failures:
-            self._before, self._too_fast = self.limit, False
-        self._too_fast |= too_fast
+            self._before = self.limit
         news = started >= self._cut_at
         if news:
             self._cut_at = now
@@ -70,8 +66,7 @@ class Gate:
                 self._threshold = min(float(self.ceiling), max(LEAST_THRESHOLD, self.limit / 2))
             self.limit = max(1.0, self.limit / 2)
         self.failures += 1
-        # a lower limit is a lower pace only where answers take their time: what was too fast must pause as well
-        if retry_after is not None or (news and (too_fast or self.limit < 2)):  # noqa: PLR2004 - one at a time: it probes
+        if retry_after is not None or (news and self.limit < 2):  # noqa: PLR2004 - one at a time: it probes
             delay = retry_delay(self.backoff, self._delay if news else None, retry_after, rng)
             self.opens_at = max(self.opens_at, now + delay)
             if news:

@@ -1,15 +1,16 @@
-"""Owns what may start: the gates of all lanes, and the budget that their retries share.
+"""Owns what may start: the gates of all lanes, the budget that their retries share, and the slots of the shared pace.
 
 A gate is kept for each namespace that is in trouble or in flight, and for no other.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq_worker.flow.aimd import Gate
 from upsertq_worker.flow.backoff import Backoff, RetryBudget
+from upsertq_worker.pace.slots import Slots
 
 BACKOFF: Final = Backoff(0.2, 5.0)
 """Seconds between two probes: of a lane that fails alone, and of a service that is away."""
@@ -19,12 +20,17 @@ BACKOFF: Final = Backoff(0.2, 5.0)
 class Limiter:
     """The gates of all lanes, each of `ceiling` requests at most.
 
-    A gate keeps one lane's pace whatever the others do; the budget keeps all retries of this worker within what its
-    successes have earned. First attempts need no token: a lane that works is not harmed by those that do not.
+    A gate keeps the requests of one lane in flight within what works, whatever the others do; its slots keep it within
+    the pace of the fleet; the budget keeps all retries of this worker within what its successes have earned. First
+    attempts need no token: a lane that works is not harmed by those that do not.
     """
 
     ceiling: int
+    slots: Slots = field(default_factory=Slots)
     budget: RetryBudget = field(default_factory=lambda: RetryBudget(backoff=BACKOFF))
+    waiting: Callable[[str], int] = lambda _: 1
+    """How many requests of a namespace could start now."""
+    _flying: int = 0
     _gates: dict[str, Gate] = field(default_factory=dict)
 
     @property
@@ -41,24 +47,35 @@ class Limiter:
     def admits(self, namespace: str, now: float, *, retry: bool) -> bool:
         """Whether a request of this namespace may start now."""
         gate = self._gates.get(namespace)
-        return (gate is None or gate.admits(now)) and (not retry or self.budget.admits(now))
+        if (gate is not None and not gate.admits(now)) or (retry and not self.budget.admits(now)):
+            return False
+        if self.slots.admits(namespace, now):
+            return True
+        self._want_slots(namespace, now)
+        return False
 
-    def started(self, namespace: str, *, retry: bool) -> None:
-        """A request of this namespace is in flight."""
+    def started(self, namespace: str, now: float, *, retry: bool) -> int:
+        """A request of this namespace is in flight; returns the version of its slot, 0 where it needed none."""
         self.of(namespace).in_flight += 1
         self.budget.in_flight += retry
+        self._flying += 1
+        version = self.slots.spend(namespace, now)
+        self._want_slots(namespace, now)
+        return version
 
     def landed(self, namespace: str, *, retry: bool) -> None:
         """A request of this namespace is over; a gate that is wide open again is forgotten."""
         self.budget.in_flight -= retry
+        self._flying -= 1
         gate = self._gates[namespace]
         gate.in_flight -= 1
         if not gate.in_flight and not gate.failures and gate.limit >= self.ceiling:
             del self._gates[namespace]
 
-    def succeeded(self, namespace: str) -> None:
-        """A request of this namespace was answered as it should be."""
+    def succeeded(self, namespace: str, size: int) -> None:
+        """A request of this namespace, of `size` bytes, was answered as it should be."""
         self.of(namespace).succeeded()
+        self.slots.passed(namespace, size)
         self.budget.succeeded()
 
     def pushed_back(
@@ -68,17 +85,15 @@ class Limiter:
         now: float,
         rng: random.Random,
         retry_after: float | None,
-        *,
-        too_fast: bool,
     ) -> None:
         """A request of this namespace that started at `started` was refused for now, or had no answer."""
-        self.of(namespace).pushed_back(started, now, retry_after, rng, too_fast=too_fast)
+        self.of(namespace).pushed_back(started, now, retry_after, rng)
         self.budget.failed(now, rng)
 
     def opens_at(self, namespace: str) -> float:
         """When a retry of this namespace may start."""
         gate = self._gates.get(namespace)
-        return self.budget.opens_at if gate is None else max(gate.opens_at, self.budget.opens_at)
+        return max(self.budget.opens_at, self.slots.opens_at(namespace), gate.opens_at if gate else 0.0)
 
     def failing(self, namespace: str) -> bool:
         """Whether nothing of this namespace passed since it was pushed back last."""
@@ -88,5 +103,10 @@ class Limiter:
     def openings(self) -> Iterator[float]:
         """When what is shut for a time opens."""
         yield self.budget.opens_at
+        yield from self.slots.openings()
         for gate in self._gates.values():
             yield gate.opens_at
+
+    def _want_slots(self, namespace: str, now: float) -> None:
+        if self.slots.paces_lane(namespace):
+            self.slots.want(namespace, now, self.waiting(namespace), self.ceiling - self._flying)

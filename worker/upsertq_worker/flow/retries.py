@@ -31,14 +31,15 @@ class Retries(Generic[T]):
         """When each is due, and the batch."""
         return ((due, batch) for due, _, batch in self._line)
 
-    def waits(self, namespace: str) -> bool:
-        """Whether a batch of this namespace waits."""
-        return namespace in self._by_lane
+    def waits(self, namespace: str) -> int:
+        """How many batches of this namespace wait."""
+        return self._by_lane[namespace]
 
     def add(self, batch: T, due: float) -> None:
         """Let `batch` wait until `due`."""
         self._ticket += 1
-        self._push((due, self._ticket, batch))
+        heapq.heappush(self._line, (due, self._ticket, batch))
+        self._by_lane[batch.namespace] += 1
 
     def take(self, now: float, wanted: Callable[[T], bool]) -> T | None:
         """Take the first one that is due and wanted; those that are not wanted stay, in their places."""
@@ -46,16 +47,13 @@ class Retries(Generic[T]):
         found = None
         while self._line and self._line[0][0] <= now and found is None:
             waiting = heapq.heappop(self._line)
-            self._by_lane[waiting[2].namespace] -= 1
             if wanted(waiting[2]):
                 found = waiting[2]
             else:
                 passed_over.append(waiting)
         for waiting in passed_over:
-            self._push(waiting)
-        self._by_lane = +self._by_lane  # without the namespaces that have none left
+            heapq.heappush(self._line, waiting)
+        if found is not None:
+            self._by_lane[found.namespace] -= 1
+            self._by_lane = +self._by_lane  # without the namespaces that have none left
         return found
-
-    def _push(self, waiting: tuple[float, int, T]) -> None:
-        heapq.heappush(self._line, waiting)
-        self._by_lane[waiting[2].namespace] += 1

@@ -5,7 +5,6 @@ It does no I/O, and is given its clock.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any, Final
 
 from upsertq_worker.events import Event
@@ -51,18 +50,18 @@ class Counts:
             case _:
                 pass
 
-    def families(self, queue: str, leases: int, in_flight: Mapping[str, float]) -> list[Family]:
-        """All figures of the worker; its `leases`, and its requests `in_flight` by namespace, are as they stand."""
-        rates, total = self._busiest.rates(self._clock())
-        busiest = dict(islice(rates.items(), lanes.SHOWN))
-        unknown = max(0.0, total - sum(busiest.values()))
+    def families(
+        self, queue: str, leases: int, in_flight: Mapping[str, float], paces: Mapping[str, float]
+    ) -> list[Family]:
+        """All figures of the worker; its `leases`, requests `in_flight` and `paces` by namespace are as they stand."""
+        busiest = self._busiest.names()
         return [
             by_label(table.REQUESTS, queue, _from_zero(OUTCOMES, self._outcomes)),
             by_label(table.RETRIES, queue, _from_zero(OUTCOMES[1:], self._retries)),
             one(table.DURATION, queue, self._durations),
             one(table.BATCH_RECORDS, queue, self._batches),
             one(table.BATCH_BYTES, queue, self._bodies),
-            by_label(table.PACE, queue, lanes.labelled(busiest, busiest, unknown)),
+            by_label(table.PACE, queue, lanes.labelled(paces, busiest)),
             by_label(table.IN_FLIGHT, queue, lanes.labelled(in_flight, busiest)),
             one(table.LEASES, queue, leases),
             one(table.HANDOVERS, queue, self._handovers),

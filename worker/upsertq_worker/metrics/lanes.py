@@ -14,7 +14,7 @@ SHOWN: Final = 50
 KEPT: Final = 1_000
 """Lanes that are remembered; up to twice as many for a moment."""
 SECONDS: Final = 30.0
-"""Time constant of a lane's rate."""
+"""Time constant of the averages."""
 DEFAULT: Final = "__default__"
 OTHER: Final = "other"
 QUEUE_ITSELF: Final = "*"
@@ -23,36 +23,29 @@ _LONGEST: Final = 100.0
 
 
 class Busiest:
-    """The rate of each lane, as an average that decays over `SECONDS`; lanes that are not busy are forgotten."""
+    """How busy lanes were lately, as averages that decay over `SECONDS`; lanes that are not busy are forgotten."""
 
     def __init__(self, now: float) -> None:
-        self._begun = self._origin = now
+        self._origin = now
         self._weights: dict[str, float] = {}
         """As of the origin: what is noted later weighs more, so that what was noted before need not be touched."""
-        self._all = 0.0
 
     def note(self, namespace: str, now: float) -> None:
         """A request of this namespace ended."""
         if now - self._origin > _LONGEST * SECONDS:
-            self._rebase(now)
-        weight = math.exp((now - self._origin) / SECONDS)
-        self._weights[namespace] = self._weights.get(namespace, 0.0) + weight
-        self._all += weight
+            factor = math.exp(-(now - self._origin) / SECONDS)
+            self._weights = {name: weight * factor for name, weight in self._weights.items() if weight * factor > 0}
+            self._origin = now
+        self._weights[namespace] = self._weights.get(namespace, 0.0) + math.exp((now - self._origin) / SECONDS)
         if len(self._weights) > 2 * KEPT:
-            self._weights = dict(nlargest(KEPT, self._weights.items(), key=itemgetter(1)))
+            self._weights = dict(self._heaviest(KEPT))
 
-    def rates(self, now: float) -> tuple[dict[str, float], float]:
-        """Requests a second of the lanes that are remembered, the busiest first, and of all lanes together."""
-        factor = math.exp(-(now - self._origin) / SECONDS) / SECONDS
-        factor /= 1 - math.exp(-max(1.0, now - self._begun) / SECONDS)  # the time before the first request is no time
-        ordered = sorted(self._weights.items(), key=itemgetter(1), reverse=True)
-        return {namespace: weight * factor for namespace, weight in ordered}, self._all * factor
+    def names(self) -> list[str]:
+        """The namespaces of the `SHOWN` busiest lanes, the busiest first."""
+        return [namespace for namespace, _ in self._heaviest(SHOWN)]
 
-    def _rebase(self, now: float) -> None:
-        factor = math.exp(-(now - self._origin) / SECONDS)
-        self._weights = {name: weight * factor for name, weight in self._weights.items() if weight * factor > 0}
-        self._all *= factor
-        self._origin = now
+    def _heaviest(self, count: int) -> list[tuple[str, float]]:
+        return nlargest(count, self._weights.items(), key=itemgetter(1))
 
 
 def label(namespace: str) -> str:
@@ -61,10 +54,10 @@ def label(namespace: str) -> str:
     return OTHER if text == QUEUE_ITSELF else text
 
 
-def labelled(values: Mapping[str, float], shown: Iterable[str], rest: float = 0.0) -> dict[str, float]:
-    """The values by label: those of the namespaces `shown`, and the sum of all others and of `rest`."""
+def labelled(values: Mapping[str, float], shown: Iterable[str]) -> dict[str, float]:
+    """The values by label: those of the namespaces `shown`, and the sum of all others."""
     by_name = set(shown)
-    found = defaultdict[str, float](float, {OTHER: rest})
+    found = defaultdict[str, float](float, {OTHER: 0.0})
     for namespace, value in values.items():
         found[label(namespace) if namespace in by_name else OTHER] += value
     return dict(found)

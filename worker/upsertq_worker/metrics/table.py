@@ -104,7 +104,11 @@ DURATION: Final = _histogram("request_duration_seconds", "From the start of a re
 BATCH_RECORDS: Final = _histogram("batch_records", "Records in a request.")
 BATCH_BYTES: Final = _histogram("batch_bytes", "Bytes of a request's body.")
 RETRIES: Final = _counter("retries_total", "Batches that are sent again, by why.", "cause")
-PACE: Final = _gauge("pace_requests_per_second", "Requests a second of a lane, averaged over 30 s.", "lane")
+PACE: Final = _gauge(
+    "pace_requests_per_second",
+    "Requests a second that all workers together may send to a lane; one without a known limit is not shown.",
+    "lane",
+)
 IN_FLIGHT: Final = _gauge("in_flight_requests", "Requests in flight.", "lane")
 LEASES: Final = _gauge("leases_held", "Shards whose lease is held.")
 HANDOVERS: Final = _counter("lease_handovers_total", "Leases taken that another worker had released in good order.")

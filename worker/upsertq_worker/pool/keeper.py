@@ -49,7 +49,7 @@ class Keeper:
     _faulty: set[int] = field(init=False, default_factory=set)
     _plan: Plan = field(init=False, default=Plan(0))
     _heard: Others = field(init=False, default_factory=Others)
-    _others: dict[str, int] = field(init=False, default_factory=dict)
+    others: dict[str, int] = field(init=False, default_factory=dict)
     """How many shards each other live worker holds, as far as the heartbeats are known."""
     _told: tuple[int, ...] = field(init=False, default=())
     """What was said last of our share."""
@@ -158,9 +158,9 @@ class Keeper:
             own, now = self._context.name, self._context.clock()
             live = self._heard.live((one for one in beats.workers if one.name != own), now)
             others = {one.name: len(one.shards) for one in live}
-            if others != self._others:
+            if others != self.others:
                 self._moved_at = now
-            self._others, failure = others, beats.unwritten
+            self.others, failure = others, beats.unwritten
             held = {shard: one.name for one in live for shard in one.shards}
             self._leases.holders = {shard: name for shard, name in held.items() if shard not in self._leases.epochs}
         if failure and not self._silent:
@@ -174,7 +174,7 @@ class Keeper:
         context, leases = self._context, self._leases
         if alone is None:
             return
-        held, draining, others = leases.epochs.keys(), leases.draining.keys(), {} if alone else self._others
+        held, draining, others = leases.epochs.keys(), leases.draining.keys(), {} if alone else self.others
         self._plan = share_out(context.name, held, draining, self._pinned(), others, context.shards, context.rng)
         leases.target = self._plan.target
         if self._handover.follow(self._plan.drain):
@@ -235,7 +235,7 @@ class Keeper:
 
     def _say_share(self) -> None:
         """Say how many shards are ours, where that has changed and is as it should be; or that we stand by."""
-        context, held, workers = self._context, len(self._leases.epochs), 1 + len(self._others)
+        context, held, workers = self._context, len(self._leases.epochs), 1 + len(self.others)
         share = held, workers
         if self._signals.stopping.is_set() or share == self._told or held != self._plan.target:
             return

@@ -13,6 +13,7 @@ from upsertq.contract.errors import QueueDamaged
 from upsertq.contract.pauses import Paused
 from upsertq.contract.wire import Entry
 from upsertq_worker.flow.usage import Metered
+from upsertq_worker.pace.lane import Ask, Given
 
 Stream = tuple[int, str]
 """A lane's stream in a shard: shard and namespace."""
@@ -140,6 +141,9 @@ class Notes(Protocol):
 
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""
+
+    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
+        """Give slots of lanes, and learn from what is told about them; a call that is repeated gives others."""
 
 
 class Queue(Notes, Protocol):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from upsertq.contract.books import check_reopened
-from upsertq.contract.errors import QueueLost
+from upsertq.contract.errors import QueueDamaged, QueueLost
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import (
     DAMAGED,
@@ -66,6 +66,16 @@ class Calls:
             check_reopened(self.keys, [replies[shard][1] for shard in lost], self._shape.incarnation)
             raise self.lost(*lost)
         return faults, {shard: reply if isinstance(reply, list) else [reply] for shard, reply in replies.items()}
+
+    async def run_one(self, script: Script, call: Call, what: str) -> list[Any]:
+        """What a script replies that is about no shard, but begins as those of shards do; raises as `run`."""
+        (reply,) = await self._server.hold(run_scripts(script, [call]))
+        if fault := fault_of(reply):
+            raise QueueDamaged(f"cannot {what}: the queue is damaged: {fault}")
+        sound([reply], what)
+        if reply[0] == LOST:
+            self.check_meta(reply[1])
+        return list(reply)
 
     def check_meta(self, held: bytes | None) -> None:
         """Raise `QueueLost` where the queue is not there any more, though its shards may be."""

@@ -21,6 +21,8 @@ from upsertq.contract.queue import QueueShape
 from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import Entry
 from upsertq_worker.flow.usage import Metered
+from upsertq_worker.pace import wire as pacing
+from upsertq_worker.pace.lane import Ask, Given
 from upsertq_worker.queue.protocols import START, Beats, Counted, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
 from upsertq_worker.queue.redis_calls import Call, Calls, fault_of, key_of, name_of, sound, sound_shards, text_of
 from upsertq_worker.queue.redis_settle import SettleCall
@@ -108,6 +110,12 @@ class RedisNotes:
     async def leave(self) -> None:
         """As `Notes.leave`."""
         await self._calls.sure("take the heartbeat away", ["HDEL", self._calls.keys.workers, self.name])
+
+    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
+        """As `Notes.pace`."""
+        keys = self._calls.keys
+        call: Call = ([keys.meta, keys.pace], [self._incarnation, *pacing.arguments(asks)])
+        return pacing.given_of(await self._calls.run_one(pacing.PACE, call, "share the pace"))
 
 
 class RedisQueue(RedisNotes):

@@ -13,14 +13,14 @@ from upsertq.contract.errors import QueueDamaged, ServerUnavailable
 from upsertq.contract.pauses import scope_of, spoken
 from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, signalled
-from upsertq_worker.delivery.batch import Batch
+from upsertq_worker.delivery.batch import HANGING, Batch
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Fate, Held, Item, entry_of
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
 from upsertq_worker.recovery import suspects
-from upsertq_worker.recovery.suspects import HANGING, Line, Mark, Suspect
+from upsertq_worker.recovery.suspects import Line, Mark, Suspect
 
 STEADY_LEASES: Final = 3
 """Leases for which a holder must live until the deaths before it are forgotten."""

@@ -23,8 +23,6 @@ DEATHS: Final = 2
 """Unclean deaths of a shard's holders in a row from which on it is drained with care."""
 ALONE: Final = 2
 """Deaths at which a record was alone in flight that are held against it."""
-HANGING: Final = 5.0
-"""Seconds without an answer after which what was sent has not killed, and keeps nothing else waiting."""
 
 
 @dataclass(frozen=True, slots=True)

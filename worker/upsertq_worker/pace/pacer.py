@@ -1,0 +1,62 @@
+"""Owns the asking for slots: one call at a time, for all lanes that want some; none while no lane has a pace."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from upsertq.contract.errors import ServerRefused, ServerUnavailable
+from upsertq_worker.context import Context, Signals, signalled
+from upsertq_worker.events import Event
+from upsertq_worker.pace.lane import Ask, Given
+from upsertq_worker.pace.slots import Slots
+
+AGAIN: Final = 1.0
+"""Seconds after a call that failed until the server is asked again."""
+
+
+class SharedPace(Protocol):
+    """What is needed of the queue here."""
+
+    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
+        """Give slots of lanes, and learn from what is told about them."""
+
+
+class Pacer:
+    """Asks for what `slots` want, and lets a worker go on alone while the server does not answer.
+
+    Args:
+        context: the worker's.
+        signals: the worker's.
+        queue: the queue.
+        workers: how many live workers there are, this one included.
+    """
+
+    def __init__(self, context: Context, signals: Signals, queue: SharedPace, workers: Callable[[], int]) -> None:
+        self.slots = Slots(signals.unpaced.set)
+        self._context = context
+        self._signals = signals
+        self._queue = queue
+        self._workers = workers
+        self._alone_until = 0.0
+
+    async def run(self) -> None:
+        """Ask until the worker stops."""
+        signals, clock = self._signals, self._context.clock
+        while not signals.stopping.is_set():
+            signals.unpaced.clear()
+            while asks := self.slots.asks(clock()):
+                if clock() < self._alone_until or not await self._asked(asks):
+                    self.slots.alone(asks, clock(), self._workers())
+                signals.sendable.set()
+            await signalled(signals.unpaced, None)
+
+    async def _asked(self, asks: Sequence[Ask]) -> bool:
+        try:
+            self.slots.given(asks, await self._queue.pace(asks), self._context.clock())
+        except (ServerUnavailable, ServerRefused) as error:
+            if not self._alone_until:
+                consequence = "this worker goes on at its share of the last pace"
+                self._context.events.tell(Event.NOT_SEEN, error=error, consequence=consequence)
+            self._alone_until = self._context.clock() + AGAIN
+            return False
+        self._alone_until = 0.0
+        return True
