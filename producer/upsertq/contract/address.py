@@ -50,11 +50,6 @@ class Address:
         of_server = (scheme.partition("+")[0], f"{login}@sentinel" if login else "sentinel", f"/{database or 0}")
         return cls(urlunsplit((*of_server, parts.query, "")), shown, sentinels, service)
 
-    @property
-    def may_be_cluster(self) -> bool:
-        """Whether a node of a cluster may be meant: it is named by host and port."""
-        return not self.sentinels and not self.url.lower().startswith("unix:")
-
 
 def shown_url(url: str) -> str:
     """The URL without user name, password and query, fit for a message."""

@@ -25,7 +25,7 @@ class Cluster:
     def __init__(self, seed: Link) -> None:
         self._seed = seed
         self._slots = Slots()
-        self._links: dict[Node, Link] = {}
+        self._links: dict[Node, Link] = {seed.node: seed}
         self._lock = threading.Lock()
         self._threads: ThreadPoolExecutor | None = None
         self._process = 0
@@ -87,7 +87,7 @@ class Cluster:
         told: Any = None
         for link in [*map(self._link, self._slots.sources), self._seed]:
             (told,) = link.ask([TOPOLOGY])
-            if self._slots.learn(told, link.host):
+            if self._slots.learn(told, link.node[0]):
                 return None
         return _unknown(told)
 
@@ -98,7 +98,7 @@ class AsyncCluster:
     def __init__(self, seed: AsyncLink) -> None:
         self._seed = seed
         self._slots = Slots()
-        self._links: dict[Node, AsyncLink] = {}
+        self._links: dict[Node, AsyncLink] = {seed.node: seed}
         self._looking = asyncio.Lock()
 
     async def ask(self, ask: Ask) -> list[Any]:
@@ -152,7 +152,7 @@ class AsyncCluster:
         told: Any = None
         for link in [*map(self._link, self._slots.sources), self._seed]:
             (told,) = await link.ask([TOPOLOGY])
-            if self._slots.learn(told, link.host):
+            if self._slots.learn(told, link.node[0]):
                 return None
         return _unknown(told)
 

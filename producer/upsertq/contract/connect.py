@@ -90,6 +90,13 @@ def async_at_node(of: AsyncClient, node: Node) -> AsyncClient:
     return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**_elsewhere(of.connection_pool, node)))
 
 
+def node_of(pool: Pool) -> Node:
+    """Where `pool` connects to; an empty host for a socket file, and where Sentinels name it."""
+    to = pool.connection_kwargs
+    by_address = "path" not in to and not getattr(pool, "sentinel_manager", None)
+    return str(to.get("host", "localhost")) if by_address else "", int(to.get("port", 6379))
+
+
 def sentinels_of(pool: Pool) -> list[Any]:
     """The clients of the Sentinels that are asked where to connect to."""
     manager = getattr(pool, "sentinel_manager", None)
@@ -159,7 +166,7 @@ def _sentinels_say(pool: Any) -> str:
                     return f"the Sentinel at {where} refuses: {failed(error).message}: sentinel_password=… in the URL?"
                 continue
             except MAPPED as error:
-                return f"{where} is no Sentinel: {failed(error).message}"
+                return f"the Sentinel at {where} refuses: {failed(error).message}"
         if pool.service_name not in known:
             watched = ", ".join(f"'{name}'" for name in known) or "none"
             return f"the Sentinel at {where} knows no service '{pool.service_name}', but {watched}: name one of these"

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from upsertq.contract.address import Node
-from upsertq.contract.connect import AsyncClient, Client, async_at_node, at_node, sentinels_of, speaker
+from upsertq.contract.connect import AsyncClient, Client, async_at_node, at_node, node_of, sentinels_of, speaker
 from upsertq.contract.protocol import Command
 from upsertq.contract.reply_errors import MAPPED, failed, passes
 
@@ -22,9 +22,9 @@ class Link:
         self._client = client
 
     @property
-    def host(self) -> str:
-        """Where it connects to."""
-        return str(self._client.connection_pool.connection_kwargs.get("host", ""))
+    def node(self) -> Node:
+        """Where it connects to; an empty host where that is a socket file, or for Sentinels to say."""
+        return node_of(self._client.connection_pool)
 
     def ask(self, commands: Sequence[Command]) -> list[Any]:
         """The replies to `commands`, sent in one round trip; errors come back as `Failed`."""
@@ -68,9 +68,9 @@ class AsyncLink:
         self._client = client
 
     @property
-    def host(self) -> str:
-        """Where it connects to."""
-        return str(self._client.connection_pool.connection_kwargs.get("host", ""))
+    def node(self) -> Node:
+        """Where it connects to; an empty host where that is a socket file, or for Sentinels to say."""
+        return node_of(self._client.connection_pool)
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """As `Link.ask`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from redis import exceptions
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncMasterNotFoundError
 from redis.sentinel import MasterNotFoundError
 
 from upsertq.contract.keys import PREFIX
@@ -37,6 +38,7 @@ _CLUSTER = (
 )
 _TYPE = "a key of this name holds something else: choose another queue name, or another database"
 _COMMAND = "upsertq needs Redis from 6.2 on or Valkey itself, and no proxy that lacks commands"
+_NO_SENTINEL = "it is no Sentinel: name the port of one, or the server itself as redis://HOST:PORT/0"
 _REPLICA = "it is a replica: does the URL name the primary?"
 _TLS = "check the certificates (--redis-ca-file, --redis-cert-file, --redis-key-file)"
 _NO_WORDS = r"(?!)"
@@ -58,6 +60,7 @@ _SIGNS: Final = (
     _Sign(_REFUSED, r"\b(NOAUTH|WRONGPASS)\b", _LOGIN, kinds=_LOGINS),
     _Sign(_REFUSED, r"\b(MOVED|ASK|CROSSSLOT)\b|in a cluster node|cluster mode|same slot", _CLUSTER, kinds=_SLOTS),
     _Sign(_REFUSED, r"\bWRONGTYPE\b", _TYPE),
+    _Sign(_REFUSED, r"unknown command '?`?SENTINEL", _NO_SENTINEL),
     _Sign(_REFUSED, r"(?i:unknown (sub)?command|unsupported command)|\bNOPROTO\b", _COMMAND),
     _Sign(_REFUSED, r"DB index|invalid DB", "name a database that it has, like redis://HOST:PORT/0"),
     _Sign(Trouble.NO_SCRIPT, r"\bNOSCRIPT\b", kinds=(exceptions.NoScriptError,)),
@@ -90,8 +93,8 @@ def failed(error: Exception) -> Failed:
     """What a command failed by, as a value; its text is one printable line of bounded length."""
     message = "".join(c if c.isprintable() else "?" for c in " ".join(str(error).split()))[:_LONGEST]
     message = message.rstrip(".") or type(error).__name__
-    if isinstance(error, MasterNotFoundError):
-        message = message.partition(" : ")[0]  # what follows is the client's own, of each Sentinel
+    if isinstance(error, (MasterNotFoundError, AsyncMasterNotFoundError)):
+        message = message.partition(" : ")[0]  # what follows shows each client with all that it was made with
     to = None
     if isinstance(error, exceptions.AskError):
         to = Redirect(error.slot_id, error.host, error.port, once=not isinstance(error, exceptions.MovedError))

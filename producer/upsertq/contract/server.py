@@ -29,11 +29,11 @@ class Server:
     `Server.at(url)` connects; `Server(client)` adopts a client made elsewhere, which must use RESP2 and raw bytes.
     """
 
-    def __init__(self, client: Client, *, told_after: float = TOLD_AFTER, may_be_cluster: bool = False) -> None:
+    def __init__(self, client: Client, *, told_after: float = TOLD_AFTER) -> None:
         self._link = Link(client)
         self._said = Said(told_after)
         self._cluster: Cluster | None = None
-        self._unknown = may_be_cluster
+        self._unknown = bool(self._link.node[0])
 
     @classmethod
     def at(
@@ -47,7 +47,7 @@ class Server:
         """
         address = Address.of(url)
         made = client(address, credential_provider)
-        return cls(made, told_after=told_after, may_be_cluster=address.may_be_cluster)
+        return cls(made, told_after=told_after)
 
     def hold(self, conversation: Conversation[T], sleep: Callable[[float], None] = time.sleep) -> T:
         """Perform a conversation to its end and return its result."""
@@ -69,7 +69,7 @@ class Server:
             case Ask(commands=commands, node=node):
                 return self._ask(commands, node)
             case Nodes():
-                return self._answered(self._nodes())
+                return self._nodes()
             case Pause():
                 self._said.pause(effect)
                 sleep(effect.seconds)
@@ -110,11 +110,11 @@ class Server:
 class AsyncServer:
     """The same as `Server` for asyncio; belongs to one event loop."""
 
-    def __init__(self, client: AsyncClient, *, quiet: bool = False, may_be_cluster: bool = False) -> None:
+    def __init__(self, client: AsyncClient, *, quiet: bool = False) -> None:
         self._link = AsyncLink(client)
         self._said = Said(TOLD_AFTER, quiet=quiet)
         self._cluster: AsyncCluster | None = None
-        self._unknown = may_be_cluster
+        self._unknown = bool(self._link.node[0])
 
     @classmethod
     def at(
@@ -128,7 +128,7 @@ class AsyncServer:
         """As `Server.at`; `answer_seconds` bounds how long one answer may take, `quiet` keeps warnings back."""
         address = Address.of(url)
         made = async_client(address, credential_provider, answer_seconds)
-        return cls(made, quiet=quiet, may_be_cluster=address.may_be_cluster)
+        return cls(made, quiet=quiet)
 
     async def hold(self, conversation: Conversation[T], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> T:
         """Perform a conversation to its end and return its result."""
@@ -144,7 +144,7 @@ class AsyncServer:
             case Ask(commands=commands, node=node):
                 return await self._ask(commands, node)
             case Nodes():
-                return self._answered(await self._nodes())
+                return await self._nodes()
             case Pause():
                 self._said.pause(effect)
                 await sleep(effect.seconds)
