@@ -32,6 +32,8 @@ class _Sign:
 
 
 _LOGIN = "give the right user and password in the URL (redis://USER:PASSWORD@HOST:PORT/0)"
+_NO_LOGIN = "the server has no password: leave it out of the URL"
+_PROTECTED = "it serves its own machine alone (protected mode): give it a password"
 _PERMIT = f"let the user of the URL run this command on the keys {PREFIX}:* (ACL SETUSER)"
 _CLUSTER = (
     "it is a node of a Redis Cluster: name it by host and port, without a database, and let its user run CLUSTER SLOTS"
@@ -54,8 +56,8 @@ _LINE = (exceptions.ConnectionError, exceptions.TimeoutError, OSError)
 # In this order: a class stands before those that it derives from.
 _REFUSED, _NOT_READY, _FULL, _AWAY = Trouble.REFUSED, Trouble.NOT_READY, Trouble.FULL, Trouble.AWAY
 _SIGNS: Final = (
-    _Sign(_REFUSED, r"without any password|no password is set", "the server has no password: leave it out of the URL"),
-    _Sign(_REFUSED, r"\bDENIED\b", "it serves its own machine alone (protected mode): give it a password"),
+    _Sign(_REFUSED, r"without any password|no password is set", _NO_LOGIN),
+    _Sign(_REFUSED, r"\bDENIED\b", _PROTECTED),
     _Sign(_REFUSED, r"\bNOPERM\b|ACL failure|can't run this command", _PERMIT, kinds=(exceptions.NoPermissionError,)),
     _Sign(_REFUSED, r"\b(NOAUTH|WRONGPASS)\b", _LOGIN, kinds=_LOGINS),
     _Sign(_REFUSED, r"\b(MOVED|ASK|CROSSSLOT)\b|in a cluster node|cluster mode|same slot", _CLUSTER, kinds=_SLOTS),
@@ -107,6 +109,11 @@ def failed(error: Exception) -> Failed:
 def passes(replies: Sequence[Any]) -> bool:
     """Whether one of the replies is a failure that passes."""
     return any(isinstance(reply, Failed) and reply.passes for reply in replies)
+
+
+def kept_out(failure: Failed) -> bool:
+    """Whether the server does not let us in: then it says nothing of itself."""
+    return failure.cure in {_LOGIN, _NO_LOGIN, _PROTECTED}
 
 
 def _command_of(message: str, sign: _Sign) -> str:

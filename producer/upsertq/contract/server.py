@@ -13,7 +13,7 @@ from upsertq.contract.cluster import AsyncCluster, Cluster
 from upsertq.contract.connect import ANSWER_SECONDS, AsyncClient, Client, CredentialProvider, async_client, client
 from upsertq.contract.links import AsyncLink, Link
 from upsertq.contract.protocol import Ask, Command, Conversation, Effect, Failed, Nodes, Pause, Probe, Warn
-from upsertq.contract.reply_errors import passes
+from upsertq.contract.reply_errors import kept_out, passes
 from upsertq.contract.said import Said
 from upsertq.contract.slots import TOPOLOGY
 
@@ -95,7 +95,7 @@ class Server:
     def _recognise(self) -> Failed | None:
         """Find out whether it is a cluster; returns why it cannot be found out."""
         (told,) = self._link.ask([TOPOLOGY])
-        if isinstance(told, Failed) and told.passes:
+        if isinstance(told, Failed) and (told.passes or kept_out(told)):
             return told
         self._cluster = None if isinstance(told, Failed) else Cluster(self._link)
         self._unknown = False
@@ -171,7 +171,7 @@ class AsyncServer:
     async def _recognise(self) -> Failed | None:
         """As `Server._recognise`."""
         (told,) = await self._link.ask([TOPOLOGY])
-        if isinstance(told, Failed) and told.passes:
+        if isinstance(told, Failed) and (told.passes or kept_out(told)):
             return told
         if self._unknown:  # else another conversation has found it out meanwhile
             self._cluster = None if isinstance(told, Failed) else AsyncCluster(self._link)
