@@ -86,7 +86,7 @@ _SIGNS: Final = (
 MAPPED: Final = (exceptions.RedisError, *_UNREADABLE)
 """What redis-py raises besides `OSError`."""
 _IN_SCRIPT: Final = re.compile(r"\b(?:f_)?([0-9a-f]{40})\b.*user_script:([0-9]{1,6})")
-_COMMANDS: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
+_COMMANDS: Final = re.compile(r"\bp?call\('([A-Z]+)'")
 _LONGEST: Final = 300
 """Characters of an error of the server that are kept: it may hold whatever a stranger sent."""
 
