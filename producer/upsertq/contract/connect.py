@@ -111,7 +111,8 @@ def speaker(pool: Pool) -> str:
     if "port" not in to:
         return ""
     tls = issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
-    return what_answers(str(to.get("host", "localhost")), int(to["port"]), tls=tls)
+    certified = bool(to.get("ssl_certfile"))
+    return what_answers(str(to.get("host", "localhost")), int(to["port"]), tls=tls, certified=certified)
 
 
 def _options(
