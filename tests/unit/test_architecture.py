@@ -87,9 +87,12 @@ IMPURE: Final = {
 
 FOREIGN: Final = {
     "redis": (
-        "upsertq/contract/connect.py", "upsertq/contract/reply_errors.py", "upsertq/contract/slots.py",
-        "upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_*.py",
-    ),  # fmt: skip
+        "upsertq/contract/connect.py",
+        "upsertq/contract/reply_errors.py",
+        "upsertq/contract/slots.py",
+        "upsertq_worker/rq_queue.py",
+        "upsertq_worker/jobs/rq_*.py",
+    ),
     # its client and its server are two libraries in one: neither module knows the other half
     "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_worker/edge/http_server.py", "upsertq_emulator/app.py"),
     "prometheus_client": ("upsertq_worker/edge/exposition.py",),
