@@ -13,10 +13,12 @@ import redis
 import redis.asyncio
 from hypothesis.internal.conjecture import providers
 
+import clusters
 import forked
 import processes
 import servers
 from servers import RealServer, available_kinds
+from waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,6 +29,12 @@ if TYPE_CHECKING:
 OURS: Final = ("UPSERTQ_", "PINECONE_")
 FOREIGN: Final = ("REDIS_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "RQ_REDIS_URL")
 FAKE: Final = "fakeredis"
+CLUSTER: Final = "cluster"
+"""A cluster of one node, which has all slots: whatever uses keys of two slots at once is refused."""
+ON_A_CLUSTER: Final = frozenset(
+    ["test_enqueue", "test_removal", "test_reshard", "test_runs_and_queues", "test_shard_scripts", "test_worker_queue"]
+)
+"""The conformance tests that run on it, too; the others ask the server for nothing that these do not."""
 
 
 hypothesis.settings.register_profile("upsertq", deadline=None)
@@ -72,6 +80,17 @@ class Fleet:
         server.start()
         server.flush()
         return server
+
+    def clean_cluster(self) -> RealServer:
+        """Return the session's cluster of one node, empty."""
+        if CLUSTER not in self._running:
+            arguments = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+            node = RealServer(first_kind(), self._directory / CLUSTER, port=0, arguments=arguments).start()
+            clusters.told(node, "ADDSLOTS", *range(clusters.SLOTS))
+            wait_until(lambda: clusters.state_of(node) == "ok", 30, "the cluster is ok")
+            self._running[CLUSTER] = node
+        self._running[CLUSTER].flush()
+        return self._running[CLUSTER]
 
     def stop(self) -> None:
         """Stop them all."""
@@ -155,9 +174,19 @@ class Backend:
         self.sync.close()
 
 
-@pytest.fixture(params=[*available_kinds(), FAKE], ids=lambda kind: kind if kind == FAKE else kind.id)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test of a backend on every kind of server in turn, and on fakeredis; some also on a cluster."""
+    chosen = any(mark.args[0] == "backend" for mark in metafunc.definition.iter_markers("parametrize"))
+    if "backend" in metafunc.fixturenames and not chosen:
+        on_a_cluster = metafunc.module.__name__.rpartition(".")[2] in ON_A_CLUSTER
+        kinds: list[ServerKind | str] = [*available_kinds(), FAKE, *([CLUSTER] if on_a_cluster else [])]
+        ids = [kind if isinstance(kind, str) else kind.id for kind in kinds]
+        metafunc.parametrize("backend", kinds, indirect=True, ids=ids)
+
+
+@pytest.fixture
 async def backend(request: pytest.FixtureRequest, fleet: Fleet) -> AsyncIterator[Backend]:
-    """Provide every kind of real server in turn, and fakeredis, empty."""
+    """Provide the server that the parameter names, empty."""
     if request.param == FAKE:
         fake = fakeredis.FakeServer()
         backend = Backend(
@@ -167,9 +196,9 @@ async def backend(request: pytest.FixtureRequest, fleet: Fleet) -> AsyncIterator
             lambda: fakeredis.FakeAsyncRedis(server=fake, protocol=2),
         )
     else:
-        server = fleet.clean(request.param)
+        server = fleet.clean_cluster() if request.param == CLUSTER else fleet.clean(request.param)
         backend = Backend(
-            server.kind.id,
+            CLUSTER if request.param == CLUSTER else server.kind.id,
             server.client(),
             server,
             lambda: redis.asyncio.Redis.from_url(server.url, protocol=2),

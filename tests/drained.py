@@ -53,7 +53,8 @@ def drain(
     shards = shape_of(server, queue).shards
     buried.settle(server, client, judge, queue=queue, shards=shards)
     if not leased:
-        client.delete(*(QueueKeys(queue).shard(shard).lease for shard in range(shards)))
+        for shard in range(shards):
+            client.delete(QueueKeys(queue).shard(shard).lease)
 
 
 def bury(client: redis.Redis, queue: str, *ids: str, run: str = "") -> None:

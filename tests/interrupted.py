@@ -65,12 +65,12 @@ class Beset(Server):
         self._act = act
         self.steps = 0
 
-    def _ask(self, commands: Any) -> list[Any]:
+    def _ask(self, commands: Any, node: str = "") -> list[Any]:
         mine = self.steps == self._at
         self.steps += 1
         if mine and self._act is not None:
             self._act()
-        replies = super()._ask(commands)
+        replies = super()._ask(commands, node)
         if mine and self._act is None:
             return [Failed(Trouble.AWAY, "the answer is lost")] * len(commands)
         return replies

@@ -133,8 +133,8 @@ class LossyServer(Server):
 
     lose = 0
 
-    def _ask(self, commands: Sequence[Command]) -> list[Any]:
-        replies = super()._ask(commands)
+    def _ask(self, commands: Sequence[Command], node: str = "") -> list[Any]:
+        replies = super()._ask(commands, node)
         done = not any(isinstance(reply, Failed) for reply in replies)
         if self.lose and done and str(commands[0][0]).startswith("EVAL"):
             self.lose -= 1

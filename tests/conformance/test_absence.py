@@ -109,7 +109,8 @@ def test_one_shards_books_are_evicted_during_a_wait(backend: Backend, make: Call
     producer.flush()
 
     def sleep(_: float) -> None:
-        backend.sync.delete(*(KEYS.shard(k).run("r") for k in range(2)))
+        for k in range(2):
+            backend.sync.delete(KEYS.shard(k).run("r"))
 
     with pytest.raises(QueueLost, match="run 'r' had 20 records and has 0 now"):
         producer._server.hold(producer._intake.wait("r", 30), sleep=sleep)

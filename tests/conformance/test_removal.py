@@ -333,9 +333,9 @@ def test_a_bounded_call(client: redis.Redis) -> None:
     sent: list[Any] = []
 
     class Heard(Server):
-        def _ask(self, commands: Any) -> list[Any]:
+        def _ask(self, commands: Any, node: str = "") -> list[Any]:
             sent.extend(commands)
-            return super()._ask(commands)
+            return super()._ask(commands, node)
 
     Heard(client).hold(deletion())
     assert max(int(command[2]) for command in sent if command[0] in {"EVALSHA", "EVAL"}) <= 101

@@ -105,7 +105,7 @@ def test_opening_a_queue_ends_in_a_named_error(answers: list[bytes]) -> None:
     with answering(answers) as port:
         producer = Producer("q", url=f"redis://:{SECRET}@127.0.0.1:{port}/0", timeout=0)
         # a reply that is cut short and never goes on costs this much: the line stays open as long as the port does
-        producer._server._client.connection_pool.connection_kwargs["socket_timeout"] = 0.1
+        producer._server._link._client.connection_pool.connection_kwargs["socket_timeout"] = 0.1
         begun, said = time.monotonic(), ""
         try:
             producer.__enter__()

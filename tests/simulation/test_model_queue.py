@@ -78,7 +78,7 @@ class Twins:
         self.shape = await self.server.hold(open_queue(KEYS, SHARDS, 1, _patience()))
         self.enqueuer = Enqueuer(KEYS, self.shape, Limits(None, None), "ledger", 60_000)
         for name in WORKERS:
-            self.real[name] = RedisQueue(AsyncServer(self.server._client), self.shape, name, LEASE)
+            self.real[name] = RedisQueue(AsyncServer(self.server._link._client), self.shape, name, LEASE)
 
     # the producer
 

@@ -44,7 +44,6 @@ SHORT_FUNCTION: Final = 30
 LONGEST_FUNCTION: Final = 40
 
 LONG_MODULES: Final = {
-    "upsertq.contract.server",
     "upsertq.embedded.guardian",  # a file that is run by itself
 }
 LONG_FUNCTIONS: Final = {"upsertq_worker.worker.__init__"}
@@ -89,7 +88,13 @@ IMPURE: Final = {
 """A clock, a connection, a process, a file, or what brings one."""
 
 FOREIGN: Final = {
-    "redis": ("upsertq/contract/server.py", "upsertq_worker/rq_queue.py", "upsertq_worker/jobs/rq_*.py"),
+    "redis": (
+        "upsertq/contract/connect.py",
+        "upsertq/contract/reply_errors.py",
+        "upsertq/contract/slots.py",
+        "upsertq_worker/rq_queue.py",
+        "upsertq_worker/jobs/rq_*.py",
+    ),
     # its client and its server are two libraries in one: neither module knows the other half
     "aiohttp": ("upsertq_worker/edge/http_index.py", "upsertq_worker/edge/http_server.py", "upsertq_emulator/app.py"),
     "prometheus_client": ("upsertq_worker/edge/exposition.py",),

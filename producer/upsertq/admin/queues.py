@@ -43,8 +43,9 @@ def queues(
 ) -> Conversation[list[Listed]]:
     """All queues on the server by name; `watch` is told how many of its keys are looked at, and how many there are."""
     what = "look for queues"
-    (keys,) = yield from persistently(ask_all([["DBSIZE"]]), patience(), what)
-    names, looked = set[str](), 0
+    names, looked, keys = set[str](), 0, 0
+    for node in (yield from scanning.nodes(patience(), what)):
+        keys += sum((yield from persistently(ask_all([["DBSIZE"]], node), patience(), what)))
 
     def visit(found: Sequence[bytes]) -> Conversation[None]:
         nonlocal looked

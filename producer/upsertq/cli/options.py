@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from upsertq.contract.address import completed
 from upsertq.contract.errors import UsageError, shown
 from upsertq.contract.keys import checked_name
 
@@ -60,14 +61,46 @@ class Duration(_TextType):
         return float(found[1]) * _UNITS[found[2] or "s"]
 
 
-redis_url = click.option(
+_redis_url = click.option(
     "--redis-url",
     metavar="URL",
     envvar=URL_VARIABLES,
-    help="Redis or Valkey server, as redis://, rediss:// or unix://. Without it (and without UPSERTQ_REDIS_URL or "
-    "REDIS_URL) an embedded server is started and shared by the commands beside this one. Give a password by the "
-    "environment: options are seen in process lists.",
+    help="Redis or Valkey server or any node of a cluster, as redis://, rediss:// (TLS) or unix://, or "
+    "redis+sentinel://HOST:PORT,HOST:PORT/NAME. Without it (and without UPSERTQ_REDIS_URL or REDIS_URL) an embedded "
+    "server is started and shared by the commands beside this one. Give a password by the environment: options are "
+    "seen in process lists.",
 )
+_FILES: Final = {
+    "ssl_ca_certs": ("ca", "Certificates of the authorities that may vouch for the server (PEM)."),
+    "ssl_certfile": ("cert", "Certificate that this client shows to the server (PEM)."),
+    "ssl_keyfile": ("key", "Private key of that certificate (PEM)."),
+}
+LOGIN_VARIABLES: Final = ("UPSERTQ_REDIS_USERNAME", "UPSERTQ_REDIS_PASSWORD")
+"""User and password, where the URL has none."""
+
+
+def redis_url(function: F) -> F:
+    """The options of the server; the command gets one URL that says it all, or `None`."""
+
+    @wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        files = {name: kwargs.pop(f"redis_{kind}_file") for name, (kind, _) in _FILES.items()}
+        given = {name: str(path) for name, path in files.items() if path is not None}
+        if kwargs["redis_url"]:
+            username, password = (os.environ.get(name, "") for name in LOGIN_VARIABLES)
+            kwargs["redis_url"] = completed(kwargs["redis_url"], username, password, given)
+        elif given:
+            raise UsageError("there is a file for TLS, and no server: name one as rediss://HOST:PORT/0 (--redis-url)")
+        return function(*args, **kwargs)
+
+    for kind, text in reversed(_FILES.values()):
+        name = f"--redis-{kind}-file"
+        there = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
+        variable = f"UPSERTQ_REDIS_{kind.upper()}_FILE"
+        wrapped = click.option(name, type=there, metavar="FILE", envvar=variable, help=text)(wrapped)
+    return _redis_url(wrapped)  # type: ignore[return-value]
+
+
 queue = click.option(
     "--queue", "queue_name", type=Name("queue"), default="default", show_default=True, help="Name of the queue."
 )

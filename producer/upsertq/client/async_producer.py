@@ -11,6 +11,7 @@ from upsertq.client.enqueue import Limits
 from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL, intake_of
 from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
+from upsertq.contract.connect import CredentialProvider
 from upsertq.contract.keys import checked_name
 from upsertq.contract.record import Metadata
 from upsertq.contract.server import AsyncServer
@@ -30,9 +31,11 @@ class AsyncProducer:
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         allow_eviction: bool = False,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
-        self._server = url if isinstance(url, AsyncServer) else AsyncServer.at(url)
+        given = url if isinstance(url, AsyncServer) else None
+        self._server = given or AsyncServer.at(str(url), credential_provider=credential_provider)
         self._lock = asyncio.Lock()
 
     async def put(

@@ -13,6 +13,7 @@ from upsertq.client.load import load as load_plan
 from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL
 from upsertq.client.rejects import MAX_BYTES
 from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.connect import CredentialProvider
 from upsertq.contract.errors import InvalidRecord, UsageError, shown
 from upsertq.contract.record import make_record
 from upsertq.contract.server import Server
@@ -39,6 +40,7 @@ def load(
     max_dead: int | None = None,
     timeout: float = DEFAULT_TIMEOUT,
     allow_eviction: bool = False,
+    credential_provider: CredentialProvider | None = None,
 ) -> Loaded:
     """Enqueue the records of files, folders or patterns, as `upsertq load` does; returns what became of them.
 
@@ -64,6 +66,7 @@ def load(
         max_dead: dead letters in the queue at which nothing more is enqueued.
         timeout: seconds to wait for room or for an absent server.
         allow_eviction: load also into a server that evicts keys when its memory is full.
+        credential_provider: gives user and password for each connection.
 
     Raises:
         SourceError: a source cannot be read; nothing was enqueued.
@@ -90,7 +93,7 @@ def load(
     plan = plan_of(how, paths, wanted, format, id_paths, delimiter, namespace_from_folder=namespace_from_folder)
     if isinstance(url, Server):
         return load_plan(plan, url)
-    server = Server.at(url)
+    server = Server.at(url, credential_provider=credential_provider)
     try:
         return load_plan(plan, server, world=Circumstances(time.monotonic, time.time))
     finally:

@@ -13,6 +13,7 @@ from upsertq.client.producer_core import Intake
 from upsertq.client.receipt import Receipt
 from upsertq.contract.books import Books
 from upsertq.contract.circumstances import Circumstances
+from upsertq.contract.connect import CredentialProvider
 from upsertq.contract.keys import checked_name
 from upsertq.contract.record import Metadata
 from upsertq.contract.server import Server
@@ -47,7 +48,8 @@ class Producer:
 
     Args:
         queue: name of the queue, created when it is not there.
-        url: the server (`redis://`, `rediss://` or `unix://`), or a `Server`.
+        url: the server (`redis://`, `rediss://`, `unix://`, `redis+sentinel://HOST:PORT,HOST:PORT/NAME`) or a node of a
+            cluster, or a `Server`.
         shards: number of ordered streams; fixed when the queue is created (16 unless given).
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which nothing more is enqueued and `TooManyDead` is raised; `None` for
@@ -56,6 +58,7 @@ class Producer:
             `QueueFull` or `ServerUnavailable`; 0 raises at once. Nothing taken is dropped by that: call again.
         allow_eviction: use also a server whose `maxmemory-policy` is `allkeys-…`, which removes records when its
             memory is full; `ServerUnfit` is raised for it otherwise.
+        credential_provider: one of redis-py, which gives user and password for each connection; with a `url` alone.
     """
 
     def __init__(
@@ -68,9 +71,11 @@ class Producer:
         max_dead: int | None = None,
         timeout: float = DEFAULT_TIMEOUT,
         allow_eviction: bool = False,
+        credential_provider: CredentialProvider | None = None,
     ) -> None:
         self._intake = intake_of(queue, shards, limits, max_dead, timeout, allow_eviction=allow_eviction)
-        self._server = url if isinstance(url, Server) else Server.at(url)
+        given = url if isinstance(url, Server) else None
+        self._server = given or Server.at(str(url), credential_provider=credential_provider)
         self._lock = threading.RLock()
 
     def put(

@@ -1,15 +1,15 @@
-"""Owns whether a server is fit to keep a queue: one server by itself, that evicts nothing and survives its own death.
+"""Owns whether a server, or each of a cluster, is fit to keep a queue: evicts nothing and survives its own death.
 
 It asks by INFO alone. A server that does not allow it (managed services, access lists) is taken as it is.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from upsertq.contract.errors import ServerUnfit
-from upsertq.contract.protocol import Ask, Conversation, Failed, Patience, Probe, Trouble, Warn, bear, is_trouble
+from upsertq.contract.protocol import Ask, Conversation, Failed, Nodes, Patience, Probe, Trouble, Warn, bear, is_trouble
 
 _WORD: Final = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 
@@ -28,6 +28,7 @@ class ServerFacts:
         maxmemory: the limit of its memory in bytes, 0 for none.
         append_only: whether it keeps an append-only file.
         replicas: how many replicas are connected to it.
+        primaries: of the cluster that is used; 0 where it is used as one server.
     """
 
     told: bool = False
@@ -39,6 +40,7 @@ class ServerFacts:
     maxmemory: int | None = None
     append_only: bool | None = None
     replicas: int | None = None
+    primaries: int = 0
 
     @property
     def evicts(self) -> str:
@@ -72,7 +74,7 @@ class ServerFacts:
 
 
 def ask_facts(patience: Patience, what: str) -> Conversation[ServerFacts]:
-    """What the server tells of itself; nothing where it may not be asked.
+    """What the server tells of itself; nothing where it may not be asked. Of a cluster, the node of most concern.
 
     `what` is the purpose, for errors.
 
@@ -82,12 +84,14 @@ def ask_facts(patience: Patience, what: str) -> Conversation[ServerFacts]:
     """
     probed = False
     while True:
-        (reply,) = yield Ask([["INFO"]])
-        if not isinstance(reply, Failed):
-            facts = facts_of(reply)
-            if not facts.told:
+        nodes, replies = yield from _infos()
+        reply = next((reply for reply in replies if isinstance(reply, Failed)), None)
+        if reply is None:
+            told = [facts_of(reply) for reply in replies]
+            if not all(facts.told for facts in told):
                 raise ServerUnfit(f"cannot {what}: what answers is no Redis server: its INFO tells nothing")
-            return facts
+            facts = max(told, key=lambda facts: (bool(facts.evicts), len(facts.warnings)))
+            return replace(facts, primaries=sum(map(bool, nodes)))
         if not reply.passes:
             return ServerFacts()
         if not probed and is_trouble(reply, Trouble.AWAY):
@@ -100,11 +104,22 @@ def ask_facts(patience: Patience, what: str) -> Conversation[ServerFacts]:
         yield from bear(reply, patience, what)
 
 
+def _infos() -> Conversation[tuple[list[Any], list[Any]]]:
+    """The names of the servers that hold keys, and what they say to INFO; or why these are not known."""
+    nodes = yield Nodes()
+    if isinstance(nodes[0], Failed):
+        return [], nodes
+    replies = []
+    for node in nodes:
+        replies += yield Ask([["INFO"]], node)
+    return nodes, replies
+
+
 def check(patience: Patience, what: str, *, allow_eviction: bool = False) -> Conversation[None]:
     """Refuse a server that cannot keep a queue, and warn of one that may lose it; raises as `ask_facts`.
 
     Raises:
-        ServerUnfit: it is a node of a cluster or a Sentinel, or evicts keys and `allow_eviction` is not said.
+        ServerUnfit: it is a Sentinel, or evicts keys and `allow_eviction` is not said.
     """
     facts = yield from check_kind(patience, what)
     if facts.evicts and not allow_eviction:
@@ -114,17 +129,17 @@ def check(patience: Patience, what: str, *, allow_eviction: bool = False) -> Con
 
 
 def check_kind(patience: Patience, what: str) -> Conversation[ServerFacts]:
-    """The server's facts, once it is one server by itself; raises as `check`, but for its eviction policy."""
+    """The server's facts, once it is of a kind that keeps data; raises as `check`, but for its eviction policy."""
     facts = yield from ask_facts(patience, what)
-    if facts.mode == "cluster":
+    if facts.mode == "cluster" and not facts.primaries:
         raise ServerUnfit(
-            f"cannot {what}: the server is a node of a Redis Cluster, which upsertq cannot use yet: name a server that "
-            "is none"
+            f"cannot {what}: the server is a node of a Redis Cluster, and does not tell which slots its nodes have: "
+            "name it by host and port, and let its user run CLUSTER SLOTS"
         )
     if facts.mode == "sentinel":
         raise ServerUnfit(
-            f"cannot {what}: this is a Sentinel, which keeps no data: name the primary that it watches (`SENTINEL "
-            "get-master-addr-by-name NAME` tells it)"
+            f"cannot {what}: this is a Sentinel, which keeps no data: say which service it watches, as in "
+            "redis+sentinel://HOST:PORT/NAME"
         )
     return facts
 

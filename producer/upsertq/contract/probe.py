@@ -13,13 +13,14 @@ SECONDS: Final = 2.0
 _ENOUGH: Final = 64
 
 
-def what_answers(host: str, port: int, *, tls: bool) -> str:
+def what_answers(host: str, port: int, *, tls: bool, certified: bool = False) -> str:
     """What is wrong with the address as one clause; empty where nothing is known to be.
 
     Args:
         host: name or address.
         port: its port.
         tls: whether the conversation that failed was over TLS.
+        certified: whether the client showed a certificate in it.
     """
     where = f"{host}:{port}"
     answer = _ping(host, port)
@@ -27,6 +28,8 @@ def what_answers(host: str, port: int, *, tls: bool) -> str:
         return f"{where} is an HTTP server: name the port of a Redis or Valkey server"
     if tls and answer.startswith((b"+", b"-")):
         return f"{where} does not speak TLS: use redis:// in place of rediss://"
+    if tls and not certified and _wants_certificate(host, port):
+        return f"{where} wants a certificate of the client: give --redis-cert-file and --redis-key-file"
     if not tls and not answer.startswith((b"+", b"-")) and (answer[:1] == b"\x15" or _speaks_tls(host, port)):
         return f"{where} speaks TLS: use rediss:// in place of redis://"
     return ""
@@ -41,11 +44,31 @@ def _ping(host: str, port: int) -> bytes:
 
 
 def _speaks_tls(host: str, port: int) -> bool:
+    with suppress(OSError, ValueError), _wrapped(host, port):
+        return True
+    return False
+
+
+def _wants_certificate(host: str, port: int) -> bool:
+    """Whether it ends the conversation for that: with TLS 1.3 it says so only after the handshake."""
+    try:
+        with _wrapped(host, port) as line:
+            line.settimeout(SECONDS / 4)
+            line.recv(_ENOUGH)
+    except ssl.SSLError as error:
+        return "CERTIFICATE_REQUIRED" in str(error) or "HANDSHAKE_FAILURE" in str(error)
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _wrapped(host: str, port: int) -> ssl.SSLSocket:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # nothing is sent: it is only asked whether this is TLS at all
-    with suppress(OSError, ValueError), socket.create_connection((host, port), SECONDS) as line:
-        line.settimeout(SECONDS)
-        with context.wrap_socket(line, server_hostname=host):
-            return True
-    return False
+    line = socket.create_connection((host, port), SECONDS)
+    try:
+        return context.wrap_socket(line, server_hostname=host)
+    except BaseException:
+        line.close()
+        raise

@@ -36,9 +36,18 @@ def named(reply: Hash) -> dict[str, bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send these commands in one round trip; the replies come back in their order."""
+    """Send these commands in one round trip; the replies come back in their order.
+
+    In a cluster each goes to the node that has its keys, or all of them to `node`, where one is named; see `Nodes`.
+    """
 
     commands: Sequence[Command]
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Find out which servers hold the keys; the reply is their names for `Ask`: an empty one, if it is no cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,16 @@ class Trouble(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Redirect:
+    """A node of a cluster says that another one has the keys of a slot; `once` while the slot is being moved there."""
+
+    slot: int
+    host: str
+    port: int
+    once: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A reply that is an error.
 
@@ -91,6 +110,7 @@ class Failed:
     message: str
     cure: str = ""
     foreign: bool = False
+    to: Redirect | None = None
 
     @property
     def passes(self) -> bool:
@@ -104,7 +124,7 @@ WRONG_TYPE: Final = "WRONGTYPE"
 RENAME: Final = "another program wrote it: RENAME it out of the way, or choose another queue name"
 
 
-Effect: TypeAlias = Ask | Pause | Probe | Warn
+Effect: TypeAlias = Ask | Nodes | Pause | Probe | Warn
 Conversation: TypeAlias = Generator[Effect, list[Any], T]
 
 
@@ -124,11 +144,22 @@ class Script:
             for where, script in (("upsertq.contract", "checks"), (package, name))
         )
         text = checks + own
-        return cls(name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - the server names scripts by SHA-1
+        script = cls(name, text, sha1(text.encode()).hexdigest())  # noqa: S324 - the server names scripts by SHA-1
+        _LOADED[script.digest] = script
+        return script
+
+    @staticmethod
+    def line(digest: str, number: int) -> str:
+        """A line of the script with this digest, from 1; empty where there is none."""
+        lines = _LOADED[digest].text.splitlines() if digest in _LOADED else []
+        return "".join(lines[number - 1 : number])
 
     def command(self, keys: Sequence[str], arguments: Sequence[Argument]) -> list[Argument]:
         """The command that runs it by its digest."""
         return ["EVALSHA", self.digest, len(keys), *keys, *arguments]
+
+
+_LOADED: Final[dict[str, Script]] = {}
 
 
 def run_scripts(
@@ -250,11 +281,11 @@ def worst(replies: Sequence[Any]) -> Failed | None:
     return min(failures, key=lambda failure: order.index(failure.trouble), default=None)
 
 
-def ask_all(commands: Sequence[Command]) -> Callable[[], Conversation[list[Any]]]:
+def ask_all(commands: Sequence[Command], node: str = "") -> Callable[[], Conversation[list[Any]]]:
     """A conversation of one round trip, for `persistently`."""
 
     def once() -> Conversation[list[Any]]:
-        replies = yield Ask(commands)
+        replies = yield Ask(commands, node)
         return [_naming(reply, command) for reply, command in zip(replies, commands, strict=True)]
 
     return once

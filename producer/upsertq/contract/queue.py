@@ -215,6 +215,7 @@ def remove_queue(keys: QueueKeys, patience: Patience) -> Conversation[None]:
     def remove(found: Sequence[bytes]) -> Conversation[None]:
         ours = [key for key in found if keys.shard_in(key.decode("utf-8", "surrogateescape")) is not None]
         if ours:
-            yield from persistently(ask_all([["UNLINK", *ours]]), patience, f"remove queue '{keys.queue}'")
+            unlink = ask_all([["UNLINK", key] for key in ours])
+            yield from persistently(unlink, patience, f"remove queue '{keys.queue}'")
 
     yield from scanning.keys_like(keys.pattern, remove, lambda: patience, f"find the keys of queue '{keys.queue}'")

@@ -21,6 +21,7 @@ import orjson
 
 from upsertq.cli import options
 from upsertq.cli.reach import print_json
+from upsertq.contract.address import shown_url
 from upsertq.contract.errors import WorldError
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
@@ -74,8 +75,6 @@ def _say(step: int, text: str) -> None:
 
 
 def _shown(url: str) -> str:
-    from upsertq.contract.server import shown_url  # noqa: PLC0415 - imports redis-py only when it is needed
-
     return "an embedded server" if url.startswith("unix://") else shown_url(url)
 
 

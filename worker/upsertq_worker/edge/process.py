@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from upsertq.contract import fitness
 from upsertq.contract.books import Books
+from upsertq.contract.connect import CredentialProvider
 from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch, ServerUnavailable
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Conversation, Patience, Pause
@@ -71,11 +72,13 @@ async def work(
     allow_eviction: bool = False,
     watch: Watch | None = None,
     heed: Heed | None = None,
+    credential_provider: CredentialProvider | None = None,
 ) -> tuple[Tally, Books]:
     """Drain `queue` on the server at `url` until told to stop; returns what was done, and the queue's books.
 
     `timeout` is that of each request, in seconds; `watch` shows the progress; `heed` sees to the signals in its own
-    way, where it is not left to this module.
+    way, where it is not left to this module; `credential_provider`, one of redis-py, gives user and password for each
+    connection in place of the URL.
 
     Raises:
         ServerUnavailable: the server could not be reached at the start.
@@ -85,7 +88,8 @@ async def work(
             another creation of it is waited for, and drained.
         WorldError: the index or the server refuses. The records stay in the queue.
     """
-    server = AsyncServer.at(url, quiet=PARENT in os.environ)  # the command that started us is on it, and warns of it
+    quiet = PARENT in os.environ  # the command that started us is on the server, and warns of it
+    server = AsyncServer.at(url, quiet=quiet, credential_provider=credential_provider)
     events = Events()
     try:
         opening = _opening(QueueKeys(queue), events, make=not settings.until_empty, allow_eviction=allow_eviction)

@@ -1,0 +1,204 @@
+"""Owns how clients of redis-py are made: options, logins, TLS, Sentinels; and what is found out where none connects.
+
+Nothing is sent when a client is made.
+"""
+
+from typing import Any, Final, TypeAlias
+
+import hiredis
+import redis
+import redis.asyncio
+import redis.asyncio.connection
+import redis.asyncio.sentinel
+import redis.connection
+import redis.sentinel
+from redis import exceptions
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.retry import Retry
+
+from upsertq.contract.address import Address, Node
+from upsertq.contract.errors import UsageError
+from upsertq.contract.probe import what_answers
+from upsertq.contract.protocol import Argument
+from upsertq.contract.reply_errors import MAPPED, failed
+
+Client: TypeAlias = redis.Redis
+AsyncClient: TypeAlias = redis.asyncio.Redis
+Pool: TypeAlias = redis.ConnectionPool | redis.asyncio.ConnectionPool
+
+__all__ = ["AsyncClient", "Client", "CredentialProvider", "Pool", "async_client", "client", "speaker"]
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 20.0
+SENTINEL_SECONDS: Final = 2.0
+"""For each Sentinel to connect, and to answer."""
+MOST_CONNECTIONS: Final = 10_000
+_LOGIN: Final = ("username", "password", "credential_provider")
+_OF_SENTINEL: Final = ("sentinel_username", "sentinel_password")
+"""Options of the URL that are the Sentinels' own login."""
+
+
+def client(address: Address, credentials: CredentialProvider | None) -> Client:
+    """A blocking client of the server at `address`; `UsageError` where that holds options that there are not."""
+    more = {"retry": Retry(NoBackoff(), 0), "socket_timeout": ANSWER_SECONDS}
+    try:
+        of_url = redis.connection.parse_url(address.url)  # type: ignore[no-untyped-call]
+        options = _options(address, of_url, more, credentials)
+        made: Client
+        if address.sentinels:
+            own = _of_sentinel(options, more)
+            sentinel = redis.sentinel.Sentinel(address.sentinels, sentinel_kwargs=own, **options)  # type: ignore[no-untyped-call]
+            made = sentinel.master_for(address.service)  # type: ignore[no-untyped-call]
+        else:
+            made = redis.Redis.from_pool(redis.ConnectionPool(**options))
+        _try_options(made.connection_pool)
+    except (ValueError, TypeError) as error:
+        raise _bad_url(address, error) from None
+    return made
+
+
+def async_client(address: Address, credentials: CredentialProvider | None, answer_seconds: float) -> AsyncClient:
+    """The same for asyncio; `answer_seconds` bounds how long one answer may take."""
+    more = {"retry": AsyncRetry(NoBackoff(), 0), "socket_timeout": answer_seconds}
+    try:
+        of_url = dict(redis.asyncio.connection.parse_url(address.url))
+        options = _options(address, of_url, more, credentials)
+        made: AsyncClient
+        if address.sentinels:
+            own = _of_sentinel(options, more)
+            sentinel = redis.asyncio.sentinel.Sentinel(address.sentinels, sentinel_kwargs=own, **options)  # type: ignore[no-untyped-call]
+            made = sentinel.master_for(address.service)
+        else:
+            made = redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**options))
+        _try_options(made.connection_pool)
+    except (ValueError, TypeError) as error:
+        raise _bad_url(address, error) from None
+    made.connection_pool.connection_class = _packing(made.connection_pool.connection_class)
+    return made
+
+
+def at_node(of: Client, node: Node) -> Client:
+    """A client as `of`, of the server at another address."""
+    return redis.Redis.from_pool(redis.ConnectionPool(**_elsewhere(of.connection_pool, node)))
+
+
+def async_at_node(of: AsyncClient, node: Node) -> AsyncClient:
+    """The same for asyncio."""
+    return redis.asyncio.Redis.from_pool(redis.asyncio.ConnectionPool(**_elsewhere(of.connection_pool, node)))
+
+
+def node_of(pool: Pool) -> Node:
+    """Where `pool` connects to; an empty host for a socket file, and where Sentinels name it."""
+    to = pool.connection_kwargs
+    by_address = "path" not in to and not getattr(pool, "sentinel_manager", None)
+    return str(to.get("host", "localhost")) if by_address else "", int(to.get("port", 6379))
+
+
+def sentinels_of(pool: Pool) -> list[Any]:
+    """The clients of the Sentinels that are asked where to connect to."""
+    manager = getattr(pool, "sentinel_manager", None)
+    return list(manager.sentinels) if manager else []
+
+
+def speaker(pool: Pool) -> str:
+    """What answers in place of a Redis server where `pool` connects to, empty where that is not known."""
+    if getattr(pool, "sentinel_manager", None):
+        return _sentinels_say(pool)
+    to = pool.connection_kwargs
+    if "port" not in to:
+        return ""
+    tls = issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
+    certified = bool(to.get("ssl_certfile"))
+    return what_answers(str(to.get("host", "localhost")), int(to["port"]), tls=tls, certified=certified)
+
+
+def _options(
+    address: Address, of_url: dict[str, Any], more: dict[str, Any], credentials: CredentialProvider | None
+) -> dict[str, Any]:
+    options = {
+        "protocol": 2,  # one shape of replies, whatever the server and the version of redis-py
+        "decode_responses": False,
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "client_name": "upsertq",
+        "max_connections": MOST_CONNECTIONS,
+        **more,
+        **of_url,
+    }
+    if credentials is not None:
+        if options.keys() & {"username", "password"}:
+            raise UsageError(f"'{address.shown}' has a login, and there is a credential provider: give one of them")
+        options["credential_provider"] = credentials
+    if address.sentinels:
+        del options["host"]
+        options["ssl"] = options.pop("connection_class", None) is not None
+    return options
+
+
+def _of_sentinel(options: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """The options for Sentinels: as the server's, with a login of their own, which are taken out of these."""
+    own = {name: options.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in options}
+    same = {name: value for name, value in options.items() if name.startswith("ssl") or name in {"protocol", "retry"}}
+    times = {"socket_connect_timeout": SENTINEL_SECONDS, "socket_timeout": SENTINEL_SECONDS}
+    return {**more, **same, **own, **times}
+
+
+def _elsewhere(pool: Pool, node: Node) -> dict[str, Any]:
+    host, port = node
+    of_pool = {"connection_class": pool.connection_class, "max_connections": MOST_CONNECTIONS}
+    return {**pool.connection_kwargs, **of_pool, "host": host, "port": port, "db": 0}
+
+
+def _sentinels_say(pool: Any) -> str:
+    """Why Sentinels name no primary, by the first of them that answers; it is asked over a connection of its own."""
+    tls = issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
+    for one in pool.sentinel_manager.sentinels:
+        options = {**one.connection_pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
+        where = f"{options['host']}:{options['port']}"
+        kind = redis.SSLConnection if tls else redis.Connection
+        options = {name: value for name, value in options.items() if name != "connection_pool"}
+        with redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options)) as asked:
+            try:
+                known = [name.decode("ascii", "replace") for name in _services(asked)]
+            except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
+                if isinstance(error, exceptions.AuthenticationError):
+                    return f"the Sentinel at {where} refuses: {failed(error).message}: sentinel_password=… in the URL?"
+                continue
+            except MAPPED as error:
+                return f"the Sentinel at {where} refuses: {failed(error).message}"
+        if pool.service_name not in known:
+            watched = ", ".join(f"'{name}'" for name in known) or "none"
+            return f"the Sentinel at {where} knows no service '{pool.service_name}', but {watched}: name one of these"
+        return ""
+    return ""
+
+
+def _services(asked: Client) -> list[bytes]:
+    told: Any = asked.execute_command("SENTINEL", "MASTERS")  # type: ignore[no-untyped-call]
+    if isinstance(told, dict):
+        return [str(name).encode() for name in told]
+    return [dict(zip(one[::2], one[1::2], strict=False)).get(b"name", b"") for one in told]
+
+
+class _Packing:
+    """Packs commands in C, as blocking connections do: the ones for asyncio do it argument by argument, in Python."""
+
+    def pack_command(self, *arguments: Argument) -> list[bytes]:
+        """As redis-py's, which may send the parts one after the other."""
+        return [hiredis.pack_command(arguments)]  # type: ignore[arg-type]  # a tuple of any of these
+
+
+def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """This kind of connection with that way of packing."""
+    return type(kind.__name__, (_Packing, kind), {})
+
+
+def _try_options(pool: Pool) -> None:
+    """Raise `TypeError` for a query of the URL that no connection takes, now and not at the first command."""
+    pool.connection_class(**pool.connection_kwargs)  # made, not connected
+
+
+def _bad_url(address: Address, error: Exception) -> UsageError:
+    return UsageError(f"'{address.shown}' is no Redis URL ({type(error).__name__}): use redis://HOST:PORT/0")
