@@ -32,7 +32,7 @@ FAKE: Final = "fakeredis"
 CLUSTER: Final = "cluster"
 """A cluster of one node, which has all slots: whatever uses keys of two slots at once is refused."""
 ON_A_CLUSTER: Final = frozenset(
-    ["test_enqueue", "test_removal", "test_reshard", "test_runs_and_queues", "test_shard_scripts", "test_worker_queue"]
+    ["test_enqueue", "test_removal", "test_reshard", "test_runs_and_queues", "test_worker_queue"]
 )
 """The conformance tests that run on it, too; the others ask the server for nothing that these do not."""
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from servers import ServerKind
 
 WORK: Final = ("work", "--queue", "q", "--lease", "2", "--quarantine", "0.5", "--linger", "0.02")
-KINDS: Final = {kind.name: kind for kind in reversed(available_kinds())}
-"""The newest Redis and the newest Valkey."""
 
 
 def numbered(first: int, count: int = 100) -> tuple[list[str], Any]:
@@ -52,10 +50,10 @@ def watched(tmp_path: Path) -> Iterator[Callable[[ServerKind], tuple[RealServer,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-async def test_everything_goes_on_after_a_failover(kind: ServerKind, watched: Any, tmp_path: Path) -> None:
+async def test_everything_goes_on_after_a_failover(watched: Any, tmp_path: Path) -> None:
     """Blocking producer, asyncio producer and worker; each has said in a line that it waited."""
-    primary, replica, sentinel = watched(kind)
+    first_kind()
+    primary, replica, sentinel = watched(available_kinds()[-1])  # a Valkey where there is one
     url, log = sentinel.service_url, tmp_path / "worker.log"
     producer = AsyncProducer("q", url=url, timeout=60)
     with emulated() as index, Producer("q", url=url, timeout=60) as blocking:

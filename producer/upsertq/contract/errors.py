@@ -11,7 +11,7 @@ UpsertqError
     ├── ServerRefused          it answers, but refuses us: password, permission, wrong type of key
     │   └── QueueDamaged       a key of the queue holds what upsertq never wrote
     ├── QueueLost              the server lost the queue, or a part of it, with the records in it
-    ├── ServerUnfit            what answers cannot keep a queue: it evicts keys, or is no Redis server on its own
+    ├── ServerUnfit            what answers cannot keep a queue: it evicts keys, or is no Redis server
     ├── NotFound               there is no such queue, run or load on this server
     ├── SourceError            a file cannot be read, or is not what it seems
     ├── LoadStopped            a load ended early: at a bad record, a damaged file or an absent server
@@ -133,7 +133,7 @@ class QueueDamaged(ServerRefused):
 
 
 class ServerUnfit(WorldError):  # noqa: N818
-    """What answers cannot keep a queue: it evicts keys, is a node of a cluster or a Sentinel, or is no Redis at all."""
+    """What answers cannot keep a queue: it evicts keys, is a Sentinel, or is no Redis or Valkey at all."""
 
 
 class NotFound(WorldError):  # noqa: N818

@@ -42,7 +42,10 @@ _TYPE = "a key of this name holds something else: choose another queue name, or 
 _COMMAND = "upsertq needs Redis from 6.2 on or Valkey itself, and no proxy that lacks commands"
 _NO_SENTINEL = "it is no Sentinel: name the port of one, or the server itself as redis://HOST:PORT/0"
 _REPLICA = "it is a replica: does the URL name the primary?"
-_TLS = "check the certificates (--redis-ca-file, --redis-cert-file, --redis-key-file)"
+_TLS = (
+    "check the certificates (--redis-ca-file, --redis-cert-file, --redis-key-file; in the query of a URL ssl_ca_certs, "
+    "ssl_certfile, ssl_keyfile)"
+)
 _NO_WORDS = r"(?!)"
 _UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)  # where an answer has not the form it expects
 _LOGINS = (
