@@ -89,12 +89,13 @@ class Worker:
             self._waits,
             self._lost,
         )
+        batcher = Batcher(hold, settings.batch)
         self.sender = Sender(
             context,
             signals,
             index,
             hold,
-            Batcher(hold, settings.batch),
+            batcher,
             limiter,
             pauses,
             self._pausing,
@@ -105,6 +106,7 @@ class Worker:
             self.tally,
             self._halt,
         )
+        limiter.waiting = lambda namespace: batcher.waiting(namespace) + self.sender.turns.retries.waits(namespace)
         self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
         self._keeper = Keeper(

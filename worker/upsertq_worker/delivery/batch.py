@@ -45,7 +45,7 @@ class Batch:
     version: int = 0
     """Of the slot that its last request had, 0 where it needed none."""
     size: int = 0
-    """Bytes of that request's body."""
+    """Bytes of the body that was made last."""
     delay: float | None = None
     """Seconds that its last retry waited."""
     probe: str = ""
@@ -140,8 +140,10 @@ class Batch:
         return versions
 
     def body(self) -> Body:
-        """The request's body, of the live items."""
-        return Body([encode(item) for item in self.live], self.namespace)
+        """The request's body, of the live items; its size is noted."""
+        body = Body([encode(item) for item in self.live], self.namespace)
+        self.size = len(body)
+        return body
 
 
 @dataclass(slots=True)

@@ -161,7 +161,6 @@ class Sender:
         """Make what it is made of."""
         context, hold, limiter = self._context, self._hold, self._limiter
         self.turns = Turns(context, hold, batcher, limiter, pauses, self._give_back, self._flights)
-        limiter.waiting = lambda name: batcher.waiting(name) + self.turns.retries.waits(name)
         self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
 
     @property
@@ -289,7 +288,6 @@ class Sender:
         self._tally.requests += 1
         self._tally.retries += batch.attempts > 1
         self._tally.bytes += len(body)
-        batch.size = len(body)
         self._meter.posted(batch.items, len(body), again=batch.attempts > 1)
         reply = await self._index.upsert(body)
         self.applier.apply(batch, judge(reply, sent, context.wall()))
