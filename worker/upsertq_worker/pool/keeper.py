@@ -149,6 +149,8 @@ class Keeper:
         try:
             beats = await self._queue.beat(self._report())
         except ServerUnavailable as error:
+            if not self._leases.epochs:
+                raise  # nothing else was asked in this round: the server is away
             failure, alone = error, None
         except QueueLost:
             raise
