@@ -98,9 +98,9 @@ class Stage:
             self._look_after()
             show(passed)
             time.sleep(TICK)
-        for _, what in self._later:
-            what()
         self._later.clear()
+        for process in self._people.values():
+            process.send_signal(signal.SIGCONT)
 
     def shown(self, step: Step) -> str:
         """A step back as a line, in seconds since the start."""

@@ -75,8 +75,9 @@ def stage(redis_server: RealServer) -> Iterator[Stage]:
 
 
 def ready(stage: Stage, damage: Damage | None = None) -> tuple[set[str], set[str]]:
-    """Set the queue up, without leases, and damage it; returns the ids that are pending in shards 0 and 1."""
+    """Set the queue up, without leases and other workers, and damage it; returns the ids pending in shards 0 and 1."""
     stage.reset()
+    stage.client.hdel(KEYS.workers, junk.WORKER)
     ids = []
     for shard in range(SHARDS):
         stage.client.delete(KEYS.shard(shard).lease)

@@ -149,6 +149,8 @@ class Keeper:
         try:
             beats = await self._queue.beat(self._report())
         except ServerUnavailable as error:
+            if not self._leases.epochs:
+                raise  # nothing else was asked in this round: the server is away
             failure, alone = error, None
         except QueueLost:
             raise
@@ -164,7 +166,7 @@ class Keeper:
             held = {shard: one.name for one in live for shard in one.shards}
             self._leases.holders = {shard: name for shard, name in held.items() if shard not in self._leases.epochs}
         if failure and not self._silent:
-            consequence = "the other workers and `upsertq status` may take this one for gone, it works on"
+            consequence = "the others and `upsertq status` may take this worker for gone, it works on"
             self._context.events.tell(Event.NOT_SEEN, error=failure, consequence=consequence)
         self._silent = bool(failure)
         return alone
@@ -192,7 +194,7 @@ class Keeper:
         leases.holders = {shard: name for shard, name in holders.items() if name}
         free = [shard for shard, name in holders.items() if not name]
         if free:
-            taken = self._context.rng.sample(free, min(most, len(free)))
+            taken = sorted(self._context.rng.sample(free, min(most, len(free))))
             await self._ask(leases.wanted(taken), asked_at, take=True)
 
     async def _hand_over(self) -> None:
