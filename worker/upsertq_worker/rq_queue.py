@@ -1,23 +1,29 @@
 """Owns the RQ queue as those see it that hand jobs over: enqueues them by name, follows them, stops them.
 
-Nothing that Redis names is imported here: of a job only its status, its notes and its receipt are read, as JSON.
+Nothing that Redis names is imported here: of a job only its status, its notes and its receipt are read, as JSON, up to
+a limit.
 """
 
-from collections.abc import Iterator
+import json
+import zlib
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError, WatchError
 from rq import Queue, Retry
 from rq.cli.helpers import get_redis_from_config
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
-from rq.job import Job, JobStatus
+from rq.job import Job as RqJob
+from rq.job import JobStatus
+from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
-from upsertq.contract.errors import NotFound, ServerUnavailable, UsageError, WorldError, shown
+from upsertq.contract.errors import NotFound, ServerUnavailable, WorldError, shown
 from upsertq_worker.job_arguments import check
 
 NAME: Final = "upsertq"
@@ -29,6 +35,9 @@ DEATHS: Final = 3
 """How often a job is begun again after its process died."""
 ANSWER_SECONDS: Final = 20.0
 CONNECT_SECONDS: Final = 5.0
+MOST_BYTES: Final = 1 << 20
+"""Of what a job says, unpacked: its notes, its receipt, its error."""
+_STRANGE: Final = "what stands in Redis for this job is not readable"
 _OVER: Final = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
 
@@ -60,6 +69,17 @@ class Seen:
         return self.status in _OVER
 
 
+class Job(RqJob):
+    """A job of which only what is needed is taken: to follow it, to stop it and to delete it."""
+
+    def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
+        """Take these fields; the data stays packed."""
+        kept = {name: raw_data[name] for name in (b"status", b"origin", b"worker_name", b"meta") if name in raw_data}
+        if len(kept.get(b"meta", b"")) > MOST_BYTES:
+            del kept[b"meta"]
+        super().restore({**kept, b"data": b""} if b"data" in raw_data else kept)
+
+
 class Jobs:
     """The jobs of the server at `url`."""
 
@@ -88,9 +108,8 @@ class Jobs:
             try:
                 return self._enqueue(call)
             except DuplicateJobError:
-                if not self._see(call.slot).over:
+                if not self._cleared(call.slot):
                     return None
-                self._fetch(call.slot).delete()
             try:
                 return self._enqueue(call)
             except DuplicateJobError:
@@ -117,6 +136,27 @@ class Jobs:
             else:
                 job.cancel()
 
+    def _cleared(self, job_id: str) -> bool:
+        """Delete a job that is over; `False` where it is not, or where it was replaced meanwhile."""
+        with self._connection.pipeline() as pipe:
+            pipe.watch(Job.key_for(job_id))
+            try:
+                job = self._fetch(job_id)
+            except NotFound:
+                job = None  # rq leaves a heartbeat behind
+            if job is not None and job.get_status(refresh=False) not in _OVER:
+                return False
+            pipe.multi()
+            if job is None:
+                pipe.delete(Job.key_for(job_id))
+            else:
+                job.delete(pipeline=pipe)
+            try:
+                pipe.execute()
+            except WatchError:
+                return False
+        return True
+
     def _enqueue(self, call: Call) -> str:
         job = self._queue.enqueue_call(
             f"{MODULE}.{call.name}",
@@ -131,7 +171,7 @@ class Jobs:
         )
         return job.id
 
-    def _fetch(self, job_id: str) -> Job:
+    def _fetch(self, job_id: str) -> RqJob:
         try:
             return Job.fetch(job_id, connection=self._connection, serializer=JSONSerializer)
         except (NoSuchJobError, ValueError):  # the latter for what cannot be an id
@@ -147,10 +187,20 @@ class Jobs:
         notes = noted if isinstance(noted, dict) else {}
         if status not in _OVER:
             return Seen(status.value, notes, None)
-        result = job.latest_result()
-        receipt = result.return_value if result and status == JobStatus.FINISHED else None
-        error = (result.exc_string or "").strip().rpartition("\n")[2] if result else ""
+        entries = self._connection.xrevrange(Result.get_key(job_id), count=1)  # type: ignore[no-untyped-call]
+        result: dict[bytes, bytes] = entries[0][1] if entries else {}
+        receipt: Any = None
+        if status == JobStatus.FINISHED and b"return_value" in result:
+            receipt = json.loads(_limited(b64decode(result[b"return_value"])))
+        told = zlib.decompressobj().decompress(b64decode(result.get(b"exc_string", b"")), MOST_BYTES)
+        error = told.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return Seen(status.value, notes, receipt if isinstance(receipt, dict) else None, error)
+
+
+def _limited(text: bytes) -> bytes:
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"the receipt has {len(text):,} bytes")
+    return text
 
 
 @contextmanager
@@ -158,9 +208,13 @@ def _mapped() -> Iterator[None]:
     """Turn what redis-py and rq raise into our errors."""
     try:
         yield
+    except ResponseError as error:
+        if str(error).startswith("WRONGTYPE"):
+            raise WorldError(f"{_STRANGE}: {error}") from None
+        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
     except RedisError as error:
         raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
     except InvalidJobOperation as error:
         raise WorldError(f"rq refuses: {error}") from None
-    except (ValueError, TypeError, LookupError) as error:  # what stands there is none of RQ's
-        raise UsageError(f"what stands in Redis for this job is not readable: {error}") from None
+    except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:
+        raise WorldError(f"{_STRANGE}: {error}") from None

@@ -17,8 +17,8 @@ from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.cli.reach import existing_server, print_json
 from upsertq.cli.strict import StrictGroup
 from upsertq.contract.errors import NotFound, ServerUnavailable, UsageError, WaitTimeout, WorldError
-from upsertq.contract.printable import printable
 from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.cli.job_ends import report, say
 from upsertq_worker.cli.options import index_options
 from upsertq_worker.rq_queue import NAME, Call, Jobs, Seen
 
@@ -27,8 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 POLL_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 60.0
 """How long a wait bears with a server that is away."""
-MOST_TOLD: Final = 1_000
-"""Characters of what a job says of its failure that are shown."""
 START: Final = f"rq worker -w upsertq_worker.jobs.Worker {NAME}"
 
 _redis_url = click.option(
@@ -98,6 +96,8 @@ def drain(*, index_host: str, seconds: float | None, slots: int | None, queue_na
 
     The index's host must be one of those in UPSERTQ_INDEX_HOST of the rq workers.
     """
+    if "@" in index_host:
+        raise UsageError("--index-host must not carry a user or password: the key is read by the rq worker")
     how = {name: given.pop(name) for name in ("redis_url", "as_json", "wait", "wait_timeout")}
     chosen = dict(_chosen(WorkConfig(index_host=index_host, **given), "index_host"))
     arguments = (queue_name, index_host, seconds, chosen)
@@ -177,6 +177,8 @@ def _plain(value: Any) -> Any:
 
 
 def _absolute(path: str) -> str:
+    if not path or "://" in path:
+        raise UsageError(f"a job loads files of the rq worker's machine, {'not URLs' if path else 'and one is empty'}")
     return str(Path.cwd() / path)
 
 
@@ -200,10 +202,10 @@ def _submit(calls: list[Call], *, redis_url: str | None, as_json: bool, wait: bo
     with _reached(redis_url) as jobs:
         found = [(call, jobs.enqueue(call)) for call in calls]
         if not jobs.listening():
-            _say(f"no rq worker listens on '{NAME}': start one with `{START}`")
+            say(f"no rq worker listens on '{NAME}': start one with `{START}`")
         for call, job_id in found:
             if job_id is None:
-                _say(f"job {call.slot} is not over yet: no other one was submitted")
+                say(f"job {call.slot} is not over yet: no other one was submitted")
         ids = [job_id or call.slot for call, job_id in found]
         if wait:
             return _follow(jobs, ids, wait_timeout, as_json=as_json)
@@ -224,9 +226,9 @@ def _follow(jobs: Jobs, ids: list[str], timeout: float | None, *, as_json: bool)
         try:
             seen = _to_the_end(jobs, job_id, until)
         except KeyboardInterrupt:
-            _say(f"interrupted; the job goes on: follow it with `upsertq submit wait {job_id}`")
+            say(f"interrupted; the job goes on: follow it with `upsertq submit wait {job_id}`")
             return ExitCode.INTERRUPTED
-        codes.append(_report(job_id, seen, as_json=as_json))
+        codes.append(report(job_id, seen, as_json=as_json))
     return max(codes)
 
 
@@ -271,27 +273,6 @@ def _shown() -> Iterator[Callable[[int, str], None]]:
         yield show
 
 
-def _report(job_id: str, seen: Seen, *, as_json: bool) -> int:
-    """Print the receipt of a job that is over, or say why there is none; returns its exit code."""
-    if seen.receipt is not None:
-        if as_json:
-            print_json({"job": job_id, **seen.receipt})
-        else:
-            told = {name: value for name, value in seen.receipt.items() if name not in {"exit_code", "drifts"}}
-            click.echo(printable(f"job {job_id}: " + ", ".join(f"{name} {value}" for name, value in told.items())))
-        return _whole(seen.receipt.get("exit_code"), ExitCode.DONE)
-    if seen.status == "failed":
-        why = str(seen.notes.get("error") or seen.error or "RQ does not know why")
-        _say(f"job {job_id} failed: {why[:MOST_TOLD]}")
-        return _whole(seen.notes.get("exit_code"), ExitCode.FAILED) or ExitCode.FAILED
-    _say(f"job {job_id} was {seen.status}: `rq requeue --queue {NAME} {job_id}` has it go on")
-    return ExitCode.FAILED
-
-
 def _whole(value: Any, otherwise: int) -> int:
     """What a job has noted as a number, if it is one."""
     return value if isinstance(value, int) else otherwise
-
-
-def _say(text: str) -> None:
-    click.echo(printable(f"upsertq: {text}"), err=True)

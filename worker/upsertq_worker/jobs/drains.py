@@ -40,6 +40,7 @@ def drain(queue: str, index_host: str, seconds: float | None, options: Mapping[s
     except Refused as error:
         raise LanePaused(str(error)) from None
     finally:
+        STOP.take()
         context.notes[BEFORE] = before + context.seconds
     STOP.check()
     code = ExitCode.REJECTED_OR_DEAD if books.dead else ExitCode.DONE

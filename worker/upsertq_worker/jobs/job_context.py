@@ -1,6 +1,7 @@
 """Owns what a job has at hand while it runs: the address of its queue's server, its notes, and which job it is.
 
-The notes are `job.meta`: how far the job is, as anyone may read it. They never fail a job.
+The notes are `job.meta`: how far the job is, as anyone may read it. But for those that are to be kept they never fail a
+job.
 """
 
 import time
@@ -43,6 +44,11 @@ class JobContext:
         self.notes |= more
         if self._clock() >= self._due:
             self.save()
+
+    def keep(self, **more: Any) -> None:
+        """Note what the next attempt must know, and raise what hinders that."""
+        self.notes |= more
+        self._save()
 
     def save(self) -> None:
         """Send the notes now; what hinders that is no reason to fail."""

@@ -19,7 +19,8 @@ from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.errors import UsageError, shown
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.server import Server
-from upsertq.sources import Source
+from upsertq.sources import Source, id_files, places
+from upsertq.sources.kinds import Format
 from upsertq_worker.job_arguments import fitted, named, texts
 from upsertq_worker.jobs.job_context import JobContext, this_job
 from upsertq_worker.jobs.stopping import STOP, Stopped
@@ -28,6 +29,8 @@ SOURCES: Final = "UPSERTQ_SOURCES_DIR"
 """Environment variable: the folder that jobs may load from; any that the worker can read where it is not set."""
 REJECTS: Final = "UPSERTQ_REJECTS_DIR"
 """Environment variable: the folder that jobs may write rejects to; none where it is not set."""
+SYSTEM: Final = {("/", "proc"), ("/", "sys"), ("/", "dev")}
+"""Where the environment of a process can be read, or something without an end."""
 PATIENCE_SECONDS: Final = 30.0
 
 
@@ -49,6 +52,9 @@ def ingest(sources: object, queue: str, run: str | None, options: Mapping[str, A
 def _plan(sources: Sequence[str], queue: str, run: str | None, options: Mapping[str, Any]) -> Plan:
     chosen = fitted(LoadOptions, options, sources=sources, run_name=None if run is None else named("run", run))
     _check_paths("a source", [*sources, *chosen.ids], SOURCES)
+    kind = next((one for one in Format if one.value == chosen.format_name), None)
+    found = [place.path for place in places(sources, kind)]
+    _check_files([*found, *id_files(found, kind, chosen.ids)])
     if chosen.rejects is not None:
         if not os.environ.get(REJECTS):
             raise UsageError(f"this rq worker writes no rejects: set {REJECTS} in its environment to a folder for them")
@@ -67,6 +73,15 @@ def _check_paths(what: str, paths: Sequence[str], variable: str) -> None:
             raise UsageError(f"{what} is {shown(path, 200)}: a job takes absolute paths of files alone")
         if folder and not Path(path).resolve().is_relative_to(Path(folder).resolve()):
             raise UsageError(f"{what} is {shown(path, 200)}: this rq worker keeps to {folder} ({variable})")
+
+
+def _check_files(paths: Sequence[str]) -> None:
+    """Raise `UsageError` for files that patterns, folders and links lead to, and for those that may hold secrets."""
+    _check_paths("a source", paths, SOURCES)
+    key = os.environ.get("PINECONE_API_KEY_FILE")
+    for path in paths:
+        if Path(path).resolve().parts[:2] in SYSTEM or (key and Path(path).resolve() == Path(key).resolve()):
+            raise UsageError(f"a source is {shown(path, 200)}: what may hold secrets of this rq worker is not loaded")
 
 
 def _receipt(plan: Plan, server: Server, loaded: Loaded) -> dict[str, Any]:
@@ -89,8 +104,7 @@ class _Watched(Watch):
 
     def begins(self, run: str, *, resumed: bool) -> None:
         """Note the run before its first record is enqueued: by it a second attempt knows that this was the first."""
-        self._desk.notes |= {"run": run, "resumed": resumed, "process": os.getpid()}
-        self._desk.save()
+        self._desk.keep(run=run, resumed=resumed, process=os.getpid())
 
     def reads(self, source: Source) -> None:
         """Note the source."""

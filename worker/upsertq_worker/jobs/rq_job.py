@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Final, Self, cast
 from urllib.parse import quote, urlencode
 
@@ -17,6 +17,7 @@ from redis import ResponseError, SSLConnection
 from rq import Retry
 from rq.exceptions import NoSuchJobError
 from rq.job import Job as RqJob
+from rq.job import JobStatus, validate_job_id
 from rq.serializers import JSONSerializer
 
 from upsertq.cli.exit_code import ExitCode, code_of
@@ -28,15 +29,19 @@ from upsertq_worker.jobs.stopping import STOP, Stopped
 
 LOGGER: Final = logging.getLogger("upsertq.jobs")
 HARMLESS: Final = {
-    *("data", "origin", "status", "description", "worker_name", "meta", "group_id"),
+    *("data", "origin", "status", "description", "worker_name", "meta"),
     *("created_at", "enqueued_at", "started_at", "ended_at", "last_heartbeat", "result_ttl", "failure_ttl", "ttl"),
     *("retries_left", "number_of_retries", "retry_intervals", "enqueue_at_front", "enqueue_at_front_on_retry"),
     *("dependency_id", "dependency_ids", "allow_dependency_failures", "repeats_left", "repeat_intervals"),
 }
 """Fields that are kept: numbers, times, and names of jobs."""
-UNUSED: Final = {"result", "exc_info", "timeout"}
-"""Fields that are passed over: a job is bounded by its own arguments, and its results stand elsewhere."""
+UNUSED: Final = {"result", "exc_info", "timeout", "group_id"}
+"""Fields that are passed over: a job is bounded by its own arguments, its results stand elsewhere, and to delete a job
+of a group that is gone is an error to rq."""
 DESCRIBED: Final = 200
+MOST_NUMBER: Final = 10**9
+"""Of seconds and of repetitions; what is beyond is an error to Redis, or to a clock."""
+STATUSES: Final = {status.value.encode() for status in JobStatus}
 MOST_STOPS: Final = 10_000
 """How often a job may go back to the queue."""
 STOPPED_CODE: Final = 1
@@ -76,51 +81,61 @@ class Job(RqJob):
         except (ValueError, ResponseError) as error:
             raise NoSuchJobError(printable(str(error))) from None
 
+    @classmethod
+    def fetch_many(  # type: ignore[override]  # of this class
+        cls, job_ids: Iterable[str], connection: Any, serializer: Any = None
+    ) -> list[Self | None]:
+        """The jobs of these ids, with `None` where there is none."""
+        found: list[Self | None] = []
+        for job_id in job_ids:
+            try:
+                found.append(cls.fetch(job_id, connection, serializer))
+            except NoSuchJobError:
+                found.append(None)
+        return found
+
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take what is harmless of the fields in Redis, and note what is not as the reason to refuse the job."""
         fields = {printable(bytes(name).decode("utf-8", "replace")): value for name, value in raw_data.items()}
         unknown = sorted(name for name in fields.keys() - HARMLESS - UNUSED if fields[name])
-        kept = {name.encode(): value for name, value in fields.items() if name in HARMLESS}
-        try:
-            super().restore(kept)
-        except NoSuchJobError:
-            raise
-        except Exception:  # noqa: BLE001 - rq parses a dozen fields, and each raises its own
+        if not self._take({name.encode(): value for name, value in fields.items() if name in HARMLESS}):
             unknown.insert(0, "a field that cannot be read")
-            super().restore({b"data": kept.get(b"data", b""), b"origin": kept.get(b"origin", b"")})
         self.timeout = -1
         self.description = printable(str(self.description))[:DESCRIBED]
         if not isinstance(self.meta, dict):
             self.meta = {}
         try:
+            plain = _unpacked(fields.get("data", b""))
+            self.data = plain
             if unknown:
                 raise JobRefused(
                     f"it has {', '.join(unknown)[:DESCRIBED]}: callbacks, webhooks and the like are not run"
                 )
-            name, arguments, options = self._call(kept.get(b"data", b""))
+            name, arguments, options = _call(plain, self.calls)
         except UpsertqError as error:
             self.refusal = str(error)
             name, arguments, options = "refused", [], {}
         self._func_name, self._instance, self._args, self._kwargs = name, None, arguments, options
 
-    def _call(self, packed: bytes) -> tuple[str, list[Any], dict[str, Any]]:
-        """The name and the arguments; raises `JobRefused` where they are not fit to be called."""
+    def _take(self, kept: dict[bytes, bytes]) -> bool:
+        """Have rq parse the fields but for the data, which it would unpack without a limit; whether it could."""
+        for name in kept.keys() & {b"origin", b"worker_name"}:  # rq shows them in logs and in the list of processes
+            kept[name] = printable(kept[name].decode("utf-8", "replace"))[:DESCRIBED].encode()
+        if b"data" in kept:
+            kept[b"data"] = b""
         try:
-            name, instance, arguments, options = json.loads(_unpacked(packed))
-            if not isinstance(arguments, list) or not isinstance(options, dict):
-                raise TypeError  # noqa: TRY301 - as what cannot be unpacked
-        except (ValueError, TypeError, RecursionError):
-            raise JobRefused(
-                "its data is no JSON call: enqueue it with `upsertq submit`, or with the JSON serializer"
-            ) from None
-        if not isinstance(name, str) or name not in self.calls or instance is not None:
-            raise JobRefused(f"it calls {shown(name)}: this worker runs {', '.join(sorted(self.calls))}, nothing else")
-        try:
-            inspect.signature(self.calls[name]).bind(*arguments, **options)
-        except TypeError as error:
-            raise JobRefused(f"its arguments do not fit {name}: {error}") from None
-        check([arguments, options])
-        return name, arguments, options
+            if len(kept.get(b"meta", b"")) > MOST_BYTES:
+                raise ValueError  # noqa: TRY301 - as what cannot be parsed
+            super().restore(kept)
+            _check_numbers(self, self._dependency_ids)
+        except NoSuchJobError:
+            raise
+        except Exception:  # noqa: BLE001 - rq parses a dozen fields, and each raises its own
+            status = {b"status": kept[b"status"]} if kept.get(b"status") in STATUSES else {}
+            super().restore({b"data": b"", b"origin": kept.get(b"origin", b""), **status})
+            self.retry_intervals = self.repeat_intervals = self.repeats_left = None
+            return False
+        return True
 
     @property
     def func(self) -> Callable[..., Any]:
@@ -185,6 +200,41 @@ def reason_of(error: BaseException) -> str:
 
 def _code_of(error: Exception) -> int:
     return code_of(error) if isinstance(error, UpsertqError) else ExitCode.FAILED
+
+
+def _check_numbers(job: RqJob, dependencies: object) -> None:
+    """Raise `ValueError` for numbers and lists at which rq or Redis would fail once the job has ended."""
+    for intervals in (job.retry_intervals, job.repeat_intervals):
+        if intervals is not None and (type(intervals) is not list or not intervals):
+            raise ValueError
+    if not isinstance(dependencies, list):
+        raise ValueError  # noqa: TRY004 - as the others
+    counts = [job.result_ttl, job.failure_ttl, job.ttl, job.retries_left, job.number_of_retries]
+    for one in (*counts, *(job.retry_intervals or ()), *(job.repeat_intervals or ())):
+        if one is not None and not (type(one) in {int, float} and -1 <= one <= MOST_NUMBER):
+            raise ValueError
+    for one in dependencies:
+        validate_job_id(one)
+
+
+def _call(plain: bytes, calls: Mapping[str, Callable[..., Any]]) -> tuple[str, list[Any], dict[str, Any]]:
+    """The name and the arguments; raises `JobRefused` where they are not fit to be called."""
+    try:
+        name, instance, arguments, options = json.loads(plain)
+        if not isinstance(arguments, list) or not isinstance(options, dict):
+            raise TypeError  # noqa: TRY301 - as what cannot be unpacked
+    except (ValueError, TypeError, RecursionError):
+        raise JobRefused(
+            "its data is no JSON call: enqueue it with `upsertq submit`, or with the JSON serializer"
+        ) from None
+    if not isinstance(name, str) or name not in calls or instance is not None:
+        raise JobRefused(f"it calls {shown(name)}: this worker runs {', '.join(sorted(calls))}, nothing else")
+    check([arguments, options])
+    try:
+        inspect.signature(calls[name]).bind(*arguments, **options)
+    except TypeError as error:
+        raise JobRefused(f"its arguments do not fit {name}: {error}") from None
+    return name, arguments, options
 
 
 def _unpacked(packed: bytes) -> bytes:

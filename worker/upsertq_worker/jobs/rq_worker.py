@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - these are not the builtins
 from rq import Queue as RqQueue
 from rq.serializers import JSONSerializer
+from rq.utils import now
 from rq.worker import Worker as RqWorker
 
 from upsertq.contract.printable import printable
@@ -27,6 +28,7 @@ MAINTENANCE_SECONDS: Final = 60
 DEQUEUE_MARGIN: Final = 15
 """An idle worker looks for such jobs when its wait for a job ends: so many seconds before its own time is up."""
 AGAIN_SECONDS: Final = 5.0
+TOLD: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def _give_up(error: Exception) -> NoReturn:
@@ -45,6 +47,15 @@ class Queue(RqQueue):
     def __init__(self, name: str = "upsertq", connection: Any = None, **given: Any) -> None:
         given |= {"job_class": Job, "serializer": JSONSerializer}
         super().__init__(name, connection, **given)
+
+    @classmethod
+    def dequeue_any(cls, *given: Any, **more: Any) -> Any:
+        """The next job; what is no text in the list of ids is passed over."""
+        while True:
+            try:
+                return super().dequeue_any(*given, **more)
+            except UnicodeDecodeError:
+                continue
 
 
 class Worker(RqWorker):
@@ -67,9 +78,44 @@ class Worker(RqWorker):
         self.maintenance_interval = min(self.maintenance_interval, MAINTENANCE_SECONDS)
         self.worker_ttl = min(self.worker_ttl, MAINTENANCE_SECONDS + DEQUEUE_MARGIN)
 
+    def run_maintenance_tasks(self) -> None:
+        """Look after the registries; what a stranger left in them ends no worker."""
+        try:
+            super().run_maintenance_tasks()  # type: ignore[no-untyped-call]
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:  # noqa: BLE001 - rq reads them as if all was its own
+            self.last_cleaned_at = now()  # type: ignore[assignment]  # declared as None
+            self.log.warning("Worker %s: the registries in Redis cannot be read: %s", self.name, reason_of(error))
+
+    def handle_payload(self, message: Any) -> None:
+        """Take a command that was published; one that cannot be read would end the thread that takes them."""
+        try:
+            super().handle_payload(message)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            self.log.warning("Worker %s: a command cannot be read: %s", self.name, reason_of(error))
+
+    def execute_job(self, job: Any, queue: Any) -> None:
+        """Run a job to its end."""
+        self._stopped_job_id = None  # of an earlier job, which ended before it was told
+        super().execute_job(job, queue)
+
+    def fork_work_horse(self, job: Any, queue: Any) -> None:
+        """Begin the process of the job, and pass on the word that came before it could take one."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TOLD)
+        try:
+            super().fork_work_horse(job, queue)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if self._stopped_job_id == job.id:
+            self._tell(signal.SIGINT)
+        elif self._stop_requested:
+            self._tell(signal.SIGTERM)
+
     def setup_work_horse_signals(self) -> None:
-        """Let the process of the job take its own signals."""
-        STOP.listen()
+        """Let the process of the job take its own signals, those that came meanwhile included."""
+        STOP.listen(self.pid or os.getppid())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TOLD)
         log_to_stderr()
 
     def handle_warm_shutdown_request(self) -> None:
@@ -86,8 +132,11 @@ class Worker(RqWorker):
 
     def handle_work_horse_killed(self, job: Any, *died: Any) -> None:
         """Read the notes of a job whose process died: rq saves those of before when it enqueues the job again."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
+            noted = job.meta
             job.get_meta()
+        if not isinstance(job.meta, dict):
+            job.meta = noted
         super().handle_work_horse_killed(job, *died)  # type: ignore[no-untyped-call]
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:

@@ -32,11 +32,16 @@ class Stop:
         """Whether the job is not to be begun again."""
         return self.asked == signal.SIGINT
 
-    def listen(self) -> None:
-        """Take the signals from now on, and end with the rq worker that is the parent."""
+    def listen(self, parent: int) -> None:
+        """Take the signals from now on, and end with the rq worker, whose process is the `parent`."""
+        self.take()
+        threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+
+    def take(self) -> None:
+        """Take the signals, also after an event loop has: it leaves none of these handlers behind."""
+        self.wake = lambda: None
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda asked, _: self.ask(asked))
-        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
 
     def ask(self, number: int) -> None:
         """Stop; a second word changes nothing."""
