@@ -23,6 +23,8 @@ COMMAND: Final = (sys.executable, "-m", "upsertq")
 BOLD: Final = ("--lease", "2", "--quarantine", "1", "--timeout", "5", "--grace", "5", "--max-attempts", "100")
 """A short lease, so that a killed worker is replaced soon; many attempts, since chance alone fails a batch here."""
 STOP_SECONDS: Final = 60.0
+START_SECONDS: Final = 10.0
+"""A process that was started so shortly before may not heed signals yet."""
 TICK: Final = 0.05
 _OPENER: Final = build_opener(ProxyHandler({}))
 
@@ -75,6 +77,7 @@ class Stage:
         self._server_pid = self._told_pid()
         self._started = time.time()
         self._people: dict[tuple[Role, int], subprocess.Popen[bytes]] = {}
+        self._begun: dict[tuple[Role, int], float] = {}
         self._leaving: dict[tuple[Role, int], float] = {}
         """Those that were told to leave, and for how many seconds their places shall be empty."""
         self._later: list[tuple[float, Callable[[], object]]] = []
@@ -121,7 +124,8 @@ class Stage:
                 _end(process)
                 self.tally.mishaps.append(f"{role} {number} did not end within {STOP_SECONDS:g} s of SIGTERM")
             else:
-                if code:
+                early = code == -signal.SIGTERM and time.monotonic() < self._begun.get(one, 0.0) + START_SECONDS
+                if code and not early:
                     self.tally.mishaps.append(f"{role} {number} ended with code {code} after SIGTERM")
             del self._people[one]  # not sooner: where this is interrupted `close` ends the others
 
@@ -167,6 +171,7 @@ class Stage:
                 start_new_session=True,
             )
         self._people[role, number] = process
+        self._begun[role, number] = time.monotonic()
         if process.stdin is not None:
             with process.stdin as pipe:
                 pipe.write(f"{self._url}\n".encode())

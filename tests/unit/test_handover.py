@@ -100,6 +100,19 @@ def test_what_was_begun_is_sent_to_its_end_first() -> None:
     assert stage.handover.owed() == ({0: 3}, {0: 0.0})
 
 
+def test_what_shares_an_id_with_what_was_begun_is_finished_too() -> None:
+    """It is settled together with it: else the successor could send an older version over an acknowledged one."""
+    stage = Stage()
+    stage.read(1, "a", "b")
+    stage.read(2, "a", "c")
+    stage.read(3, "b")
+    stage.read(4, "z")
+    (newer,) = (version for version in stage.hold.entries.of(0)[1].versions or () if version.id == "a")
+    assert stage.hold.ready.take_version(newer, stage.now)
+    stage.handover.follow({0})
+    assert sorted(stage.take().id for _ in range(stage.in_line())) == ["b", "c"]  # type: ignore[union-attr]
+
+
 def test_what_is_begun_and_must_wait_keeps_no_shard() -> None:
     """A lane that is paused, as for a wrong key, may be so for days."""
     stage = Stage()

@@ -139,9 +139,17 @@ class Ready:
             self.withdraw(held)
             for version in held.versions or ():
                 self.withdraw(version.chain)
-        for held in entries:
-            for version in held.versions or () if held.finishing else ():
-                self.offer(version.chain, now)
+        finishing = [held for held in entries if held.finishing]
+        for (
+            held
+        ) in finishing:  # which grows: entries that share an id are settled in order, so all of them are finished
+            chains = [version.chain for version in held.versions or ()]
+            for other in (version.held for chain in chains for version in chain.waiting):
+                if not other.finishing:
+                    other.finishing = True
+                    finishing.append(other)
+            for chain in chains:
+                self.offer(chain, now)
 
     def reopen(self, shard: int, entries: Iterable[Held], now: float) -> None:
         """Undo `close`: what may be sent of these stands in line again."""
