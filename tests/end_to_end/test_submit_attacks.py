@@ -13,7 +13,7 @@ import pytest
 
 from processes import call, complaint
 from upsertq.contract.errors import NotFound, UpsertqError, WorldError
-from upsertq_worker.job_ends import report
+from upsertq_worker.cli.job_ends import report
 from upsertq_worker.rq_queue import Call, Jobs, Seen
 
 if TYPE_CHECKING:

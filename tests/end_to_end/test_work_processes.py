@@ -16,7 +16,7 @@ import redis
 from datasets import Dataset
 from processes import books, call, complaint, document, emulated, start
 from upsertq.contract.keys import QueueKeys
-from upsertq_worker.cli.processes import FIRST_SECONDS, MOST_SECONDS, STEADY_SECONDS, pause_before, work_command
+from upsertq_worker.processes import FIRST_SECONDS, MOST_SECONDS, STEADY_SECONDS, pause_before, work_command
 from waiting import wait_until
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from upsertq.contract.printable import printable
 from upsertq.contract.server import Server
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.options import api_key, index_options, log_format
-from upsertq_worker.cli.processes import work_command, work_environment
 from upsertq_worker.edge.process import ignore_hangup, pass_on_hangup
+from upsertq_worker.processes import work_command, work_environment
 
 STOP_SECONDS = 10.0
 

@@ -18,8 +18,8 @@ from upsertq.cli.reach import existing_server, print_json
 from upsertq.cli.strict import StrictGroup
 from upsertq.contract.errors import NotFound, ServerUnavailable, UsageError, WaitTimeout, WorldError
 from upsertq_worker.cli.config import WorkConfig
+from upsertq_worker.cli.job_ends import report, say
 from upsertq_worker.cli.options import index_options
-from upsertq_worker.job_ends import report, say
 from upsertq_worker.rq_queue import NAME, Call, Jobs, Seen
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -91,7 +91,7 @@ def work(
 
 def _work_as_processes(redis_url: str | None, queue: str, count: int, given: dict[str, Any], *, as_json: bool) -> int:
     """Drain with `count` worker processes; returns the exit code."""
-    from upsertq_worker.cli.processes import Crew  # noqa: PLC0415 - often not asked for
+    from upsertq_worker.processes import Crew  # noqa: PLC0415 - often not asked for
 
     if given.pop("http") is not None:
         raise UsageError(HTTP_OF_ONE)
