@@ -32,7 +32,8 @@ ORDER: Final = {
     "upsertq": ("contract", "sources", "client", "admin", "embedded", "dead", "cli"),
     "upsertq_worker": (
         "events", "settings", "context", "logs", "metrics", "damage", "ordering", "pace", "flow", "absence", "delivery",
-        "queue", "recovery", "pool", "finish", "worker", "edge", "processes", "job_arguments", "rq_queue", "cli", "jobs",
+        "queue", "recovery", "pool", "finish", "worker", "edge", "processes", "job_arguments", "rq_queue", "cli",
+        "jobs",
     ),
 }  # fmt: skip
 """The packages (and modules beside them) of a root: each imports only what stands before it."""
