@@ -204,3 +204,23 @@ def test_a_join_moves_what_it_must(shards: int, workers: int) -> None:
     assert pool.is_balanced()
     assert len(pool.held("newcomer")) in {shards // (workers + 1), shards // (workers + 1) + 1}
     assert pool.moves <= len(pool.held("newcomer")) + 1
+
+
+@pytest.mark.parametrize(("before", "after", "moves"), [(1, 256, 255), (128, 256, 128), (256, 255, 1)])
+def test_256_workers_share_256_shards(before: int, after: int, moves: int) -> None:
+    """However many join or leave at once, two rounds of each worker are enough, and no shard moves that need not."""
+    pool = Pool(256, random.Random(7))
+    for number in range(before):
+        pool.join(f"w{number:03}")
+    for _ in range(3):
+        pool.round()
+    assert pool.is_balanced()
+    pool.moves = 0
+    for number in range(before, after):
+        pool.join(f"w{number:03}")
+    for number in range(after, before):
+        pool.leave(f"w{number:03}")
+    for _ in range(2):
+        pool.round()
+    assert pool.is_balanced()
+    assert pool.moves == moves
