@@ -77,6 +77,7 @@ class Stage:
         self._server_pid = self._told_pid()
         self._started = time.time()
         self._people: dict[tuple[Role, int], subprocess.Popen[bytes]] = {}
+        self._frozen: list[subprocess.Popen[bytes]] = []
         self._begun: dict[tuple[Role, int], float] = {}
         self._leaving: dict[tuple[Role, int], float] = {}
         """Those that were told to leave, and for how many seconds their places shall be empty."""
@@ -102,7 +103,7 @@ class Stage:
             show(passed)
             time.sleep(TICK)
         self._later.clear()
-        for process in self._people.values():
+        for process in self._frozen:
             process.send_signal(signal.SIGCONT)
 
     def shown(self, step: Step) -> str:
@@ -200,6 +201,7 @@ class Stage:
             return
         elif kill.deed is Deed.FREEZE:
             self.tally.frozen += 1
+            self._frozen.append(process)
             process.send_signal(signal.SIGSTOP)
             self._later.append((time.monotonic() + kill.seconds, lambda: process.send_signal(signal.SIGCONT)))
         else:
