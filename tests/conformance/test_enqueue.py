@@ -20,13 +20,14 @@ from upsertq.contract.errors import (
 from upsertq.contract.keys import QueueKeys, shard_of
 from upsertq.contract.protocol import Patience
 from upsertq.contract.record import make_record
-from upsertq.contract.server import AsyncServer, Server
+from upsertq.contract.server import AsyncServer
 from upsertq.contract.wire import decode
 
 if TYPE_CHECKING:
     from conftest import Backend
     from upsertq.contract.books import Books
     from upsertq.contract.protocol import Conversation
+    from upsertq.contract.server import Server
     from upsertq.contract.wire import Entry
 
 KEYS = QueueKeys("q")
@@ -43,12 +44,6 @@ def no_patience() -> Patience:
 def find() -> Any:
     """Return the conversation that finds the queue."""
     return queue.find_queue(KEYS, no_patience())
-
-
-@pytest.fixture
-def server(backend: Backend) -> Server:
-    """Provide the backend as the producer sees it."""
-    return Server(backend.sync)
 
 
 class Shop:

@@ -11,13 +11,13 @@ from upsertq.contract import queue, runs
 from upsertq.contract.errors import NotFound, QueueLost, QueueMismatch, ServerRefused, UsageError
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Patience
-from upsertq.contract.server import Server
 from upsertq.contract.wire import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Backend
+    from upsertq.contract.server import Server
 
 KEYS = QueueKeys("q")
 SHARDS = 4
@@ -31,12 +31,6 @@ def no_patience() -> Patience:
 def find() -> Any:
     """Return the conversation that finds the queue."""
     return queue.find_queue(KEYS, no_patience())
-
-
-@pytest.fixture
-def server(backend: Backend) -> Server:
-    """Provide the backend as the producer sees it."""
-    return Server(backend.sync)
 
 
 def test_the_number_of_shards_is_fixed_at_creation(backend: Backend, server: Server) -> None:

@@ -16,12 +16,11 @@ from upsertq.contract import queue
 from upsertq.contract.keys import QueueKeys
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
 
     from conftest import Backend
-    from servers import RealServer
     from upsertq.contract.protocol import Conversation
 
 KEYS: Final = QueueKeys("a")
@@ -50,19 +49,6 @@ FOREIGN: Final = (
     "upsertq:{[a]}:meta",
 )
 """Keys that look like some of the queue, and are none of upsertq's."""
-
-
-@pytest.fixture
-def server(backend: Backend) -> Server:
-    """Provide the backend as the producer sees it."""
-    return Server(backend.sync)
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide one real server, for what is the same on all."""
-    with redis_server.client() as client:
-        yield client
 
 
 def filled(client: redis.Redis, name: str = "a") -> None:

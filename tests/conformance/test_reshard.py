@@ -36,12 +36,9 @@ from upsertq.contract.record import make_record
 from upsertq_worker.queue.redis_queue import RedisQueue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import redis
 
     from conftest import Backend
-    from servers import RealServer
     from upsertq.contract.protocol import Conversation
 
 KEYS: Final = QueueKeys("q")
@@ -50,19 +47,6 @@ LEDGER: Final = "t"
 IDS: Final = [f"id-{number}" for number in range(30)]
 STEPS: Final = range(13)
 """Round trips of a reshard of which the server knows no script yet."""
-
-
-@pytest.fixture
-def server(backend: Backend) -> Server:
-    """Provide the backend as the producer sees it."""
-    return Server(backend.sync)
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide one real server, for what is the same on all."""
-    with redis_server.client() as client:
-        yield client
 
 
 def doubled() -> Conversation[int]:

@@ -20,12 +20,11 @@ from upsertq.contract.queue import find_queue
 from upsertq.contract.wire import FORMAT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
 
     from conftest import Backend
-    from servers import RealServer
     from upsertq.contract.protocol import Conversation
 
 KEYS: Final = QueueKeys("q")
@@ -33,19 +32,6 @@ SHARDS: Final = 2
 DAY_MS: Final = 86_400_000
 DAY: Final = 86_400.0
 STEPS: Final = range(10)
-
-
-@pytest.fixture
-def server(backend: Backend) -> Server:
-    """Provide the backend as the producer sees it."""
-    return Server(backend.sync)
-
-
-@pytest.fixture
-def client(redis_server: RealServer) -> Iterator[redis.Redis]:
-    """Provide one real server, for what is the same on all."""
-    with redis_server.client() as client:
-        yield client
 
 
 def age(client: redis.Redis, run: str, days: float, *, settled: float | None = None) -> None:

@@ -305,7 +305,7 @@ async def test_a_full_server_drains_to_empty(kind: ServerKind, make_server: Call
         tally = await worker.end()
         assert all_landed(emulator, 500)
     assert tally.acked == 500
-    assert time.monotonic() - started < 15, "a heartbeat that cannot be written must not slow it down"
+    assert time.monotonic() - started < 5, "a heartbeat that cannot be written must not slow it down"
     assert await books(server) == Books(enqueued=500, acked=500)
 
 

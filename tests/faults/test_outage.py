@@ -41,5 +41,5 @@ def test_an_outage_is_waited_for_and_left_behind(how: str) -> None:
     assert "waits and probes since" in alarm, alarm
     assert ("Connection refused" if how == "down" else "HTTP 503") in alarm, alarm
     assert "probe" in alarm.rpartition(";")[2], alarm
-    assert figures["seconds_to_90_percent"] < 40, figures
+    assert figures["seconds_to_90_percent"] < 20, figures
     assert figures["worker_exit"] == 0

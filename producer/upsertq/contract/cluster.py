@@ -81,7 +81,7 @@ class Cluster:
             return self._links[node]
 
     def _look(self) -> Failed | None:
-        """Ask who has which slot, where that is not known or has changed; returns why it cannot be found out."""
+        """Ask which node has which slot, where that is not known or has changed; returns why it cannot be found out."""
         if not self._slots.stale:
             return None
         told: Any = None

@@ -45,7 +45,7 @@ class Slots:
 
     @property
     def sources(self) -> list[Node]:
-        """Every node that is known, those first that may answer: any of them can tell who has what."""
+        """Every node that is known, those first that may answer: any of them can tell which node has what."""
         return sorted(self._nodes, key=lambda node: node in self.away)
 
     def owner(self, slot: int | None) -> Node | None:
