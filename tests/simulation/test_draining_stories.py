@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from story_world import SIZE, Reaction, World
-from upsertq_worker.settings import Settings
+from story_world import SIZE, WALL, Reaction, World
+from upsertq.contract.pauses import QUEUE, Paused
+from upsertq_worker.settings import BatchLimits, Settings
 
 if TYPE_CHECKING:
     from story_world import Post
@@ -112,6 +113,20 @@ def test_a_paused_namespace_adds_nothing_and_delays_nothing() -> None:
         assert one.worker.hold.entries.weight <= Settings().read_ahead // 2
         assert one.worker.hold.entries.weights.get("held", 0) <= 16 * SIZE * 400
         assert world.landed["held"] == 0
+
+    world.tell(story())
+
+
+def test_a_pause_is_probed_by_a_worker_whose_batches_are_smaller_than_the_entries() -> None:
+    """It came after the pause, and holds whole entries alone: one record of one of them is the probe."""
+    world = World()
+    world.fill("docs", 4)
+    world.queue.paused[QUEUE] = Paused("unauthorized", "Invalid API key", WALL, "another worker")
+
+    async def story() -> None:
+        world.start("w1", batch=BatchLimits(records=3))
+        await world.until(lambda: not world.left(), seconds=60)
+        assert [len(post.records) for post in world.posts[:2]] == [1, 3]
 
     world.tell(story())
 

@@ -1,5 +1,7 @@
 """What a worker believes about its leases, from what it asked and what it was told."""
 
+from dataclasses import replace
+
 from upsertq_worker.queue.lease import Change, Leases, Takeover
 from upsertq_worker.queue.protocols import Grant
 
@@ -54,6 +56,19 @@ def test_how_a_shard_was_taken_over_is_kept_as_long_as_it_is_held() -> None:
     assert leases.takeovers == expected
     leases.granted([Grant(0, 1, "me"), Grant(1, 5, "me", clock="11-0")], 104.0, 104.5)
     assert leases.takeovers == {0: expected[0], 1: Takeover((11, 0), None, 0, "")}
+
+
+def test_a_lease_that_was_lost_and_taken_again_is_no_death_of_its_holder() -> None:
+    """It is one where another holder came between, or where it never was ours."""
+    unclean = Grant(0, 5, "me", clean=False, deaths=1)
+    for epoch, own in ((5, True), (6, False)):
+        leases = held()
+        leases.fenced(0)
+        leases.granted([replace(unclean, epoch=epoch), KEPT[1]], 120.0, 120.0)
+        assert leases.takeovers[0].own is own
+    leases = Leases(10.0, QUARANTINE)
+    leases.granted([unclean], 100.0, 100.0)
+    assert not leases.takeovers[0].own
 
 
 def test_a_damaged_shard_is_lost_and_named_until_it_is_mended() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Protocol
 
 from upsertq.contract.errors import WorldError
+from upsertq.contract.wire import MAX_RECORDS
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
 from upsertq_worker.delivery.batch import HANGING, Batch, Batcher
@@ -113,7 +114,8 @@ class Turns:
             for lane in list(self._hold.ready.lanes.values()):
                 if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
                     continue
-                item = self._hold.ready.take(lane, now, self._context.settings.batch.records)
+                # an entry of any size: a record of it is sent
+                item = self._hold.ready.take(lane, now, MAX_RECORDS)
                 if item is None:
                     continue
                 version = item

@@ -23,12 +23,14 @@ class Takeover:
         quarantined_until: until then requests of the former holder may take effect; `None` after a clean release.
         deaths: unclean deaths of holders in a row.
         mark: what was noted of suspects.
+        own: the former holder was this very worker, which lost the lease and lives: no death is behind it.
     """
 
     boundary: tuple[int, int]
     quarantined_until: float | None
     deaths: int
     mark: str
+    own: bool = False
 
 
 class Leases:
@@ -47,6 +49,8 @@ class Leases:
         self.target = 0
         """How many shards are due to us."""
         self.epochs: dict[int, int] = {}
+        self._former: dict[int, int] = {}
+        """The epochs of shards that were lost."""
         self.takeovers: dict[int, Takeover] = {}
         """Of the shards that are ours."""
         self.draining: dict[int, float] = {}
@@ -79,13 +83,15 @@ class Leases:
                 gained.append(grant)
                 self.epochs[grant.shard] = grant.epoch
                 until = None if grant.clean else now + self._quarantine
-                self.takeovers[grant.shard] = Takeover(place_of(grant.clock), until, grant.deaths, grant.mark)
+                own = not grant.clean and grant.epoch == self._former.get(grant.shard, 0) + 1
+                self.takeovers[grant.shard] = Takeover(place_of(grant.clock), until, grant.deaths, grant.mark, own)
         self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 
     def fenced(self, shard: int) -> None:
         """The server says that this shard's lease is not ours any more."""
-        self.epochs.pop(shard, None)
+        if epoch := self.epochs.pop(shard, 0):
+            self._former[shard] = epoch
         self.takeovers.pop(shard, None)
         self.draining.pop(shard, None)
 

@@ -80,7 +80,10 @@ class _Notes:
         """This shard is ours: see how the holder before us ended."""
         takeover = self._leases.takeovers[shard]
         mark = suspects.read(takeover.mark)
-        mark = suspects.kept(mark) if takeover.quarantined_until is None else suspects.died(mark)
+        if takeover.quarantined_until is None:
+            mark = suspects.kept(mark)
+        elif not takeover.own:
+            mark = suspects.died(mark)
         self.cases[shard] = _Case(mark, takeover.deaths, forget_at)
 
     async def alone(self, shard: int | None, one: Suspect | None = None) -> None:
