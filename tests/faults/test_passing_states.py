@@ -197,3 +197,19 @@ def test_a_worker_starts_while_the_server_loads_or_fails_over(
         worker.terminate()
         assert worker.wait(60) == 0
     assert books(server.url, "q")["enqueued"] == 0
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "lost"])
+def test_a_worker_that_stops_while_the_server_is_away_ends_well(
+    make_server: Callable[..., RealServer], tmp_path: Path, *, kept: bool
+) -> None:
+    """It waits a moment for the books that it reports; where the queue is lost by then, it ends and says so."""
+    server, log = make_server(appendonly="always" if kept else "no"), tmp_path / "worker.log"
+    with emulated() as index:
+        worker = start(*WORK, "--index-host", index.url, url=server.url, log=log)
+        wait_until(lambda: "drains queue" in log.read_text(), 30, "it works")
+        server.kill()
+        worker.terminate()
+        wait_until(lambda: "WARNING cannot" in log.read_text().partition("stopping")[2], 30, "it misses the server")
+        server.restart()
+        assert worker.wait(60) == (0 if kept else 1), log.read_text()

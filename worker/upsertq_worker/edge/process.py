@@ -39,6 +39,8 @@ PARENT_SECONDS = 0.5
 KEY_SECONDS = 1.0
 ANEW_SECONDS = 1.0
 """Between two looks for another creation of a queue that was lost."""
+BOOKS_SECONDS = 10.0
+"""How long a worker that has ended waits for the books, when the server is away."""
 OPEN_SECONDS = 10.0
 """How long a worker that starts bears with a server that does not answer at all, as at a wrong address."""
 
@@ -130,14 +132,28 @@ async def _drain(
             _heed_signals(worker, index)
         events.tell(Event.STARTED, worker=seam.name, queue=shape.name, index=where)
         try:
-            return await _attended(worker, index, watch), await seam.books()
+            tally = await _attended(worker, index, watch)
         except QueueLost as error:
             if settings.until_empty or settings.stop_after is not None:
                 raise
             events.tell(Event.QUEUE_LOST, error=error)
             lost = error
+        else:
+            return tally, await _books(seam)
         shape = await _another(server, shape, lost)
         events.tell(Event.QUEUE_ANEW, queue=shape.name)
+
+
+async def _books(queue: RedisQueue) -> Books:
+    """The queue's books; a server that is away for a moment makes no failure of a worker that has ended well."""
+    until = time.monotonic() + BOOKS_SECONDS
+    while True:
+        try:
+            return await queue.books()
+        except ServerUnavailable:
+            if time.monotonic() >= until:
+                raise
+            await asyncio.sleep(PARENT_SECONDS)
 
 
 async def _attended(worker: Worker, index: HttpIndex, watch: Watch | None) -> Tally:
