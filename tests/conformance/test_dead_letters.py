@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -201,7 +200,7 @@ def test_a_replayed_entry_is_the_record(bench: Bench) -> None:
     (letter,) = bench.server.hold(find_letters(KEYS, SHARDS, [bench.heads()[0].dead_id], patience()))
     bench.replay(bench.server.hold(find_picks(KEYS, SHARDS, [letter.dead_id], patience())))
     entries = buried.pending(bench.client, KEYS.shard(letter.shard))
-    assert decode(entries[0][1]) == replace(letter.entry, depth=1)
+    assert decode(entries[0][1]) == letter.entry._replace(depth=1)
     assert set(entries[0][1]) <= set(b"v op n ns ids dim values meta run at seq depth".split())
 
 

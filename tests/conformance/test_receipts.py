@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,7 +96,7 @@ def desk(backend: Backend) -> Desk:
 
 def acked(delivery: Delivery, **more: Any) -> Metered:
     """The settlement of an entry that was acknowledged whole."""
-    return replace(settlement(delivery), **{"settled_ms": 0, **more})
+    return settlement(delivery)._replace(**{"settled_ms": 0, **more})
 
 
 def judged(name: str) -> Verdict | None:

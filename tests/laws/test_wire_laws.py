@@ -40,8 +40,7 @@ def entries(draw: st.DrawFn) -> Entry:
         for record_id in draw(st.lists(names, min_size=1, max_size=25))
     ]
     entry = pack(records, run=draw(st.sampled_from(["", "nightly"])), at=draw(st.integers(0, 2**42)))
-    return replace(
-        entry,
+    return entry._replace(
         namespace=draw(st.just("") | names),
         seq=draw(st.sampled_from(["", "1700000000000-3", "1700000000000-3-24"])) if len(records) == 1 else "",
         depth=draw(st.integers(0, 3)),
@@ -122,7 +121,7 @@ def test_a_deleted_entry_is_refused() -> None:
 def test_the_format_is_what_it_was() -> None:
     """The stored bytes of format 1 never change: entries outlive the program that wrote them."""
     entry = pack([make_record("a", [1.0], metadata={"k": 1})], run="r", at=5)
-    assert as_stored(replace(entry, namespace="n", seq="1-2", depth=1)) == {
+    assert as_stored(entry._replace(namespace="n", seq="1-2", depth=1)) == {
         b"v": b"2",
         b"op": b"upsert",
         b"n": b"1",

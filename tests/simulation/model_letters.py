@@ -5,7 +5,7 @@ It keeps them in memory and decides nothing: it does what `settle.lua` and `repl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from upsertq.contract.dead_letter import is_superseded, mark_field, place_of
@@ -96,7 +96,7 @@ class Letters:
         name = mark_field(entry)
         left = [token for token in self.marks.get(name, ()) if token.dead_id != dead_id]
         self.marks[name] = [*left, Token("R", entry.seq)]
-        return replace(entry, depth=entry.depth + 1), self.reasons.pop(dead_id)
+        return entry._replace(depth=entry.depth + 1), self.reasons.pop(dead_id)
 
     def superseded(self, entry: Entry) -> bool:
         """Whether a newer version of a replayed entry's record was acknowledged since."""

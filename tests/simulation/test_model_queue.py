@@ -282,7 +282,7 @@ class Twins:
         return list(zip(picks, theirs, strict=True))
 
     def _read_letter(self, shard: int, entry: wire.Entry) -> tuple[tuple[int, int], wire.Entry]:
-        return self.origin(shard, entry.seq), replace(entry, seq="")
+        return self.origin(shard, entry.seq), entry._replace(seq="")
 
     async def replay(self) -> None:
         """Replay some dead letters, and again when they are gone."""
@@ -304,7 +304,7 @@ class Twins:
         """Compare what the marks say of every replayed entry, and the marks themselves."""
         for number in self.origins:
             shard, entry = self.ids[number][0], self.entries[number]
-            real = replace(entry, seq=self.original(number, 1))
+            real = entry._replace(seq=self.original(number, 1))
             assert await self.real["bob"].superseded([(shard, real)]) == [self.model.superseded(shard, entry)]
         for shard in range(SHARDS):
             marks: Any = self.sync.hgetall(KEYS.shard(shard).dead_ids)

@@ -33,6 +33,8 @@ __all__ = ["AsyncClient", "Client", "CredentialProvider", "Pool", "async_client"
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 20.0
+READ_BYTES: Final = 1_000_000
+"""Bytes that are taken from a connection at once: replies have many megabytes."""
 SENTINEL_SECONDS: Final = 2.0
 """For each Sentinel to connect, and to answer."""
 MOST_CONNECTIONS: Final = 10_000
@@ -124,6 +126,7 @@ def _options(
         "socket_connect_timeout": CONNECT_SECONDS,
         "client_name": "upsertq",
         "max_connections": MOST_CONNECTIONS,
+        "socket_read_size": READ_BYTES,
         **more,
         **of_url,
     }

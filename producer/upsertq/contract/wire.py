@@ -5,7 +5,6 @@ it does where a column is not what `encode` makes. So whatever was decoded can b
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -16,6 +15,7 @@ from upsertq.contract.figures import LAST_MS, whole
 FORMAT = 2
 """Version of the entry format and of the key layout; a queue of another version is refused."""
 OP_UPSERT = "upsert"
+_VERSION, _OPERATION = b"%d" % FORMAT, OP_UPSERT.encode()
 ENTRY_RECORDS = 25
 """Records an entry holds at most: measured as the point where packing stops paying and memory starts to cost."""
 ENTRY_BYTES = 1_000_000
@@ -59,8 +59,7 @@ class UnknownEntry(QueueMismatch):
     """An entry of a version or operation that this program does not know: it stays where it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Up to 25 records of one shard, one namespace, one run and one dimension.
 
     `ids` has n items; `values` n x dim little-endian float32; `sparse` and `metadata` are JSON arrays of n objects or
@@ -136,7 +135,7 @@ def decode(fields: Mapping[bytes, bytes]) -> Entry:
             nothing of it may be used, for what is left could be taken for another record's.
     """
     version, operation = fields.get(b"v"), fields.get(b"op")
-    if version != b"%d" % FORMAT or operation != OP_UPSERT.encode():
+    if version != _VERSION or operation != _OPERATION:
         raise UnknownEntry(
             f"a queue entry has format version {_text(version)} and operation {_text(operation)}; this program knows "
             f"version {FORMAT} and operation {OP_UPSERT}: upgrade the workers, the entry stays in the queue"
@@ -225,6 +224,8 @@ def _ids(text: bytes, count: int) -> tuple[str, ...]:
 
 def _name(fields: Mapping[bytes, bytes], name: bytes, missing: bytes | None) -> str:
     value = fields.get(name, missing)
+    if value == b"":
+        return ""
     text = None if value is None else value.decode("ascii", "replace")
     if text is None or len(text) > MAX_NAME or not _is_plain(text):
         raise _damaged(f"{name.decode()} is not up to {MAX_NAME} ASCII characters")
@@ -237,7 +238,9 @@ def _is_plain(text: str) -> bool:
 
 def _number(fields: Mapping[bytes, bytes], name: bytes, least: int, most: int, missing: int | None = None) -> int:
     value = fields.get(name)
-    number = missing if value is None else whole(value, least, most)
+    if value is None and missing is not None:
+        return missing
+    number = whole(value, least, most)
     if number is None:
         raise _damaged(f"{name.decode()} is no number from {least:,} to {most:,}")
     return number
@@ -266,8 +269,7 @@ def _text(value: bytes | None) -> str:
 def one_record(entry: Entry, row: int, seq: str) -> Entry:
     """The record at `row` as an entry of its own, with its place in order."""
     width = entry.dim * FLOAT32
-    return replace(
-        entry,
+    return entry._replace(
         ids=(entry.ids[row],),
         values=entry.values[row * width : (row + 1) * width],
         sparse=_only(entry.sparse, row),

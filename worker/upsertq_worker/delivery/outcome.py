@@ -137,10 +137,10 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
     if isinstance(reply, TransportFailure):
         return Busy(reply, "timeout" if reply.kind is TransportKind.TIMEOUT else "connection", reply.answer_lost)
     body = read_body(reply)
+    if _OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
+        return _judge_success(reply, body, sent)
     refusal = refusal_of(reply, body)
     match reply.status:
-        case status if _OK <= status < HTTPStatus.MULTIPLE_CHOICES:
-            return _judge_success(reply, body, refusal, sent)
         case 400 | 422:
             return _judge_request(body, refusal, sent)
         case 413:
@@ -151,10 +151,11 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
             return _judge_wait(reply, body, refusal, sent, now)
 
 
-def _judge_success(reply: Answer, body: Body, refusal: Refusal, sent: Sent) -> Outcome:
+def _judge_success(reply: Answer, body: Body, sent: Sent) -> Outcome:
     count = upserted_count(reply, body)
     if count == len(sent.ids):
         return Accepted(request_lsn(reply.headers), request_id(reply.headers))
+    refusal = refusal_of(reply, body)
     if count is not None:
         return ShortAck(count, f"the service counts {count} of {len(sent.ids)} records", refusal)
     return ShortAck(None, f"no count of records in the answer: {refusal.message}", refusal)

@@ -10,8 +10,6 @@ READ_ENTRIES: Final = 16
 """Entries a stream in one read at most."""
 READ_BYTES: Final = 16_000_000
 """Bytes that one read should bring at most, about."""
-FIRST_MEAN: Final = 100_000
-"""Bytes of an entry, about, before one was seen."""
 BATCHES_AHEAD: Final = 4
 """Batches a lane may have here for each request that may be in flight: what is more only costs memory."""
 
@@ -38,8 +36,10 @@ class Share:
         return entries.records[namespace] < BATCHES_AHEAD * settings.concurrency * settings.batch.records * 3 // 4
 
     def of_each(self, streams: int) -> int:
-        """Entries to read of each of so many streams."""
+        """Entries to read of each of so many streams; few where nothing is here, so that sending begins soon."""
         entries = self._entries
+        if not entries.weight:
+            return 1
         room = min(READ_BYTES, self._settings.read_ahead - entries.weight)
-        mean = max(1, entries.weight // len(entries) if entries else FIRST_MEAN)
+        mean = max(1, entries.weight // len(entries))
         return max(1, min(READ_ENTRIES, room // (mean * max(1, streams))))

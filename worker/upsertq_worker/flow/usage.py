@@ -6,7 +6,7 @@ never counts anything on the server, and never keeps more than a bounded number 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from upsertq_worker.ordering.model import Item, Settlement, entry_of
 
@@ -31,8 +31,7 @@ class Usage:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Metered:
+class Metered(NamedTuple):
     """A settlement with its time in milliseconds since 1970, and what requests took since the last one."""
 
     settlement: Settlement

@@ -50,11 +50,11 @@ class Entries:
         return found
 
     def _weigh(self, held: Held, sign: int) -> None:
-        namespace, weight = held.entry.namespace, held.weight
-        self.weight += sign * weight
-        for counts, by in ((self.weights, weight), (self.records, len(held.entry.ids))):
-            left = counts.get(namespace, 0) + sign * by
-            if left:
-                counts[namespace] = left
-            else:
-                counts.pop(namespace, None)
+        namespace, weight = held.entry.namespace, sign * held.weight
+        self.weight += weight
+        left = self.weights.get(namespace, 0) + weight
+        if left:
+            self.weights[namespace] = left
+            self.records[namespace] = self.records.get(namespace, 0) + sign * len(held.entry.ids)
+        else:
+            del self.weights[namespace], self.records[namespace]

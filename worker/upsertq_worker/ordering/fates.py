@@ -1,7 +1,5 @@
 """Owns how records end, and when an entry whose records all have is given out for settling. Pure."""
 
-from collections import deque
-
 from upsertq.contract.dead_letter import Verdict
 from upsertq.contract.wire import one_record
 from upsertq_worker.ordering.entries import Entries
@@ -41,9 +39,8 @@ class Fates:
 
     def _give_out(self, first: Held) -> None:
         """Give it out, and those that were only waiting for it."""
-        line = deque([first])
-        while line:
-            held = line.popleft()
+        line = [first]
+        for held in line:  # which grows
             self._entries.remove(held)
             held.body = b""
             self.settlements.append(Settlement.of(held))
