@@ -21,7 +21,7 @@ from upsertq.contract.keys import QueueKeys, shard_of
 from upsertq.contract.protocol import Patience
 from upsertq.contract.record import make_record
 from upsertq.contract.server import AsyncServer
-from upsertq.contract.wire import decode
+from upsertq.contract.wire import ENTRY_RECORDS, decode
 
 if TYPE_CHECKING:
     from conftest import Backend
@@ -180,7 +180,7 @@ def test_the_ledger_expires(backend: Backend, server: Server) -> None:
     assert 0 < life <= LIFE_MS
 
 
-@pytest.mark.parametrize("limits", [Limits(records=4 * 40, bytes=None), Limits(None, bytes=4 * 700)], ids=str)
+@pytest.mark.parametrize("limits", [Limits(records=4 * 80, bytes=None), Limits(None, bytes=4 * 1_400)], ids=str)
 def test_a_limit_stops_the_producer_and_keeps_the_rest(backend: Backend, server: Server, limits: Limits) -> None:
     """At the limit `QueueFull` is raised; what is not enqueued is still there, and goes on once there is room."""
     shop = Shop(server, limits=limits)
@@ -208,10 +208,10 @@ def _raise_limit(shop: Shop) -> None:
 def test_an_empty_shard_takes_an_entry_whatever_the_limit(backend: Backend, server: Server) -> None:
     """A limit smaller than an entry cannot stop a queue for ever."""
     shop = Shop(server, limits=Limits(records=1, bytes=1), shards=1)
-    shop.pack(50)
+    shop.pack(2 * ENTRY_RECORDS)
     with pytest.raises(QueueFull):
         shop.send()
-    assert shop.books().pending == 25
+    assert shop.books().pending == ENTRY_RECORDS
     assert len(entries_of(backend, 0)) == 1
 
 
@@ -268,7 +268,7 @@ def test_the_limit_of_dead_letters_is_of_the_whole_queue(backend: Backend, serve
 def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, server: Server) -> None:
     """A long enqueue is refused soon after the limit is reached: what it enqueued before stays, the rest is kept."""
     shop = Shop(server, shards=1, max_dead=1)
-    shop.pack(25 * enqueue.CALL_ENTRIES + 1_000)
+    shop.pack(ENTRY_RECORDS * enqueue.CALL_ENTRIES + 1_000)
 
     def while_one_dies() -> Conversation[None]:
         enqueuing = shop.enqueuer.enqueue(shop.packer, no_patience)
@@ -280,7 +280,7 @@ def test_letters_that_come_meanwhile_refuse_the_next_round(backend: Backend, ser
 
     with pytest.raises(TooManyDead):
         server.hold(while_one_dies())
-    assert shop.books().enqueued == len(ids_of(backend, 1)) == 25 * enqueue.CALL_ENTRIES
+    assert shop.books().enqueued == len(ids_of(backend, 1)) == ENTRY_RECORDS * enqueue.CALL_ENTRIES
     assert shop.packer.records == 1_000
 
 

@@ -99,7 +99,7 @@ def test_ordinals_name_their_records(given_puts: list[Put], shards: int, closes:
 
 @given(puts)
 def test_entries_are_as_full_as_they_may_be(given_puts: list[Put]) -> None:
-    """No entry has more than 25 records; neighbours of a lane that could share an entry do."""
+    """No entry has more than 50 records; neighbours of a lane that could share an entry do."""
     lanes: dict[tuple[int, str], list[Parcel]] = defaultdict(list)
     for parcel in packed(given_puts, 2, set()):
         assert 1 <= len(parcel.entry.ids) <= wire.ENTRY_RECORDS
@@ -110,9 +110,9 @@ def test_entries_are_as_full_as_they_may_be(given_puts: list[Put]) -> None:
             assert not alike or len(one.entry.ids) == wire.ENTRY_RECORDS
 
 
-@given(st.integers(1, 60), st.integers(100_000, 1_200_000))
+@given(st.integers(1, 60), st.integers(10_000, 200_000))
 def test_wide_records_close_an_entry_early(count: int, size: int) -> None:
-    """An entry holds at most a megabyte, unless a single record is larger."""
+    """An entry holds at most 160 kB, unless a single record is larger."""
     packer = Packer(1)
     for number in range(count):
         packer.add(Record("a", "", bytes(size // 4 * 4), b"", b""), run="", ordinal=number, at=0)

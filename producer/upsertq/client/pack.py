@@ -51,7 +51,7 @@ class _Open:
 
 
 class Packer:
-    """Gathers records by shard and namespace into parcels of up to 25.
+    """Gathers records by shard and namespace into parcels of up to 50.
 
     `add` files a record; `ready` holds, per shard, the closed parcels in the order in which they must be enqueued;
     what enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.

@@ -44,7 +44,7 @@ class Producer:
     """Puts vector records into a queue; blocking, safe to share between threads.
 
     `put` validates and takes a record; it is durable once the `flush` that follows returns (leaving the `with` block
-    flushes). Records are packed by 25, so flush after a piece of work, not after each record.
+    flushes). Records are packed by 50, so flush after a piece of work, not after each record.
 
     Args:
         queue: name of the queue, created when it is not there.

@@ -145,7 +145,7 @@ local function older(one, other)
 end
 
 local stored = redis.call('HLEN', KEYS[5]) -- ids that have marks
-local all_read = stored <= 25 * #entries -- fewer than the entries have ids: they are read at once
+local all_read = stored <= 50 * #entries -- fewer than the entries have ids: they are read at once
 local marks, touched = {}, {} -- words by field, as they are to be; fields in the order of their first change
 local marked = {} -- by namespace, the field of each id that has marks
 local new_letters, superseded, unknown, missing = {}, {}, {}, {}
