@@ -173,21 +173,21 @@ class Applier:
         search = batch.search
         if searching:
             search = search or Search(len(versions), self._context.settings.max_culprits)
-            if self._refused(search, batch, outcome):
+            if self._refused(search, batch, outcome, len(parts)):
                 return
         if search is not None:
             search.open += len(parts) - 1
         for part in parts:
             self._send_again(batch.part([versions[position] for position in part], search), now)
 
-    def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> bool:
+    def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome, parts: int = 0) -> bool:
         """Count a refusal in its search; returns whether too much is wrong: then the search is called off."""
         parent = batch.parent
         first = parent is not None and parent.search is search and not parent.narrowed
         if parent is not None:
             parent.narrowed = True
         batch.search = search
-        search.refused(first_of_parent=first)
+        search.refused(parts, first_of_parent=first)
         if search.systemic:
             self._call_off(search, batch, outcome)
         return search.systemic
@@ -198,8 +198,7 @@ class Applier:
         for culprit in search.found:
             self._hold.put_back(culprit.version, now)
         search.found.clear()
-        cause = f"more than {search.most} records of one batch of {search.size} are refused: {describe(outcome)}"
-        self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
+        self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, f"{search.why}: {describe(outcome)}")
 
     def _give_up(self, batch: Batch, reason: Reason, outcome: Outcome) -> None:
         """Its one record is at fault; it is given up when the search around it is over."""

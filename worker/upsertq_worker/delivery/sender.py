@@ -285,8 +285,6 @@ class Sender:
             self._give_back(batch)
             return
         batch.attempts += 1
-        if batch.search is not None:
-            batch.search.requests += 1
         self._tally.requests += 1
         self._tally.retries += batch.attempts > 1
         self._tally.bytes += len(body)
