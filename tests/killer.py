@@ -20,16 +20,16 @@ class Killer(ThreadingHTTPServer):
     """A proxy in front of the index `target`; the ids in `deadly` kill."""
 
     daemon_threads = True
+    victim = 0
+    """Process to be killed."""
+    fuse: float | None = None
+    """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
 
     def __init__(self, target: str, deadly: frozenset[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Passing)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.target = target.removeprefix("http://")
         self.deadly = deadly
-        self.victim = 0
-        """Process to be killed."""
-        self.fuse: float | None = None
-        """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
         self.killed: list[tuple[str, ...]] = []
         """The ids of each request that killed."""
         self._one_at_a_time = threading.Lock()
@@ -79,10 +79,8 @@ class _Passing(BaseHTTPRequestHandler):
 def killing(target: str, *deadly: str) -> Iterator[Killer]:
     """Put a killer in front of an index."""
     with Killer(target, frozenset(deadly)) as killer:
-        thread = threading.Thread(target=killer.serve_forever)
-        thread.start()
+        threading.Thread(target=killer.serve_forever).start()
         try:
             yield killer
         finally:
             killer.shutdown()
-            thread.join()

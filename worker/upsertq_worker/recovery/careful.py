@@ -4,11 +4,12 @@ What goes next is decided in `upsertq_worker.recovery.suspects`; the sender send
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq.contract.errors import QueueDamaged, ServerUnavailable
 from upsertq.contract.pauses import scope_of, spoken
 from upsertq_worker.absence import Absence
@@ -20,7 +21,7 @@ from upsertq_worker.ordering.model import Fate, Held
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
 from upsertq_worker.recovery import suspects
-from upsertq_worker.recovery.suspects import Case, Suspect
+from upsertq_worker.recovery.suspects import ALONE, Case, Suspect
 
 STEADY_LEASES: Final = 3
 """Leases for which a holder must live until the deaths before it are forgotten."""
@@ -67,12 +68,8 @@ class Careful:
     def told(self) -> str:
         """One line for an operator; empty where nothing is drained with care."""
         lines = [case.line or () for case in self._cases.values() if case.careful]
-        if not lines:
-            return ""
-        return (
-            f"{len(lines)} shards are drained with care, one entry at a time, since workers died in a row; "
-            f"{sum(map(len, lines))} entries to go"
-        )
+        told = f"{len(lines)} shards are drained with care, one entry at a time, since workers died in a row; "
+        return told + f"{sum(map(len, lines))} entries to go" if lines else ""
 
     def gained(self, shards: list[int]) -> None:
         """These shards are ours, before anything of them is read: see how the holders before us ended."""
@@ -99,7 +96,9 @@ class Careful:
         rows = case.given_up(held.stream_id)
         for version in self._hold.take_apart(held, now) if rows else ():
             if version.row in rows:
-                why = suspects.verdict(context.name, context.wall())
+                told = f"{ALONE} workers died while this record alone was in flight"
+                last_ms = int(context.wall() * 1000)
+                why = Verdict(Reason.CRASH_LOOP, message=told, attempts=ALONE, last_ms=last_ms, worker=context.name)
                 self._hold.end_waiting(version, Fate.DEAD, now, why)
                 where = spoken(scope_of(version.namespace))
                 context.events.tell(Event.DEAD, id=version.id, lane=where, reason=why.reason, message=why.message)
@@ -122,9 +121,12 @@ class Careful:
 
     def answered(self, batch: Batch) -> None:
         """Something came back for a batch, or it was given up: its worker did not die of it."""
-        if batch is self._out:
+        if self._alone is not None and batch is self._out:
+            case, one = self._alone
+            case.blamed.pop(one, None)
             self._hung.pop(batch.namespace, None)
-            self._went()
+            self._alone = self._out = None
+            self._signals.suspicious.set()
 
     async def run(self) -> None:
         """Hand out suspects until the worker stops."""
@@ -146,15 +148,17 @@ class Careful:
 
     async def _step(self, now: float) -> None:
         """Do what can be done now."""
-        if self._out is not None and now >= self._out.started + HANGING:
-            self._hung[self._out.namespace] += 1
-            self._went()
+        out = self._out
+        if out is not None and now >= out.started + HANGING:
+            hung = self._hung[out.namespace] + 1
+            self.answered(out)
+            self._hung[out.namespace] = hung
         if self._alone is not None:
             return
         careful = [case for case in self._cases.values() if case.careful]
         for case in sorted(careful, key=lambda case: not case.blamed):
             if one := self._next(case, now):
-                await self._write(self._marks() | {case.shard: suspects.written(case.blamed, one)})
+                await self._write(alone=(case, one))
                 if self._cases.get(case.shard) is case:
                     self._alone = case, one
                     self._signals.sendable.set()
@@ -178,39 +182,28 @@ class Careful:
             case.line_up((held for held in inherited if not left_out(held.namespace)), max(1, records))
         return case.next(now, self._admits, left_out)
 
-    def _went(self) -> None:
-        """What was alone has not killed its worker."""
-        if self._alone is not None:
-            case, one = self._alone
-            case.blamed.pop(one, None)
-        self._alone = self._out = None
-        self._signals.suspicious.set()
-
     async def _tidy(self, now: float) -> None:
         """Forget deaths that are over, what was alone, and what was given up once it is settled."""
         over = [case for case in self._cases.values() if case.is_over(now)]
         for case in self._cases.values():
             if case.blamed:
                 case.prune(over=case in over or not case.careful, all_read=self._caught_up(case.shard))
-        await self._write({case.shard: suspects.written(case.blamed) for case in over}, deaths=0)
+        await self._write(over)
         for case in over:
             case.deaths = 0
-        await self._write(self._marks())
+        await self._write()
 
-    def _marks(self) -> dict[int, str]:
-        """The mark of each shard, while nothing of it is alone."""
-        return {shard: suspects.written(case.blamed) for shard, case in self._cases.items()}
-
-    async def _write(self, marks: dict[int, str], deaths: int | None = None) -> None:
-        """Write the marks that are not so on the server, or all of them with their count of deaths."""
-        held, cases = self._leases.epochs, dict(self._cases)
-        new = {k: mark for k, mark in marks.items() if k in held and (deaths is not None or mark != cases[k].mark)}
-        if not new:
+    async def _write(self, over: Sequence[Case] = (), alone: tuple[Case, Suspect] | None = None) -> None:
+        """Write the marks that are not so on the server; or those of cases that are over, with no death counted."""
+        held, cases, marks = self._leases.epochs, dict(self._cases), dict[int, str]()
+        for shard, case in cases.items():
+            mark = suspects.written(case.blamed, alone[1] if alone and alone[0] is case else None)
+            if shard in held and (case in over if over else mark != case.mark):
+                marks[shard], case.mark = mark, None
+        if not marks:
             return
-        for shard in new:
-            cases[shard].mark = None
-        foreign = await self._queue.mark({shard: held[shard] for shard in new}, new, deaths)
-        for shard, mark in new.items():
+        foreign = await self._queue.mark({shard: held[shard] for shard in marks}, marks, 0 if over else None)
+        for shard, mark in marks.items():
             cases[shard].mark = mark
         if foreign:
             self._lost(foreign)

@@ -6,7 +6,7 @@ is blamed until something comes back for it. A blamed entry goes record by recor
 deaths is given up.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
@@ -14,7 +14,6 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held, Item, Version
 from upsertq_worker.ordering.ready import is_delayed
@@ -45,19 +44,14 @@ def read(mark: str, *, died: bool) -> dict[Suspect, int]:
 
     Nothing, where the mark cannot be read: the deaths are counted beside it.
     """
+    blamed = Counter[Suspect]()
     try:
         alone, *rest = orjson.loads(mark or "[null]")
-        blamed = {_suspect(stream_id, row): int(deaths) for stream_id, row, deaths in rest}
-        if alone and died:
-            one = _suspect(*alone)
-            blamed[one] = blamed.get(one, 0) + 1
+        for stream_id, row, deaths in (*rest, *([[*alone, 1]] if alone and died else ())):
+            blamed[Suspect(str(stream_id), None if row is None else int(row))] += int(deaths)
     except (ValueError, TypeError):
         return {}
-    return blamed
-
-
-def _suspect(stream_id: object, row: int | None) -> Suspect:
-    return Suspect(str(stream_id), None if row is None else int(row))
+    return dict(blamed)
 
 
 @dataclass(eq=False, slots=True)
@@ -87,11 +81,8 @@ class Case:
 
     def given_up(self, stream_id: str) -> set[int]:
         """The rows of an entry that are not to be sent any more."""
-        return {
-            one.row
-            for one, deaths in self.blamed.items()
-            if one.row is not None and one.stream_id == stream_id and deaths >= ALONE
-        }
+        known = (one for one, deaths in self.blamed.items() if one.stream_id == stream_id and deaths >= ALONE)
+        return {one.row for one in known if one.row is not None}
 
     def prune(self, *, over: bool, all_read: bool) -> None:
         """Blame nothing that is settled, where all that was inherited is read; after care only what is given up."""
@@ -165,14 +156,3 @@ def in_turn(inherited: Iterable[Held], records: int) -> Iterator[Held]:
         if held is not None and records > 0:
             records -= len(held.entry.ids)
             yield held
-
-
-def verdict(worker: str, now: float) -> Verdict:
-    """Why a record that is blamed for too many deaths is given up; `now` in seconds since 1970."""
-    return Verdict(
-        Reason.CRASH_LOOP,
-        message=f"{ALONE} workers died while this record alone was in flight",
-        attempts=ALONE,
-        last_ms=int(now * 1000),
-        worker=worker,
-    )
