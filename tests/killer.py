@@ -22,8 +22,8 @@ class Killer(ThreadingHTTPServer):
     daemon_threads = True
     victim = 0
     """Process to be killed."""
-    fuse: float | None = None
-    """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
+    fuse = 0
+    """Requests until one kills, whatever it carries, and is passed on all the same; below 1: none does."""
 
     def __init__(self, target: str, deadly: frozenset[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Passing)
@@ -35,12 +35,11 @@ class Killer(ThreadingHTTPServer):
         self._one_at_a_time = threading.Lock()
 
     def watch(self, ids: tuple[str, ...]) -> bool:
-        """Take note of a batch; returns whether it killed."""
+        """Take note of a batch; returns whether it was deadly."""
         with self._one_at_a_time:
-            fuse, self.fuse = self.fuse, None
-        if fuse is not None:
-            # a request of the last victim may come only now: the one that is there is killed
-            threading.Timer(fuse, lambda: os.kill(self.victim, signal.SIGKILL)).start()
+            self.fuse -= 1
+            if self.fuse == 0:
+                os.kill(self.victim, signal.SIGKILL)
         if self.deadly.isdisjoint(ids):
             return False
         self.killed.append(ids)
