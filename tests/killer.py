@@ -20,27 +20,26 @@ class Killer(ThreadingHTTPServer):
     """A proxy in front of the index `target`; the ids in `deadly` kill."""
 
     daemon_threads = True
+    victim = 0
+    """Process to be killed."""
+    fuse = 0
+    """Requests until one kills, whatever it carries, and is passed on all the same; below 1: none does."""
 
     def __init__(self, target: str, deadly: frozenset[str]) -> None:
         super().__init__(("127.0.0.1", 0), _Passing)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.target = target.removeprefix("http://")
         self.deadly = deadly
-        self.victim = 0
-        """Process to be killed."""
-        self.fuse: float | None = None
-        """Seconds after which the next request kills, whatever it carries; `None`: it does not."""
         self.killed: list[tuple[str, ...]] = []
         """The ids of each request that killed."""
         self._one_at_a_time = threading.Lock()
 
     def watch(self, ids: tuple[str, ...]) -> bool:
-        """Take note of a batch; returns whether it killed."""
+        """Take note of a batch; returns whether it was deadly."""
         with self._one_at_a_time:
-            fuse, self.fuse = self.fuse, None
-        if fuse is not None:
-            # a request of the last victim may come only now: the one that is there is killed
-            threading.Timer(fuse, lambda: os.kill(self.victim, signal.SIGKILL)).start()
+            self.fuse -= 1
+            if self.fuse == 0:
+                os.kill(self.victim, signal.SIGKILL)
         if self.deadly.isdisjoint(ids):
             return False
         self.killed.append(ids)
@@ -79,10 +78,8 @@ class _Passing(BaseHTTPRequestHandler):
 def killing(target: str, *deadly: str) -> Iterator[Killer]:
     """Put a killer in front of an index."""
     with Killer(target, frozenset(deadly)) as killer:
-        thread = threading.Thread(target=killer.serve_forever)
-        thread.start()
+        threading.Thread(target=killer.serve_forever).start()
         try:
             yield killer
         finally:
             killer.shutdown()
-            thread.join()

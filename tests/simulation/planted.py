@@ -83,7 +83,7 @@ def any_2xx_counts() -> AbstractContextManager[Any]:
 
     def believe(*asked: Any) -> Outcome:
         outcome = judge(*asked)
-        return Accepted(None, None) if isinstance(outcome, ShortAck) else outcome
+        return Accepted(None) if isinstance(outcome, ShortAck) else outcome
 
     return patch.object(sender, "judge", believe)
 

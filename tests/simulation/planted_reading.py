@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from model_queue import Place, Shard
     from upsertq_worker.delivery.batch import Batch
     from upsertq_worker.ordering.model import Settlement
-    from upsertq_worker.recovery.suspects import Mark
 
 
 def cursor_past_unsettled_entries() -> AbstractContextManager[Any]:
@@ -92,13 +91,14 @@ def suspects_never_alone() -> AbstractContextManager[Any]:
 
 def given_up_with_its_entry() -> AbstractContextManager[Any]:
     """All records of an entry that was alone at a death are given up."""
-    died = suspects.died
+    read = suspects.read
 
-    def hasty(mark: Mark) -> Mark:
-        entries = [one.stream_id for one in mark if one.row is None]
-        return (*died(mark), *(Suspect(name, row, suspects.ALONE) for name in entries for row in range(25)))
+    def hasty(mark: str, *, died: bool) -> dict[Suspect, int]:
+        blamed = read(mark, died=died)
+        entries = [one.stream_id for one in blamed if one.row is None]
+        return blamed | {Suspect(name, row): suspects.ALONE for name in entries for row in range(25)}
 
-    return patch.object(suspects, "died", hasty)
+    return patch.object(suspects, "read", hasty)
 
 
 def given_up_at_the_first_death_alone() -> AbstractContextManager[Any]:

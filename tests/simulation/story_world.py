@@ -107,7 +107,8 @@ class World:
         self.index: dict[Key, int] = {}
         """The version of each record in the index."""
         self.hired: list[Hired] = []
-        self._versions: Counter[Key] = Counter()
+        self.versions: Counter[Key] = Counter()
+        """Versions of each record that were enqueued."""
         self._filled: Counter[str] = Counter()
         self._faults = Faults(
             rng=random.Random("upsertq story"), now=self.loop.time, lease=LEASE, quarantine=QUARANTINE,
@@ -138,8 +139,8 @@ class World:
         by_shard: dict[int, list[tuple[Key, int]]] = {}
         for record_id in ids:
             key = namespace, record_id
-            self._versions[key] += 1
-            by_shard.setdefault(shard_of(*key, self.shards), []).append((key, self._versions[key]))
+            self.versions[key] += 1
+            by_shard.setdefault(shard_of(*key, self.shards), []).append((key, self.versions[key]))
         for shard, versioned in by_shard.items():
             records = [
                 wire.Record(key[1], namespace, b"\0\0\x80?", b"", b'{"version":%d}' % version)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
 from story_world import SIZE, Reaction, World
-from upsertq.contract.keys import shard_of
 from upsertq_worker.delivery.batch import HANGING
 from upsertq_worker.recovery.careful import HANGS
 from upsertq_worker.recovery.suspects import ALONE, DEATHS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from checker import Key
     from story_world import Post
 
 MOST_DEATHS: Final = DEATHS + 1 + ALONE
-"""Until care begins, with its entry, and alone."""
+"""Of one record: until care begins, with its entry, and alone."""
 
 
 def test_after_one_unclean_death_draining_goes_on_at_full_pace() -> None:
@@ -44,16 +47,11 @@ def test_after_two_unclean_deaths_suspects_go_one_entry_at_a_time() -> None:
     """While they do nothing else is in flight; then all goes on at full pace and the deaths are forgotten."""
     world = World()
     world.fill("docs", 400)
-    flying: set[int] = set()
-    alone: list[int] = []
+    alone: list[Post] = []
 
     def react(post: Post) -> Reaction:
-        if post.worker == "w3":
-            flying.add(len(world.posts))
-            world.loop.later(0.1, flying.discard, len(world.posts))
-            if world.marks():
-                alone.append(len(flying))
-                assert len(post.records) <= SIZE
+        if world.marks():
+            alone.append(post)
         return Reaction(seconds=0.1 if post.worker == "w3" else 5.0)
 
     world.react = react
@@ -65,144 +63,105 @@ def test_after_two_unclean_deaths_suspects_go_one_entry_at_a_time() -> None:
             world.kill(name)
         world.start("w3")
         await world.until(lambda: not world.left(), seconds=60)
-        assert alone
-        assert set(alone) == {1}
+        assert min(two.at - one.at for one, two in pairwise(alone)) >= 0.1
+        assert max(len(post.records) for post in alone) <= SIZE
         assert world.queue.shards[0].deaths == 0
         assert world.marks() == set()
 
     world.tell(story())
 
 
-def test_suspects_of_other_shards_forget_no_accusation() -> None:
-    """What was alone at a death goes first, wherever it is: another shard's suspects have a mark of their own."""
-    world = World(shards=2)
-    deadly = next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == 1)
-    others = (name for name in map(str, range(100, 10_000)) if shard_of("docs", name, 2) == 0)
-    world.enqueue("docs", deadly, *(name for name in map(str, range(100)) if name != deadly))
-    world.deadly = {("docs", deadly)}
-
-    def over() -> bool:
-        if not world.left():
-            return True
-        if len(world.hired) > started[-1]:
-            started.append(len(world.hired))
-            world.enqueue("docs", next(others))
-        return False
-
-    started = [0]
-
-    async def story() -> None:
-        assert await world.deaths_until(over, seconds=300) == MOST_DEATHS
-        assert world.dead() == {("docs", deadly)}
-
-    world.tell(story())
-
-
-@pytest.mark.parametrize("entries", [4, 60])
-def test_a_deadly_record_is_found_and_its_neighbours_land(entries: int) -> None:
-    """It is dead after five deaths, whatever is around it."""
-    world = World()
-    world.fill("docs", entries)
-    world.deadly = {("docs", "57")}
-
-    async def story() -> None:
-        assert await world.deaths_until(lambda: not world.left(), seconds=300) <= MOST_DEATHS
-        assert world.dead() == world.deadly
-        assert len(world.index) == entries * SIZE - (("docs", "57") not in world.index)
-
-    world.tell(story())
-
-
-def test_several_deadly_records_are_found_in_one_entry_and_in_several_lanes_and_shards() -> None:
-    """Each of them, and no other record, is given up."""
-    world = World(shards=4)
+def several(world: World) -> None:
+    """Lanes over several shards."""
     for namespace in ("docs", "images", ""):
         world.fill(namespace, 8)
-    world.deadly = {("docs", "3"), ("docs", "4"), ("images", "57"), ("", "101")}
-
-    async def story() -> None:
-        await world.deaths_until(lambda: not world.left(), seconds=1_000)
-        assert world.dead() == world.deadly
-
-    world.tell(story())
 
 
-def test_a_deadly_record_in_a_trickle_behind_a_bulk_backlog_is_found() -> None:
-    """A lane that has one entry beside a lane that has thousands is among what may have been in flight."""
-    world = World()
+def trickle(world: World) -> None:
+    """A lane that has one entry beside a lane that has thousands."""
     world.fill("bulk", 2_000)
     world.enqueue("trickle", "deadly")
-    world.deadly = {("trickle", "deadly")}
     world.react = lambda _post: Reaction(seconds=0.2)
 
-    async def story() -> None:
-        await world.deaths_until(lambda: not world.left(), seconds=400)
-        assert world.dead() == world.deadly
 
-    world.tell(story())
-
-
-def test_a_deadly_record_of_which_an_older_version_is_pending_is_found() -> None:
-    """Until the quarantine ends neither version may be sent: care lasts until then."""
-    world = World()
+def two(world: World) -> None:
+    """Two of an id: neither may be sent until the quarantine ends, and care lasts until then."""
     world.enqueue("docs", "hot", "a")
     world.enqueue("docs", "hot", "b")
-    world.deadly = {("docs", "hot")}
-
-    async def story() -> None:
-        await world.deaths_until(lambda: not world.left(), seconds=400)
-        assert world.dead() == world.deadly
-        assert {key[1] for key in world.index} >= {"a", "b"}
-
-    world.tell(story())
 
 
-def test_deadly_versions_of_a_hot_id_are_found_behind_the_heads_of_the_lanes() -> None:
+def hot(world: World) -> None:
     """The newest version that was read is sent first, and stands behind what may have been in flight besides."""
-    world = World()
     for number in range(24):
         world.enqueue("docs", "hot", *(f"{number}-{row}" for row in range(SIZE - 1)))
     world.kills = lambda post: any(key[1] == "hot" and version >= 22 for key, version in post.records)
 
+
+@pytest.mark.parametrize(
+    ("fill", "deadly", "versions"),
+    [
+        (lambda world: world.fill("docs", 4), {("docs", "57")}, 1),
+        (lambda world: world.fill("docs", 60), {("docs", "57")}, 1),
+        (several, {("docs", "3"), ("docs", "4"), ("images", "57"), ("", "101")}, 4),
+        (trickle, {("trickle", "deadly")}, 1),
+        (two, {("docs", "hot")}, 2),
+        (hot, {("docs", "hot")}, 3),
+    ],
+    ids=["small", "large", "several", "trickle", "two", "hot"],
+)
+def test_deadly_records_are_found_and_their_neighbours_land(
+    fill: Callable[[World], None], deadly: set[Key], versions: int
+) -> None:
+    """Each version is dead after three deaths at most beside the first two, and no other record is given up."""
+    world = World(shards=versions if len(deadly) > 1 else 1)
+    world.deadly = deadly
+    fill(world)
+
     async def story() -> None:
-        assert await world.deaths_until(lambda: not world.left(), seconds=400, concurrency=2) <= MOST_DEATHS + 2 * 3
-        assert world.dead() == {("docs", "hot")}
-        assert world.index["docs", "hot"] == 21
-        assert len(world.index) == 24 * (SIZE - 1) + 1
+        deaths = await world.deaths_until(lambda: not world.left(), seconds=1_000, concurrency=2)
+        assert deaths <= DEATHS + (1 + ALONE) * versions
+        assert world.dead() == deadly
+        assert {world.index.get(key, 0) for key in deadly} <= {0, *(world.versions[key] - versions for key in deadly)}
+        assert world.index.keys() >= world.versions.keys() - deadly
 
     world.tell(story())
 
 
-@pytest.mark.parametrize("reaction", [Reaction(503), Reaction(0, 30.0)], ids=["503", "hangs"])
-def test_suspects_of_a_failing_namespace_keep_nothing_waiting(reaction: Reaction) -> None:
-    """What was answered, in whatever way, or hangs for five seconds, did not kill."""
+def test_a_record_that_has_an_answer_between_two_deaths_alone_is_not_given_up() -> None:
+    """Two suspects, and workers that die by chance: of the one that goes after another one was answered."""
     world = World()
-    world.fill("failing", 20)
-    world.fill("well", 20)
+    for name in ("a", "b"):
+        world.enqueue("docs", name)
     world.queue.shards[0].deaths, world.queue.shards[0].last_epoch = DEATHS - 1, 1
-    world.react = lambda post: reaction if post.namespace == "failing" else Reaction()
+    answered = {"w1": "", "w2": "a", "w3": "b"}
+    world.kills = lambda post: post.keys != {("docs", answered.get(post.worker, "a"))} and post.worker in answered
+    world.react = lambda post: Reaction(503 if post.worker in answered else 200, 0.1)
 
     async def story() -> None:
-        world.start("w1")
-        took = await world.until(lambda: not world.left("well"), seconds=120)
-        assert took < 5 + HANGS * HANGING + 5 if reaction.status == 0 else took < 15
+        assert await world.deaths_until(lambda: not world.left(), seconds=300) == len(answered)
+        assert [{key[1] for key in post.keys} for post in world.posts if world.kills(post)] == [{"a"}, {"b"}, {"a"}]
+        assert world.dead() == set()
 
     world.tell(story())
 
 
-def test_suspects_of_a_paused_lane_keep_nothing_waiting() -> None:
-    """They are left out; the others go at once."""
+@pytest.mark.parametrize("reaction", [Reaction(503), Reaction(0, 30.0), None], ids=["503", "hangs", "paused"])
+def test_suspects_of_a_lane_that_does_not_go_on_keep_nothing_waiting(reaction: Reaction | None) -> None:
+    """What was answered, in whatever way, or hangs for five seconds, did not kill; what is paused is left out."""
     world = World()
-    world.fill("held", 20)
-    world.fill("well", 20)
-    world.pause("held")
+    for namespace in ("failing", "well"):
+        world.fill(namespace, 20)
     world.queue.shards[0].deaths, world.queue.shards[0].last_epoch = DEATHS - 1, 1
+    if reaction is None:
+        world.pause("failing")
+    world.react = lambda post: reaction if reaction and post.namespace == "failing" else Reaction()
 
     async def story() -> None:
         world.start("w1")
-        assert await world.until(lambda: not world.left("well"), seconds=60) < 8
+        hangs = HANGS * HANGING if reaction and not reaction.status else 0
+        assert await world.until(lambda: not world.left("well"), seconds=120) < 10 + hangs
         world.fill("new", 20)
-        assert await world.until(lambda: not world.left("new"), seconds=60) < 2
+        assert await world.until(lambda: not world.left("new"), seconds=60) < 5
 
     world.tell(story())
 

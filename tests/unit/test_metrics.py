@@ -93,7 +93,7 @@ def test_a_worker_exports_the_table_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("outcome", "word"),
     [
-        (Accepted(None, None), "ok"),
+        (Accepted(None), "ok"),
         (ShortAck(1, "why", REFUSAL), "short_ack"),
         (RecordRefused(REFUSAL), "refused"),
         (TooLarge(REFUSAL), "refused"),

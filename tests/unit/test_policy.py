@@ -52,8 +52,8 @@ def apart(*named: int, size: int = 4) -> Split:
 @pytest.mark.parametrize(
     ("outcome", "given", "expected"),
     [
-        (Accepted(None, None), facts(), Acknowledge()),
-        (Accepted(7, "r"), facts(1), Acknowledge()),
+        (Accepted(None), facts(), Acknowledge()),
+        (Accepted(7), facts(1), Acknowledge()),
         (SHORT, facts(), Retry(at_once=True)),
         (SHORT, facts(1), Retry(at_once=True)),
         (SHORT, facts(short_acks=1), Split(HALVES, searching=True)),

@@ -122,7 +122,7 @@ class Worker:
                 self._waits,
                 self._forget,
             ),
-            lambda: self._careful.notes.pinned,
+            lambda: self._careful.pinned,
             self.report,
             self._leases_changed,
             self._alarms,
@@ -173,7 +173,7 @@ class Worker:
             if signals.failure is None:
                 await self._guarded(lambda: self._settler.flush(left))
                 if self.idle:
-                    await self._guarded(self._careful.tidy)
+                    await self._guarded(self._careful.end)
             signals.done.set()
             signals.noteworthy.set()
             await keeping

@@ -6,7 +6,7 @@ What follows is decided in `upsertq_worker.delivery.policy`; this module carries
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.pauses import QUEUE, scope_of, spoken
@@ -20,36 +20,12 @@ from upsertq_worker.events import Event
 from upsertq_worker.flow.landings import Landings
 from upsertq_worker.flow.limiter import BACKOFF, Limiter
 from upsertq_worker.flow.outage import SHORTEST, OutageWatch
+from upsertq_worker.flow.pausing import Pausing
+from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Fate, Item
+from upsertq_worker.ordering.model import Fate
 
 SYSTEMIC: Final = "systemic"
-
-
-class LanePauses(Protocol):
-    """What is needed of pauses here."""
-
-    def pause(self, scope: str, reason: str, message: str) -> None:
-        """Pause a scope, and say so once."""
-
-    def resume(self, scope: str) -> bool:
-        """End a pause; returns whether there was one."""
-
-    def probe_refused(self, scope: str) -> None:
-        """A probe of this scope was refused."""
-
-    def reason(self, scope: str) -> str | None:
-        """Why the service paused this scope; `None` when it did not."""
-
-
-class UsageMeter(Protocol):
-    """What is needed of the meter here, and by the sender."""
-
-    def posted(self, items: Sequence[Item], size: int, *, again: bool) -> None:
-        """A request with these records left, `size` bytes of body; `again` when it was not the first with them."""
-
-    def landed(self, items: Sequence[Item], lsn: int) -> None:
-        """The index took these records, and its log was at `lsn` then."""
 
 
 @dataclass(eq=False)
@@ -59,9 +35,9 @@ class Applier:
     _context: Context
     _hold: Hold
     _limiter: Limiter
-    _pauses: LanePauses
+    _pauses: Pausing
     _outage: OutageWatch
-    _meter: UsageMeter
+    _meter: Meter
     _send_again: Callable[[Batch, float], None]
     """Takes a batch that is to be sent again, and the time when."""
     _landed: int = field(init=False, default=0)
@@ -173,33 +149,28 @@ class Applier:
         search = batch.search
         if searching:
             search = search or Search(len(versions), self._context.settings.max_culprits)
-            if self._refused(search, batch, outcome):
+            if self._refused(search, batch, outcome, len(parts)):
                 return
         if search is not None:
             search.open += len(parts) - 1
         for part in parts:
             self._send_again(batch.part([versions[position] for position in part], search), now)
 
-    def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> bool:
+    def _refused(self, search: Search[Culprit], batch: Batch, outcome: Outcome, parts: int = 0) -> bool:
         """Count a refusal in its search; returns whether too much is wrong: then the search is called off."""
         parent = batch.parent
         first = parent is not None and parent.search is search and not parent.narrowed
         if parent is not None:
             parent.narrowed = True
         batch.search = search
-        search.refused(first_of_parent=first)
+        search.refused(parts, first_of_parent=first)
         if search.systemic:
-            self._call_off(search, batch, outcome)
+            self.give_back(batch)
+            for culprit in search.found:
+                self._hold.put_back(culprit.version, self._context.clock())
+            search.found.clear()
+            self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, f"{search.why}: {describe(outcome)}")
         return search.systemic
-
-    def _call_off(self, search: Search[Culprit], batch: Batch, outcome: Outcome) -> None:
-        now = self._context.clock()
-        self.give_back(batch)
-        for culprit in search.found:
-            self._hold.put_back(culprit.version, now)
-        search.found.clear()
-        cause = f"more than {search.most} records of one batch of {search.size} are refused: {describe(outcome)}"
-        self._pauses.pause(scope_of(batch.namespace), SYSTEMIC, cause)
 
     def _give_up(self, batch: Batch, reason: Reason, outcome: Outcome) -> None:
         """Its one record is at fault; it is given up when the search around it is over."""
@@ -214,12 +185,11 @@ class Applier:
             return
         self._barren[batch.namespace] += 1
         live = [one for one in batch.versions(self._hold, self._context.clock()) if not one.held.dropped]
-        first_ms, last_ms = int(batch.first_failed * 1000), int(self._context.wall() * 1000)
         verdict = replace(
             policy.verdict(reason, outcome, batch.path),
             attempts=batch.attempts,
-            first_ms=first_ms,
-            last_ms=last_ms,
+            first_ms=int(batch.first_failed * 1000),
+            last_ms=int(self._context.wall() * 1000),
             worker=self._context.name,
         )
         search.found += [Culprit(version, verdict) for version in live]

@@ -1,7 +1,8 @@
 """Owns how a refused batch is taken apart until the records at fault stand alone, and when to stop looking.
 
 Pure. Named suspects are sent apart first, the rest is halved. By halving, k culprits among n cost at most
-2k⌈log2 n⌉ + 1 requests (each culprit has ⌈log2 n⌉ refused groups above it, each split in two). No record is
+2k⌈log2 n⌉ + 1 requests (each culprit has ⌈log2 n⌉ refused groups above it, each split in two). That is the budget of a
+search, for the most culprits allowed: names that are wrong take more, and what is beyond it is not sent. No record is
 given up before the whole search is over: a refusal that hits more than the culprits allowed is not the records' fault.
 """
 
@@ -27,10 +28,11 @@ class Search(Generic[T]):
     """The search in one refused batch of `size` records.
 
     Attributes:
+        most: culprits that it may find.
         found: culprits that stand alone, each with why it was refused.
         open: groups that are out or wait to be sent.
-        requests: sent so far for this search, the first refused one included.
-        systemic: more is wrong than records can be at fault for.
+        requests: that it takes, as far as is known: those that wait included, repeated ones not.
+        systemic: more is wrong than records can be at fault for: no more of it is sent.
     """
 
     size: int
@@ -42,12 +44,22 @@ class Search(Generic[T]):
     _groups: int = 0
     """Disjoint groups known to hold at least one culprit each."""
 
-    def refused(self, *, first_of_parent: bool) -> None:
-        """A group was refused. Where it is its parent's first refused part, the parent's culprit is only narrowed."""
-        if not first_of_parent:
-            self._groups += 1
-        if self._groups > self.most or self.requests > request_budget(self.size, self.most):
-            self.systemic = True
+    def refused(self, parts: int, *, first_of_parent: bool) -> None:
+        """A group was refused, and would be sent again in so many parts: none where it is a single record.
+
+        Where it is its parent's first refused part, the parent's culprit is only narrowed.
+        """
+        self._groups += not first_of_parent
+        self.requests += parts
+        self.systemic |= self._groups > self.most or self.requests > request_budget(self.size, self.most)
+
+    @property
+    def why(self) -> str:
+        """Why it is called off."""
+        if self._groups > self.most:
+            return f"more than {self.most} records of one batch of {self.size} are refused"
+        budget = request_budget(self.size, self.most)
+        return f"to find what is refused in one batch of {self.size} records would take more than {budget} requests"
 
     @property
     def over(self) -> bool:

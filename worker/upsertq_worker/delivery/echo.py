@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    _Span = tuple[int, int]
 
 GAP: Final = "''"
 """What stands in the place of an echo: an empty quotation."""
@@ -40,7 +42,7 @@ _LONG: Final = 4
 
 @dataclass(slots=True)
 class _Message:
-    """A message as words, with the places of each, and which of them are an echo."""
+    """A message as words, with the places of each; it counts the work that they make."""
 
     text: str
     words: list[str]
@@ -56,6 +58,23 @@ class _Message:
         for place, word in enumerate(words):
             at.setdefault(word, []).append(place)
         return cls(text, words, [one.span(1) for one in found], at)
+
+    def span(self, first: int, last: int, *, back: bool) -> _Span:
+        """The characters from one word to another; with `back` words are counted from the end."""
+        return (
+            (self.spans[-1 - last][0], self.spans[-1 - first][1])
+            if back
+            else (self.spans[first][0], self.spans[last][1])
+        )
+
+    def is_end(self, place: int, *, back: bool) -> bool:
+        """Whether a text that is cut short ends behind this word, or with `back` begins before it.
+
+        So it does at an ellipsis, a quote or an end of the message.
+        """
+        start, end = self.spans[-1 - place if back else place]
+        around = self.text[max(0, start - 3) : start] if back else self.text[end : end + 3]
+        return not around.strip() or "…" in around or ".." in around or around.strip()[0] in "'\"`"
 
 
 def without_echo(text: str, texts: Iterable[str]) -> str:
@@ -79,7 +98,7 @@ def without_echo(text: str, texts: Iterable[str]) -> str:
     return _cut(text, cuts)
 
 
-def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
+def _echoes(message: _Message, text: str) -> Iterator[_Span]:
     """Where in the message this text, or its start or end, stands: as spans of characters."""
     if _first_word(message, text) not in message.at and _last_word(message, text) not in message.at:
         return
@@ -90,8 +109,9 @@ def _echoes(message: _Message, text: str) -> Iterator[tuple[int, int]]:
     if len(words) == 1 and whole:
         yield from _names(message, words[0])
     elif words:
-        yield from _starts(message, words, whole=whole)
-        yield from _ends(message, words if whole else _words(text[-_TEXT_MAX:]))
+        yield from _parts(message, words, whole=whole)
+        last = words if whole else _words(text[-_TEXT_MAX:])
+        yield from _parts(message, last[::-1], back=True)
 
 
 def _first_word(message: _Message, text: str) -> str:
@@ -116,78 +136,47 @@ def _words(text: str) -> list[str]:
     return [one[1].lower() for one in _WORD.finditer(text) if one[1]]
 
 
-def _names(message: _Message, word: str) -> Iterator[tuple[int, int]]:
+def _names(message: _Message, word: str) -> Iterator[_Span]:
     for place in message.at.get(word, ()):
         message.work += 1
         if place and message.words[place - 1] in _NAMED and not word.isdigit():
             yield message.spans[place]
 
 
-def _starts(message: _Message, words: Sequence[str], *, whole: bool) -> Iterator[tuple[int, int]]:
+def _parts(message: _Message, words: Sequence[str], *, whole: bool = False, back: bool = False) -> Iterator[_Span]:
+    """Where a text, or its start, stands; with `back` its end, which is its start read backwards, as `words` are."""
+    theirs = message.words[::-1] if back else message.words
+    places = message.at.get(words[0], [])
     reached = 0
-    for place in message.at.get(words[0], ()):
+    for place in (len(theirs) - 1 - one for one in reversed(places)) if back else places:
         if message.work > WORK_MAX:
             return
         message.work += 1
         if place < reached:
             continue
-        length = _common(message, place, words)
+        length = _common(theirs, place, words)
+        message.work += length + 1
         reached = place + length
         complete = whole and length == len(words)
-        if not complete and _is_cut(message.words[reached : reached + 1], words[length : length + 1], str.startswith):
-            end = message.spans[reached][1]
-            if _is_end(message.text[end : end + 3]):
-                yield message.spans[place][0], end
-                continue
-        end = message.spans[reached - 1][1]
-        if length > 1 and (complete or length >= _LONG or _is_end(message.text[end : end + 3])):
-            yield message.spans[place][0], end
+        is_cut = not complete and _is_cut(theirs[reached : reached + 1], words[length : length + 1], back=back)
+        if is_cut and message.is_end(reached, back=back):
+            yield message.span(place, reached, back=back)
+        elif length > 1 and (complete or length >= _LONG or message.is_end(reached - 1, back=back)):
+            yield message.span(place, reached - 1, back=back)
 
 
-def _ends(message: _Message, words: Sequence[str]) -> Iterator[tuple[int, int]]:
-    reached = len(message.words)
-    for place in reversed(message.at.get(words[-1], ()) if len(words) > 1 else ()):
-        if message.work > WORK_MAX:
-            return
-        message.work += 1
-        if place >= reached:
-            continue
-        length = _common_before(message, place, words)
-        reached = place - length + 1
-        if reached and _is_cut(message.words[reached - 1 : reached], words[-1 - length : -length], str.endswith):
-            start = message.spans[reached - 1][0]
-            if _is_end(message.text[max(0, start - 3) : start]):
-                yield start, message.spans[place][1]
-                continue
-        start = message.spans[reached][0]
-        if length > 1 and (length >= _LONG or _is_end(message.text[max(0, start - 3) : start])):
-            yield start, message.spans[place][1]
+def _common(theirs: Sequence[str], place: int, ours: Sequence[str]) -> int:
+    """Words from this place on that are ours from the start."""
+    length, most = 0, min(len(ours), len(theirs) - place)
+    while length < most and ours[length] == theirs[place + length]:
+        length += 1
+    return length
 
 
-def _is_cut(theirs: Sequence[str], ours: Sequence[str], part_of: Callable[[str, str], bool]) -> bool:
+def _is_cut(theirs: Sequence[str], ours: Sequence[str], *, back: bool) -> bool:
     """Whether their next word, if any, is what is left of ours where a text, or an escape in it, is cut short."""
+    part_of = str.endswith if back else str.startswith
     return bool(theirs and ours) and (part_of(ours[0], theirs[0]) or part_of(theirs[0], ours[0]))
-
-
-def _common(message: _Message, place: int, words: Sequence[str]) -> int:
-    length, most = 0, min(len(words), len(message.words) - place)
-    while length < most and words[length] == message.words[place + length]:
-        length += 1
-    message.work += length + 1
-    return length
-
-
-def _common_before(message: _Message, place: int, words: Sequence[str]) -> int:
-    length, most = 0, min(len(words), place + 1)
-    while length < most and words[-1 - length] == message.words[place - length]:
-        length += 1
-    message.work += length + 1
-    return length
-
-
-def _is_end(around: str) -> bool:
-    """Whether a text that is cut short ends, or begins, here: at an ellipsis, a quote or an end of the message."""
-    return not around.strip() or "…" in around or ".." in around or around.strip()[0] in "'\"`"
 
 
 def _cut(text: str, cuts: list[tuple[int, int]]) -> str:

@@ -27,7 +27,6 @@ from upsertq_worker.delivery.response import (
     printable,
     read_body,
     refusal_of,
-    request_id,
     request_lsn,
     retry_after,
     upserted_count,
@@ -46,7 +45,6 @@ class Accepted:
     """A 2xx that counts every record sent. `lsn` is the namespace's log position, where named."""
 
     lsn: int | None
-    request_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,7 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
 def _judge_success(reply: Answer, body: Body, sent: Sent) -> Outcome:
     count = upserted_count(reply, body)
     if count == len(sent.ids):
-        return Accepted(request_lsn(reply.headers), request_id(reply.headers))
+        return Accepted(request_lsn(reply.headers))
     refusal = refusal_of(reply, body)
     if count is not None:
         return ShortAck(count, f"the service counts {count} of {len(sent.ids)} records", refusal)
@@ -208,8 +206,8 @@ def concerns_lane(outcome: Outcome) -> bool:
 def describe(outcome: Outcome) -> str:
     """`outcome` as one plain line, with what to do where an operator must act."""
     match outcome:
-        case Accepted(lsn=lsn):
-            return "accepted" if lsn is None else f"accepted at LSN {lsn}"
+        case Accepted():
+            return "accepted"
         case ShortAck(why=why):
             return f"short acknowledgement: {why}"
         case RecordRefused(refusal=refusal):

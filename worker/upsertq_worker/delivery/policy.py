@@ -179,11 +179,11 @@ def verdict(reason: Reason, outcome: Outcome, path: Sequence[int]) -> Verdict:
     refusal = _refusal(outcome)
     return Verdict(
         reason=reason,
-        status=refusal.status if refusal else 0,
-        code=(refusal.code if refusal else "") or "",
-        message=refusal.message if refusal else describe(outcome),
-        details=refusal.details if refusal else "",
-        request_id=(refusal.request_id if refusal else "") or "",
+        status=refusal.status,
+        code=refusal.code or "",
+        message=refusal.message,
+        details=refusal.details,
+        request_id=refusal.request_id or "",
         path=" ".join(map(str, (*path, 1))),
     )
 
@@ -194,14 +194,16 @@ def sparse_rows(records: Sequence[tuple[Entry, int]]) -> list[bool]:
     return [bool(entry.sparse) and parsed[id(entry)][row] is not None for entry, row in records]
 
 
-def _refusal(outcome: Outcome) -> Refusal | None:
-    if isinstance(outcome, RecordRefused | TooLarge | LaneRefused):
-        return outcome.refusal
-    if isinstance(outcome, Busy) and isinstance(outcome.cause, Refusal):
-        return outcome.cause
-    if isinstance(outcome, ShortAck):
-        return replace(outcome.refusal, message=describe(outcome))
-    return None
+def _refusal(outcome: Outcome) -> Refusal:
+    match outcome:
+        case RecordRefused(refusal=refusal) | TooLarge(refusal=refusal) | LaneRefused(refusal=refusal):
+            return refusal
+        case Busy(cause=Refusal() as refusal):
+            return refusal
+        case ShortAck(refusal=refusal):
+            return replace(refusal, message=describe(outcome))
+        case _:
+            return Refusal(0, None, describe(outcome), "", None)
 
 
 def counted_as(outcome: Outcome) -> str:

@@ -168,13 +168,8 @@ def refusal_of(answer: Answer, body: Body) -> Refusal:
     encoding = answer.headers.get("content-encoding", "").strip().lower()
     if not shown and encoding not in {"", "identity"}:
         shown = f"a body that cannot be read, encoded as {printable(encoding, 40)}"
-    return Refusal(answer.status, body.code, shown or "empty body", body.details, request_id(answer.headers))
-
-
-def request_id(headers: Mapping[str, str]) -> str | None:
-    """The service's id of the request, or None."""
-    found = headers.get("x-pinecone-request-id") or headers.get("x-request-id") or ""
-    return printable(found, 128) or None
+    request_id = answer.headers.get("x-pinecone-request-id") or answer.headers.get("x-request-id") or ""
+    return Refusal(answer.status, body.code, shown or "empty body", body.details, printable(request_id, 128) or None)
 
 
 def request_lsn(headers: Mapping[str, str]) -> int | None:

@@ -13,7 +13,7 @@ from typing import Protocol
 from upsertq.contract.errors import WorldError
 from upsertq.contract.wire import MAX_RECORDS
 from upsertq_worker.context import Context, Signals, Tally, signalled
-from upsertq_worker.delivery.apply import Applier, LanePauses, UsageMeter
+from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.batch import HANGING, Batch, Batcher
 from upsertq_worker.delivery.encoder import Body, Unsendable
 from upsertq_worker.delivery.outcome import judge
@@ -21,7 +21,9 @@ from upsertq_worker.delivery.response import Answer, TransportFailure
 from upsertq_worker.flow.limiter import Limiter
 from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.retries import Retries
+from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import entry_of
 
@@ -147,13 +149,13 @@ class Sender:
     batcher: InitVar[Batcher]
     _limiter: Limiter
     pauses: InitVar[Pauses]
-    _pausing: LanePauses
+    _pausing: Pausing
     _outage: OutageWatch
     _leases: LeaseTime
     """Without which nothing is sent."""
     _suspects: Suspects
     """What goes alone."""
-    _meter: UsageMeter
+    _meter: Meter
     _tally: Tally
     _halt: Callable[[int, str, str], None]
     """Stops a namespace of a shard, because of a fault in an entry there."""
@@ -285,8 +287,6 @@ class Sender:
             self._give_back(batch)
             return
         batch.attempts += 1
-        if batch.search is not None:
-            batch.search.requests += 1
         self._tally.requests += 1
         self._tally.retries += batch.attempts > 1
         self._tally.bytes += len(body)

@@ -1,187 +1,158 @@
 """Owns what unclean deaths say of the records that were in flight: what goes alone next, and what is given up. Pure.
 
 A shard whose holders died `DEATHS` times in a row is drained with care at first: what its new holder inherited goes an
-entry at a time, and a mark on the server says which. So after the next death it is known what was alone in flight: an
-entry goes record by record from then on, and a record that was alone at `ALONE` deaths is given up.
+entry at a time, and a mark on the server says which. So after the next death it is known what was alone in flight: that
+is blamed until something comes back for it. A blamed entry goes record by record; a record that is blamed for `ALONE`
+deaths is given up.
 """
 
-from collections import Counter, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Final, TypeAlias
+from dataclasses import dataclass, field
+from itertools import chain, islice, zip_longest
+from typing import Final, NamedTuple
 
 import orjson
 
-from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Held, Item
+from upsertq_worker.ordering.model import Held, Item, Version
 from upsertq_worker.ordering.ready import is_delayed
 from upsertq_worker.settings import BatchLimits
 
 DEATHS: Final = 2
 """Unclean deaths of a shard's holders in a row from which on it is drained with care."""
 ALONE: Final = 2
-"""Deaths at which a record was alone in flight that are held against it."""
+"""Deaths for which a record is blamed, after which it is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspect:
-    """An entry, or one record of it, and the deaths at which it was alone in flight: at `ALONE` a record is given up.
-
-    The mark of a shard holds what is alone in flight now, and what was given up until its entry is settled: no death in
-    between makes that a suspect again.
-    """
+class Suspect(NamedTuple):
+    """An entry, or one record of it."""
 
     stream_id: str
     row: int | None = None
-    deaths: int = 0
-
-    @property
-    def given_up(self) -> bool:
-        """Whether it is not to be sent any more."""
-        return self.row is not None and self.deaths >= ALONE
 
 
-Mark: TypeAlias = tuple[Suspect, ...]
+def written(blamed: dict[Suspect, int], alone: Suspect | None = None) -> str:
+    """The text of a mark: what goes alone now, and for how many deaths what is blamed; empty when it says nothing."""
+    if alone is None and not blamed:
+        return ""
+    return orjson.dumps([alone and [*alone], *([*one, deaths] for one, deaths in blamed.items())]).decode()
 
 
-def written(mark: Mark) -> str:
-    """The text of a mark; empty when it says nothing."""
-    return orjson.dumps([(one.stream_id, one.row, one.deaths) for one in mark]).decode() if mark else ""
+def read(mark: str, *, died: bool) -> dict[Suspect, int]:
+    """What is blamed, and for how many deaths: what was alone as well, where the holder that wrote the mark died.
 
-
-def read(text: str) -> Mark:
-    """The mark of a text; one that says nothing where it cannot be read: the deaths are counted beside it."""
-    try:
-        return tuple(
-            Suspect(str(stream_id), None if row is None else int(row), int(deaths))
-            for stream_id, row, deaths in orjson.loads(text or "[]")
-        )
-    except (ValueError, TypeError):
-        return ()
-
-
-def kept(mark: Mark) -> Mark:
-    """A mark without what is alone in flight."""
-    return tuple(one for one in mark if one.given_up)
-
-
-def died(mark: Mark) -> Mark:
-    """What a mark says after the holder that wrote it died."""
-    return tuple(one if one.given_up else replace(one, deaths=one.deaths + 1) for one in mark)
-
-
-class Line:
-    """The suspects of one shard, in turn.
-
-    Args:
-        hold: what was read.
-        shard: the shard.
-        limits: what one request carries.
-        mark: what was alone in flight at the latest death goes first, record by record.
-        entries: what else may have been in flight goes an entry at a time.
+    Nothing, where the mark cannot be read: the deaths are counted beside it.
     """
+    blamed = Counter[Suspect]()
+    try:
+        alone, *rest = orjson.loads(mark or "[null]")
+        for stream_id, row, deaths in (*rest, *([[*alone, 1]] if alone and died else ())):
+            blamed[Suspect(str(stream_id), None if row is None else int(row))] += int(deaths)
+    except (ValueError, TypeError):
+        return {}
+    return dict(blamed)
 
-    def __init__(self, hold: Hold, shard: int, limits: BatchLimits, mark: Mark, entries: Iterable[Held]) -> None:
-        self._hold = hold
-        self._shard = shard
-        self._limits = limits
-        self._turns: deque[Suspect] = deque()
-        self._known: set[str] = set()
-        """Stream ids of all entries that ever stood in line."""
-        for one in mark:
-            held = hold.entries.find(shard, one.stream_id)
-            if held is not None and not one.given_up:
-                self._known.add(one.stream_id)
-                accused = () if one.row is None else (one,)
-                others = (Suspect(one.stream_id, row) for row in range(len(held.entry.ids)) if row != one.row)
-                self._turns.extend((*accused, *others))
-        self._line_up(entries)
 
-    def __len__(self) -> int:
-        """Entries and records that are still to go."""
-        return len(self._turns)
+@dataclass(eq=False, slots=True)
+class Case:
+    """What is known of the deaths over a shard of ours, and of its suspects."""
+
+    hold: Hold
+    shard: int
+    mark: str | None
+    """As it stands on the server; `None` when that is not known."""
+    deaths: int
+    """Of its holders in a row, without a release."""
+    forget_at: float
+    """When these are forgotten, where they are too few for care."""
+    blamed: dict[Suspect, int]
+    line: list[Suspect] | None = field(init=False, default=None)
+    """The suspects that are left, the next first; `None` until all that was inherited is read."""
 
     @property
-    def accused(self) -> bool:
-        """Whether the next to go was alone at the latest death."""
-        return bool(self._turns) and self._turns[0].deaths > 0
+    def careful(self) -> bool:
+        """Whether the shard is drained with care."""
+        return self.deaths >= DEATHS
 
-    def next(
-        self, now: float, admits: Callable[[str], bool], left_out: Callable[[str], bool]
-    ) -> tuple[list[Item], Suspect] | None:
-        """Take the next suspect; `None` while there is none that may be sent."""
-        for _ in range(len(self._turns)):
-            one = self._turns.popleft()
-            held = self._hold.entries.find(self._shard, one.stream_id)
-            if held is None or left_out(held.namespace):
+    def is_over(self, now: float) -> bool:
+        """Whether the deaths may be forgotten: all suspects went, or there was a while of steady work."""
+        return self.line is not None and not self.line if self.careful else self.deaths > 0 and self.forget_at <= now
+
+    def given_up(self, stream_id: str) -> set[int]:
+        """The rows of an entry that are not to be sent any more."""
+        known = (one for one, deaths in self.blamed.items() if one.stream_id == stream_id and deaths >= ALONE)
+        return {one.row for one in known if one.row is not None}
+
+    def prune(self, *, over: bool, all_read: bool) -> None:
+        """Blame nothing that is settled, where all that was inherited is read; after care only what is given up."""
+        for one in list(self.blamed):
+            settled = all_read and self.hold.entries.find(self.shard, one.stream_id) is None
+            if settled or (over and one.row not in self.given_up(one.stream_id)):
+                del self.blamed[one]
+
+    def line_up(self, inherited: Iterable[Held], records: int) -> None:
+        """Let go alone what is blamed, then what may have been in flight beside it: about so many records.
+
+        What is blamed goes first: where something kills at the same moment each time, another one is in flight then.
+        """
+        found = (self.hold.entries.find(self.shard, one.stream_id) for one in self.blamed)
+        blamed = dict.fromkeys(held for held in found if held)
+        self.line = [Suspect(held.stream_id, row) for held in blamed for row in range(len(held.entry.ids))]
+        self.line.sort(key=lambda one: one not in self.blamed)
+        others = (held for held in in_turn(inherited, records) if held not in blamed)
+        self.line += (Suspect(held.stream_id, 0 if len(held.entry.ids) == 1 else None) for held in others)
+
+    def next(self, now: float, admits: Callable[[str], bool], left_out: Callable[[str], bool]) -> Suspect | None:
+        """The first in line that may be sent now. Those of which nothing waits any more leave the line."""
+        line, at = self.line or [], 0
+        while at < len(line):
+            one = line[at]
+            held = self.hold.entries.find(self.shard, one.stream_id)
+            waiting = [] if held is None or left_out(held.namespace) else self._waiting(held, one.row, now)
+            if not waiting:
+                del line[at]
                 continue
-            if not admits(held.namespace):
-                self._turns.appendleft(one)
-                return None
-            items, waits = self._take(held, one.row, now)
-            self._line_up(_newer(held))
-            if waits and one.deaths:
-                self._turns.appendleft(one)
-                return None  # nothing goes before it: a mark of something else would forget its deaths
-            if waits or (items and one.row is None):
-                self._turns.append(one)  # what was not taken may follow: a quarantine ends, a request takes no more
-            if items:
-                return items, replace(one, row=0) if len(held.entry.ids) == 1 else one
+            for item in waiting if admits(waiting[0].namespace) else ():
+                if isinstance(item, Held):
+                    return one
+                if not is_delayed(item, now):
+                    return one if one.row is None else Suspect(item.held.stream_id, item.row)
+            at += 1
         return None
 
-    def _line_up(self, entries: Iterable[Held]) -> None:
-        """Let these entries go alone, too, where they did not stand in line yet."""
-        for held in entries:
-            if held.stream_id not in self._known:
-                self._known.add(held.stream_id)
-                self._turns.append(Suspect(held.stream_id))
+    def take(self, one: Suspect, now: float, limits: BatchLimits) -> list[Item]:
+        """Take a suspect to send it, as much of it as one request carries; empty where it may not be sent any more."""
+        held, ready = self.hold.entries.find(self.shard, one.stream_id), self.hold.ready
+        if held is None:
+            return []
+        ids = len(held.entry.ids)
+        most = max(1, min(limits.records, limits.bytes * ids // max(1, held.estimate)))
+        if one.row is None and held.versions is None and ids <= most:
+            return ready.take_entry(held, now)
+        versions = self.hold.take_apart(held, now)
+        wanted = self._waiting(held, None, now) if one.row is None else versions[one.row : one.row + 1]
+        return list(islice((it for it in wanted if isinstance(it, Version) and ready.take_version(it, now)), most))
 
-    def _take(self, held: Held, row: int | None, now: float) -> tuple[list[Item], bool]:
-        """Take what may be sent of an entry, as much as one request carries; and whether some of it must wait."""
-        ready, ids = self._hold.ready, len(held.entry.ids)
-        most = max(1, min(self._limits.records, self._limits.bytes * ids // max(1, held.estimate)))
-        if row is None and held.versions is None and ids <= most:
-            return ready.take_entry(held, now), False
-        versions = self._hold.take_apart(held, now)[slice(row, None if row is None else row + 1)]
-        taken = list(islice((one for one in versions if ready.take_version(one, now)), most))
-        return list(taken), any(is_delayed(one, now) for one in versions)
+    def _waiting(self, held: Held, row: int | None, now: float) -> list[Held] | list[Version]:
+        """What waits of an entry or a record to be sent: of several versions of an id the newest, in any entry."""
+        if held.versions is None and row is None:
+            return [held] if held.queued else []
+        versions = self.hold.take_apart(held, now)
+        own = versions if row is None else versions[row : row + 1]
+        return [one.chain.waiting[-1] for one in own if one.chain.flying is None and one in one.chain.waiting]
 
 
 def in_turn(inherited: Iterable[Held], records: int) -> Iterator[Held]:
-    """The entries that the former holder may have had in flight: the first `records` records, lanes in turn.
+    """The entries that the former holder may have had in flight: about the first `records` records, lanes in turn.
 
     A holder sends each lane in order and lanes in turn, so what it had in flight stands near the heads of the lanes.
     `inherited` has the entries oldest first.
     """
-    ranks: Counter[str] = Counter()
-
-    def rank(held: Held) -> int:
-        ranks[held.namespace] += 1
-        return ranks[held.namespace]
-
-    for held in sorted(inherited, key=rank):
-        if records <= 0:
-            return
-        records -= len(held.entry.ids)
-        yield held
-
-
-def _newer(held: Held) -> Iterator[Held]:
-    """The entries that have the newest version of an id of this one: that version is sent in place of this one's."""
-    for version in held.versions or ():
-        waiting = version.chain.waiting
-        if waiting and waiting[-1].held is not held:
-            yield waiting[-1].held
-
-
-def verdict(worker: str, now: float) -> Verdict:
-    """Why a record that was alone at too many deaths is given up; `now` in seconds since 1970."""
-    return Verdict(
-        Reason.CRASH_LOOP,
-        message=f"{ALONE} workers in a row died while this record alone was in flight",
-        attempts=ALONE,
-        last_ms=int(now * 1000),
-        worker=worker,
-    )
+    lanes: defaultdict[str, list[Held]] = defaultdict(list)
+    for held in inherited:
+        lanes[held.namespace].append(held)
+    for held in chain.from_iterable(zip_longest(*lanes.values())):
+        if held is not None and records > 0:
+            records -= len(held.entry.ids)
+            yield held
