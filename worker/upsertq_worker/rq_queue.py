@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError, WatchError
 from rq import Queue, Retry
-from rq.cli.helpers import get_redis_from_config
 from rq.command import send_stop_job_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RqJob
@@ -23,7 +22,10 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
+from upsertq.contract.address import Address
+from upsertq.contract.connect import client
 from upsertq.contract.errors import NotFound, ServerUnavailable, WorldError, shown
+from upsertq.contract.reply_errors import failed
 from upsertq_worker.job_arguments import check
 
 NAME: Final = "upsertq"
@@ -33,8 +35,10 @@ RESULT_SECONDS: Final = 86_400
 FAILURE_SECONDS: Final = 7 * 86_400
 DEATHS: Final = 3
 """How often a job is begun again after its process died."""
-ANSWER_SECONDS: Final = 20.0
-CONNECT_SECONDS: Final = 5.0
+NO_CLUSTER: Final = (
+    "RQ cannot keep its jobs in a Redis Cluster, for its transactions span slots: give RQ a server of its own "
+    "(--redis-url or RQ_REDIS_URL); the queues stay where UPSERTQ_REDIS_URL says"
+)
 MOST_BYTES: Final = 1 << 20
 """Of what a job says, unpacked: its notes, its receipt, its error."""
 _STRANGE: Final = "what stands in Redis for this job is not readable"
@@ -84,11 +88,7 @@ class Jobs:
     """The jobs of the server at `url`."""
 
     def __init__(self, url: str) -> None:
-        connection = get_redis_from_config({"REDIS_URL": url})  # type: ignore[no-untyped-call]
-        connection.connection_pool.connection_kwargs |= {
-            "socket_timeout": ANSWER_SECONDS,
-            "socket_connect_timeout": CONNECT_SECONDS,
-        }
+        connection: Any = client(Address.of(url), None)
         self._connection = connection
         self._queue = Queue(NAME, connection=connection, serializer=JSONSerializer)
 
@@ -203,6 +203,10 @@ def _limited(text: bytes) -> bytes:
     return text
 
 
+def _unable(error: Exception) -> ServerUnavailable:
+    return ServerUnavailable(f"the server of the rq jobs does not do its part: {failed(error).message}")
+
+
 @contextmanager
 def _mapped() -> Iterator[None]:
     """Turn what redis-py and rq raise into our errors."""
@@ -211,9 +215,9 @@ def _mapped() -> Iterator[None]:
     except ResponseError as error:
         if str(error).startswith("WRONGTYPE"):
             raise WorldError(f"{_STRANGE}: {error}") from None
-        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
+        raise _unable(error) from None
     except RedisError as error:
-        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
+        raise _unable(error) from None
     except InvalidJobOperation as error:
         raise WorldError(f"rq refuses: {error}") from None
     except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:

@@ -58,7 +58,8 @@ def client(address: Address, credentials: CredentialProvider | None) -> Client:
         _try_options(made.connection_pool)
     except (ValueError, TypeError) as error:
         raise _bad_url(address, error) from None
-    made.connection_pool.connection_class = _of_kind(_Greeted, made.connection_pool.connection_class)
+    kind = _Named if address.sentinels else _Greeted
+    made.connection_pool.connection_class = _of_kind(kind, made.connection_pool.connection_class)
     return made
 
 
@@ -207,6 +208,28 @@ class _Greeted:
         finally:
             self.socket_timeout = patient
         self.update_current_socket_timeout(patient)  # type: ignore[attr-defined]
+
+
+class _Named(_Greeted):
+    """A connection to the primary that Sentinels name."""
+
+    def connect(self) -> None:
+        """As `_Greeted.connect`; the error does not show the Sentinels' clients, which it would with their logins."""
+        try:
+            super().connect()
+        except redis.sentinel.MasterNotFoundError as error:
+            raise redis.sentinel.MasterNotFoundError(str(error).partition(" : ")[0]) from None
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - as redis-py's
+        """Ask the Sentinels also where a broken connection is used again: redis-py goes to the address of before."""
+        if retry_socket_connect:
+            self.connect()
+        else:  # they were asked
+            super().connect_check_health(check_health, retry_socket_connect=False)  # type: ignore[misc]
+
+    def read_response(self, *given: Any, **more: Any) -> Any:
+        """The next reply; an interrupted read ends the connection, as everywhere in redis-py but here."""
+        return super().read_response(*given, **{"disconnect_on_error": True, **more})  # type: ignore[misc]
 
 
 class _AsyncGreeted:
