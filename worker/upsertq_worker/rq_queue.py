@@ -8,13 +8,13 @@ import json
 import zlib
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError, WatchError
 from rq import Queue, Retry
-from rq.command import send_stop_job_command
+from rq.command import send_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RqJob
 from rq.job import JobStatus
@@ -41,6 +41,8 @@ NO_CLUSTER: Final = (
 )
 MOST_BYTES: Final = 1 << 20
 """Of what a job says, unpacked: its notes, its receipt, its error."""
+MOST_STORED: Final = 32 << 20
+"""Bytes of the server's memory that a job, or its results, may take; what is larger is not read."""
 _STRANGE: Final = "what stands in Redis for this job is not readable"
 _OVER: Final = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
@@ -73,8 +75,23 @@ class Seen:
         return self.status in _OVER
 
 
+def check_size(connection: Any, key: str) -> None:
+    """Raise `WorldError` where what stands there is too large to be read; a server that does not tell is trusted."""
+    try:
+        size = connection.memory_usage(key, samples=0) or 0
+    except ResponseError:  # it does not know the command, or does not permit it
+        return
+    if size > MOST_STORED:
+        raise WorldError(f"{_STRANGE}: {key} takes {size:,} bytes of at most {MOST_STORED:,}")
+
+
 class Job(RqJob):
     """A job of which only what is needed is taken: to follow it, to stop it and to delete it."""
+
+    def refresh(self) -> None:
+        """Read it from Redis, up to a size."""
+        check_size(self.connection, self.key)
+        super().refresh()  # type: ignore[no-untyped-call]
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take these fields; the data stays packed."""
@@ -126,15 +143,24 @@ class Jobs:
             return self._see(job_id)
 
     def stop(self, job_id: str) -> None:
-        """Have a job stopped by its worker, or taken from the queue."""
-        with _mapped():
-            job = self._fetch(job_id)
-            if job.get_status(refresh=False) == JobStatus.STARTED:
-                send_stop_job_command(self._connection, job_id, serializer=JSONSerializer)
-            elif job.get_status(refresh=False) in _OVER:
-                raise WorldError(f"job {job_id} is over already: it is {job.get_status(refresh=False).value}")
-            else:
-                job.cancel()
+        """Have a job stopped by its worker, or taken from the queue; one that begins meanwhile counts as begun."""
+        with _mapped(), self._connection.pipeline() as pipe:
+            while True:
+                pipe.watch(Job.key_for(job_id))
+                job = self._fetch(job_id)
+                status = job.get_status(refresh=False)
+                if status in _OVER:
+                    raise WorldError(f"job {job_id} is over already: it is {status.value}")
+                if status == JobStatus.STARTED:
+                    if not job.worker_name:
+                        raise InvalidJobOperation(f"job {job_id} has no worker")
+                    send_command(self._connection, job.worker_name, "stop-job", job_id=job_id)
+                    return
+                pipe.multi()
+                job.cancel(pipeline=pipe)
+                with suppress(WatchError):
+                    pipe.execute()
+                    return
 
     def _cleared(self, job_id: str) -> bool:
         """Delete a job that is over; `False` where it is not, or where it was replaced meanwhile."""
@@ -187,6 +213,7 @@ class Jobs:
         notes = noted if isinstance(noted, dict) else {}
         if status not in _OVER:
             return Seen(status.value, notes, None)
+        check_size(self._connection, Result.get_key(job_id))  # type: ignore[no-untyped-call]
         entries = self._connection.xrevrange(Result.get_key(job_id), count=1)  # type: ignore[no-untyped-call]
         result: dict[bytes, bytes] = entries[0][1] if entries else {}
         receipt: Any = None

@@ -21,11 +21,12 @@ from rq.job import JobStatus, validate_job_id
 from rq.serializers import JSONSerializer
 
 from upsertq.cli.exit_code import ExitCode, code_of
-from upsertq.contract.errors import UpsertqError, UsageError, shown
+from upsertq.contract.errors import UpsertqError, UsageError, WorldError, shown
 from upsertq.contract.printable import printable
 from upsertq_worker.job_arguments import MOST_BYTES, check
 from upsertq_worker.jobs.job_context import active, new_context
 from upsertq_worker.jobs.stopping import STOP, Stopped
+from upsertq_worker.rq_queue import check_size
 
 LOGGER: Final = logging.getLogger("upsertq.jobs")
 HARMLESS: Final = {
@@ -78,8 +79,9 @@ class Job(RqJob):
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Self:  # noqa: A002
         """The job of this id; `NoSuchJobError` also where what stands there is none: no worker ends for that."""
         try:
+            check_size(connection, cls.key_for(id))
             return cast("Self", super().fetch(id, connection, serializer))
-        except (ValueError, ResponseError) as error:
+        except (ValueError, ResponseError, WorldError) as error:
             raise NoSuchJobError(printable(str(error))) from None
 
     @classmethod

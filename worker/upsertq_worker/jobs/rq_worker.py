@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 from redis import Redis
 from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004 - these are not the builtins
 from rq import Queue as RqQueue
+from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import Worker as RqWorker
@@ -26,7 +27,7 @@ from upsertq.contract.printable import printable
 from upsertq.contract.reply_errors import failed
 from upsertq_worker.edge.process import log_to_stderr
 from upsertq_worker.jobs.rq_job import Job, reason_of
-from upsertq_worker.jobs.stopping import STOP
+from upsertq_worker.jobs.stopping import STOP, Stopped
 from upsertq_worker.rq_queue import NO_CLUSTER
 
 MAINTENANCE_SECONDS: Final = 60
@@ -149,6 +150,15 @@ class Worker(RqWorker):
         elif self._stop_requested:
             self._tell(signal.SIGTERM)
 
+    def prepare_job_execution(self, job: Any, *given: Any, **more: Any) -> None:
+        """Note that the job runs; raises `Stopped` where it was taken out of the queue while it was in our hands."""
+        super().prepare_job_execution(job, *given, **more)
+        # after the note: what is to stop the job from now on sees that it runs, and tells us
+        canceled = CanceledJobRegistry(job.origin, self.connection, job_class=Job, serializer=JSONSerializer)
+        if self.connection.zrem(canceled.key, job.id):
+            self._stopped_job_id = job.id
+            raise Stopped
+
     def setup_work_horse_signals(self) -> None:
         """Let the process of the job take its own signals, those that came meanwhile included."""
         STOP.listen(self.pid or os.getppid())
@@ -178,6 +188,9 @@ class Worker(RqWorker):
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:
         """Say in one line why a job failed; the traceback is kept with its result."""
+        if isinstance(exc_info[1], Stopped):
+            self.log.info("Worker %s: job %s was stopped before it began", self.name, job.id)
+            return
         self.log.error("Worker %s: job %s (%s) failed: %s", self.name, job.id, job.func_name, reason_of(exc_info[1]))
         for handler in self._exc_handlers:
             if handler(job, *exc_info) is False:
