@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import redis
 from redis.crc import key_slot
 
-from servers import RealServer
+from certificates import arguments as as_arguments
+from servers import RealServer, free_port
 from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from certificates import Certificates
     from servers import ServerKind
 
 SLOTS: Final = 16_384
@@ -28,20 +30,41 @@ SECONDS: Final = 60.0
 class RealCluster:
     """Three primaries, and one replica for each of the first `replicas`; a context manager that starts and stops them.
 
-    `missing` slots at the end are given to no node. `arguments` go onto the command line of each.
+    `missing` slots at the end are given to no node. `arguments` go onto the command line of each. With `certificates`
+    it speaks TLS alone.
     """
 
     def __init__(
-        self, kind: ServerKind, directory: Path, *, replicas: int = 0, missing: int = 0, arguments: tuple[str, ...] = ()
+        self,
+        kind: ServerKind,
+        directory: Path,
+        *,
+        replicas: int = 0,
+        missing: int = 0,
+        arguments: tuple[str, ...] = (),
+        certificates: Certificates | None = None,
     ) -> None:
         settings = (
             *("--cluster-enabled", "yes", "--cluster-node-timeout", str(NODE_TIMEOUT_MS)),
             *("--cluster-announce-ip", "127.0.0.1", "--repl-diskless-sync-delay", "0", *arguments),
         )
         self.kind = kind
+        count = PRIMARIES + replicas
+        self._ports = [free_port() for _ in range(count)] if certificates else []
+        tls = (
+            [as_arguments({"tls-cluster": "yes", **certificates.settings(port)}) for port in self._ports]
+            if certificates
+            else [()] * count
+        )
         self.nodes = [
-            RealServer(kind, directory / f"{kind.id}-{n}", appendonly="everysec", port=0, arguments=settings)
-            for n in range(PRIMARIES + replicas)
+            RealServer(
+                kind,
+                directory / f"{kind.id}-{n}",
+                appendonly="everysec",
+                port=None if own else 0,
+                arguments=(*settings, *own),
+            )
+            for n, own in enumerate(tls)
         ]
         self.primaries, self.replicas = self.nodes[:PRIMARIES], self.nodes[PRIMARIES:]
         self._missing = missing
@@ -50,6 +73,10 @@ class RealCluster:
     def url(self) -> str:
         """The address of one node."""
         return self.nodes[0].url
+
+    def port(self, node: RealServer) -> int | None:
+        """The port of a node for its clients."""
+        return self._ports[self.nodes.index(node)] if self._ports else node.port
 
     def __enter__(self) -> Self:
         try:
@@ -67,7 +94,7 @@ class RealCluster:
             last = SLOTS - self._missing if at == PRIMARIES - 1 else SLOTS * (at + 1) // PRIMARIES
             told(primary, "ADDSLOTS", *range(SLOTS * at // PRIMARIES, last))
         for one, other in itertools.combinations(self.nodes, 2):
-            told(one, "MEET", "127.0.0.1", str(other.port))
+            told(one, "MEET", "127.0.0.1", str(self.port(other)))
         wait_until(lambda: all(map(self._knows_all, self.nodes)), SECONDS, "all nodes know each other")
         for primary, replica in zip(self.primaries, self.replicas, strict=False):
             told(replica, "REPLICATE", id_of(primary))

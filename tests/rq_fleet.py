@@ -42,7 +42,7 @@ def fleet(
     url: str, log: Path, *command: str, listens: bool = True, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run rq workers, `worker` unless a `command` says otherwise, from when one listens until the block ends."""
-    environment = processes.environment(url, RQ_REDIS_URL=url, **(env or {}))
+    environment = processes.environment(url, **{"RQ_REDIS_URL": url, **(env or {})})
     with log.open("ab") as file:
         before = file.tell()
         process = subprocess.Popen(

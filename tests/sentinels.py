@@ -8,6 +8,7 @@ from servers import RealServer
 from waiting import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from servers import ServerKind
@@ -17,12 +18,24 @@ SECONDS: Final = 60.0
 
 
 class RealSentinel(RealServer):
-    """A Sentinel that watches `primary` as the service `queues`; a context manager that starts and stops it."""
+    """A Sentinel that watches `primary` as the service `queues`; a context manager that starts and stops it.
 
-    def __init__(self, kind: ServerKind, directory: Path, primary: RealServer) -> None:
-        super().__init__(kind, directory, port=0, arguments=("--sentinel",))
+    With `tls`, settings of a server that speaks it, the port of the primary for that is `primary_port`.
+    """
+
+    def __init__(
+        self,
+        kind: ServerKind,
+        directory: Path,
+        primary: RealServer,
+        *,
+        primary_port: int | None = None,
+        tls: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(kind, directory, port=None if tls else 0, arguments=("--sentinel",))
+        self._settings += [f'{name} "{value}"' for name, value in (tls or {}).items()]
         self._settings += [
-            f"sentinel monitor {SERVICE} 127.0.0.1 {primary.port} 1",
+            f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port or primary.port} 1",
             f"sentinel down-after-milliseconds {SERVICE} 1000",
             f"sentinel failover-timeout {SERVICE} 5000",
         ]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -66,6 +68,24 @@ def pids(url: str) -> set[int]:
 def shared(url: str, workers: int) -> bool:
     """Whether so many workers hold an equal part of 16 shards each."""
     return sorted(holders(url).values()) == [16 // workers] * workers
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_line_says_which_worker_wrote_it(log_format: str, redis_url: str, tmp_path: Path) -> None:
+    """By its number among those of the command; a worker that is alone has none."""
+    call("load", Dataset.make(10, 4).parquet(tmp_path / "v.parquet"), "--queue", "q", url=redis_url)
+    with emulated() as index:
+        work = ("work", "--queue", "q", "--index-host", index.url, "--until-empty", "--log-format", log_format, *QUICK)
+        several, alone = (call(*work, "--processes", n, url=redis_url).stderr.splitlines() for n in ("2", "1"))
+    if log_format == "json":
+        told = [json.loads(line) for line in several]
+        assert {line["worker"] for line in told} == {1, 2}
+        assert {line["worker"] for line in told if line["event"] == "started"} == {1, 2}
+        assert not [line for line in alone if "worker" in json.loads(line)]
+    else:
+        assert all(re.search(r" INFO \[[12]\] ", line) for line in several), several
+        assert {"[1]", "[2]"} == {word for line in several for word in line.split()[2:3]}
+        assert not [line for line in alone if " [" in line]
 
 
 def test_two_drain_to_the_end(redis_url: str, tmp_path: Path) -> None:

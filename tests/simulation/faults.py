@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 class Mishap(Enum):
@@ -71,6 +71,7 @@ class Faults:
         kinds: the kinds of trouble with the service, with their weights.
         outages: see there.
         mishap_kinds: the kinds of what goes wrong with the queue, equally often.
+        silences: share of the calls for leases with which a shard falls silent: the node that has it is away.
     """
 
     rng: random.Random
@@ -84,8 +85,10 @@ class Faults:
     kinds: dict[Trouble, float]
     outages: list[Outage] = field(default_factory=list)
     mishap_kinds: tuple[Mishap, ...] = tuple(Mishap)
+    silences: float = 0.0
     calm: bool = False
     """Nothing goes wrong any more."""
+    _silent: dict[int, float] = field(default_factory=dict)
 
     def delay(self) -> float:
         """Seconds of one way: short as a rule, now and then many times as long."""
@@ -106,6 +109,13 @@ class Faults:
         if self.calm or self.rng.random() >= self.mishaps + self.sick.get(what, 0.0):
             return None
         return self.rng.choice(self.mishap_kinds)
+
+    def silent(self, shards: Collection[int]) -> set[int]:
+        """The shards among these of which a call for leases brings no answer."""
+        now = self.now()
+        if shards and self.silences and self.rng.random() < self.silences:
+            self._silent[self.rng.choice(list(shards))] = now + self.rng.uniform(0, 2) * self.lease
+        return set() if self.calm else {shard for shard in shards if self._silent.get(shard, now) > now}
 
     def trouble(self, worker: str) -> Trouble | None:
         """What goes wrong with a request to the service that starts now; `None`: nothing."""

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 from unittest.mock import patch
 
+from scenario import SILENCES
 from upsertq_worker.delivery.sender import Turns
 from upsertq_worker.pool import keeper
 from upsertq_worker.pool.handover import Handover
 from upsertq_worker.pool.share_out import Plan, share_out
+from upsertq_worker.queue.lease import Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
+
+    from upsertq_worker.queue.lease import Change
+    from upsertq_worker.queue.protocols import Grant
 
 
 def released_before_settled() -> AbstractContextManager[Any]:
@@ -41,9 +47,20 @@ def nothing_given_back() -> AbstractContextManager[Any]:
     return patch.object(keeper, "share_out", greedy)
 
 
+def silence_counts_as_an_answer() -> AbstractContextManager[Any]:
+    """A lease counts as prolonged although the node that has it did not say so."""
+    granted = Leases.granted
+
+    def deaf(self: Leases, grants: Sequence[Grant], *times: float) -> Change:
+        return granted(self, [replace(grant, silent=False) for grant in grants], *times)
+
+    return patch.object(Leases, "granted", deaf)
+
+
 PLANTED_POOLS: Final[dict[Callable[[], AbstractContextManager[Any]], str]] = {
     released_before_settled: "pools",
     late_handover_without_quarantine: "pools",
     nothing_given_back: "pools",
+    silence_counts_as_an_answer: SILENCES,
 }
 """Each of them, and the climate in which it shows soon."""

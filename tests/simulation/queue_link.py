@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from faults import Mishap
 from upsertq.contract.errors import ServerUnavailable
-from upsertq_worker.queue.protocols import Beats, Read, Settled
+from upsertq_worker.queue.protocols import Beats, Grant, Read, Settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from upsertq.contract.wire import Entry
     from upsertq_worker.flow.usage import Metered
     from upsertq_worker.pace.lane import Ask, Given
-    from upsertq_worker.queue.protocols import Counted, Grant, LaneList, Stream
+    from upsertq_worker.queue.protocols import Counted, LaneList, Stream
     from virtual_time import Process, VirtualLoop
 
 T = TypeVar("T")
+SELDOM = 0.7
+"""Share of the calls without an answer that were never carried out."""
 
 
 class QueueLink:
@@ -44,9 +46,16 @@ class QueueLink:
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """As `Queue.lease`."""
         queue, name = self._queue, self._name
-        return await self._call(
-            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in wanted.items()]
+        silent = self._faults.silent(wanted)
+        unsent = {shard for shard in silent if self._faults.rng.random() < SELDOM}
+        calls = {shard: epoch for shard, epoch in wanted.items() if shard not in unsent}
+        told = await self._call(
+            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in calls.items()]
         )
+        if silent == wanted.keys() and silent:
+            raise ServerUnavailable("cannot lease: simulated, no node answers")
+        heard = [grant for shard, grant in zip(calls, told, strict=True) if shard not in silent]
+        return heard + [Grant(shard, epoch, silent=True) for shard, epoch in wanted.items() if shard in silent]
 
     async def holders(self, shards: Sequence[int]) -> dict[int, str]:
         """As `Queue.holders`."""

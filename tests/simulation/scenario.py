@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 NAMESPACES: Final = ("", "docs", "images")
 BEFALLS: Final = ("kill", "kill", "pause", "pause", "stop")
 CLIMATES: Final = ("starved", "late", "kills", "pauses", "stops", "letters", "refusals", "deadly", "backlogs", "pools")
+SILENCES: Final = "silences"
+"""A climate that is not drawn."""
 CALLS: Final = ("lease", "read", "settle", "lanes", "mark")
 POOL_CALLS: Final = ("lease", "beat", "beat", "holders", "release", "settle")
 MOST_WORKERS: Final = 6
@@ -72,6 +74,9 @@ class Scenario:
             self.shards, self.incidents, self.entries = rng.choice((1, 4, 8)), rng.randrange(30), rng.randrange(60, 160)
             self.quarantine = self.lease / 4
             self.workers, self.befalls = rng.randrange(1, MOST_WORKERS + 1), (*BEFALLS, "staff", "staff", "staff")
+        elif self.climate == SILENCES:  # primaries of a cluster are away, one after the other
+            self.shards, self.workers, self.incidents = rng.choice((2, 4, 8)), rng.choice((1, 2, 3)), rng.randrange(4)
+            self.quarantine = self.lease / 4
         elif self.climate != "late":
             self.spoilt, self.replays = rng.choice((0.0, 0.02, 0.2)), rng.randrange(20)
         if self.climate in {"letters", "refusals"}:
@@ -116,6 +121,9 @@ class Scenario:
                     begin, worker = rng.uniform(0, self.duration), f"w{rng.randrange(1, MOST_WORKERS)}"
                     length = self.lease * rng.uniform(0.1, 3.0)
                     faults.outages.append(Outage("beat", begin, begin + length, rng.choice(("", worker))))
+            case "silences":
+                faults.mishaps, faults.sick, faults.silences = rng.choice((0.0, 0.02)), {}, rng.choice((0.02, 0.1, 0.3))
+                faults.latency = 0.001 * self.lease
             case "late":
                 faults.sick = {rng.choice(CALLS): 0.5}
                 faults.mishap_kinds = (Mishap.LATE, Mishap.LATE, Mishap.LOST)
@@ -135,7 +143,7 @@ class Scenario:
         if self.climate == "deadly":
             policy.kinds = (Poison.DEADLY,)
             return policy
-        if self.climate in {"starved", "late", "kills", "pauses", "stops", "backlogs", "pools"}:
+        if self.climate in {"starved", "late", "kills", "pauses", "stops", "backlogs", "pools", SILENCES}:
             return policy
         policy.most_bytes = rng.choice((2_000_000, 2_000_000, 400, 90))
         if self.climate == "refusals" or rng.random() < 0.2:

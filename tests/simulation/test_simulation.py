@@ -16,7 +16,7 @@ import history
 from checker import Checker, Filed
 from history import live
 from planted import PLANTED
-from scenario import CLIMATES
+from scenario import CLIMATES, SILENCES
 from upsertq.contract import wire
 from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.model import DeadRecord, Settlement
@@ -50,7 +50,7 @@ def test_the_promises_hold_in_every_history(start: int) -> None:
     assert {report.seed: report.violations for report in reports if report.violations} == {}
 
 
-@pytest.mark.parametrize("climate", CLIMATES)
+@pytest.mark.parametrize("climate", [*CLIMATES, SILENCES])
 def test_the_promises_hold_in_every_climate(climate: str) -> None:
     """The same where one chain of accidents happens over and over."""
     reports = [live(seed, climate=climate) for seed in range(5)]

@@ -106,3 +106,32 @@ def test_without_a_shard_nothing_is_safe() -> None:
     leases = Leases(10.0, QUARANTINE)
     leases.granted([Grant(0, 0, "other")], 100.0, 100.0)
     assert not leases.safe(100.0)
+
+
+def test_a_shard_of_which_nothing_is_heard_holds_the_others_up_for_half_a_life() -> None:
+    """Its lease is ours as before, and no certain time is prolonged; then it is let go of, and the others go on."""
+    leases = held()
+    some = (Grant(0, 4, "me"), Grant(1, 7, silent=True))
+    assert leases.granted(some, 101.0, 101.5) == Change((), ())
+    assert leases.granted(some, 105.0, 105.5) == Change((), ())
+    assert (leases.epochs, leases.valid_until) == ({0: 4, 1: 7}, 110.0)
+    assert leases.granted(some, 106.0, 106.5) == Change((), (1,))
+    assert leases.epochs == {0: 4}
+    assert leases.valid_until == 116.0
+    assert leases.granted([Grant(1, 0, silent=True)], 106.0, 106.6) == Change((), ()), "one that is not ours"
+    assert leases.granted([Grant(0, 4, "me")], 107.0, 107.5) == Change((), ())
+    assert leases.valid_until == 117.0
+
+
+def test_a_shard_that_is_heard_of_again_stays() -> None:
+    """Nothing came between: what it waits for begins anew; taking others prolongs nothing while it is silent."""
+    leases = held()
+    leases.granted((Grant(0, 4, "me"), Grant(1, 7, silent=True)), 101.0, 101.5)
+    leases.granted((Grant(2, 9, "me"),), 101.0, 101.6)
+    assert leases.valid_until == 110.0
+    leases.granted((Grant(0, 4, "me"), Grant(1, 7, "me"), Grant(2, 9, "me")), 104.0, 104.5)
+    assert leases.valid_until == 114.0
+    assert leases.granted((Grant(0, 4, "me"), Grant(1, 7, silent=True)), 107.0, 107.5) == Change((), ())
+    leases.fenced(1)
+    leases.granted((Grant(0, 4, "me"), Grant(2, 9, "me")), 108.0, 108.5)
+    assert leases.valid_until == 118.0

@@ -14,9 +14,11 @@ import rq
 import rq.job
 from rq.serializers import JSONSerializer
 
+from upsertq.contract.address import Address
 from upsertq.contract.errors import UsageError
 from upsertq_worker.jobs import Job, Queue, Worker, audit
 from upsertq_worker.jobs.rq_job import JobRefused, url_of
+from upsertq_worker.jobs.rq_worker import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -202,6 +204,31 @@ def test_the_address_of_rqs_connection(url: str, monkeypatch: pytest.MonkeyPatch
     assert int(made.connection_pool.connection_kwargs.get("db", 0)) == again.connection_pool.connection_kwargs["db"]
     monkeypatch.setenv("UPSERTQ_REDIS_URL", "redis://elsewhere/0")
     assert url_of(made) == "redis://elsewhere/0"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://h:1,[::1]:2/queues/3",
+        "rediss+sentinel://u%40:p%2F@h:1/q?ssl_ca_certs=%2Fa+b&sentinel_username=s&sentinel_password=%26",
+    ],
+)
+def test_the_address_of_rqs_connection_behind_sentinels(url: str) -> None:
+    """Also of the connections that a pool makes anew for its workers."""
+    import redis  # noqa: PLC0415 - of the test alone
+
+    made = Connection.from_url(url)
+    pool = made.connection_pool
+    again = redis.Redis(
+        connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **pool.connection_kwargs)
+    )
+    address, found = Address.of(url), Address.of(url_of(again))
+    assert (found.sentinels, found.service) == (address.sentinels, address.service)
+    said, expected = (redis.Redis.from_url(one.url).connection_pool.connection_kwargs for one in (found, address))
+    for name in ("username", "password", "ssl_ca_certs", "sentinel_username", "sentinel_password"):
+        assert said.get(name) == expected.get(name), name
+    assert said["db"] == int(expected.get("db") or 0)
+    assert url_of(made) == url_of(again)
 
 
 def test_rqs_own_serializer_cannot_read_our_jobs(client: fakeredis.FakeRedis) -> None:

@@ -36,7 +36,7 @@ class Event(Enum):
     SHARE = Kind(logging.INFO, "holds {held} of {shards} shards; workers: {workers}")
     SHARDS_HANDED_OVER = Kind(logging.DEBUG, "gave the leases of shards {shards} back to the pool")
     SHARDS_GAINED = Kind(logging.DEBUG, "took the leases of shards {shards}")
-    LEASE_LOST = Kind(logging.WARNING, "shard {shard}: the lease ran out; it is read anew from its first entry")
+    LEASE_LOST = Kind(logging.WARNING, "shard {shard}: the lease was lost; it is read anew from its first entry")
     UNCLEAN_TAKEOVER = Kind(
         logging.INFO, "{shards} shards: the previous worker ended without releasing them ({deaths} in a row)"
     )

@@ -23,10 +23,13 @@ EXTENT: Final = 4_000
 
 
 class Dated(logging.Formatter):
-    """One line with the date, the time to the millisecond, and the zone's offset, as ISO 8601 has it."""
+    """One line with the date, the time to the millisecond, and the zone's offset, as ISO 8601 has it.
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s")
+    The number of the `worker` is part of it, where it is one of several (0: it is not).
+    """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {f'[{worker}] ' if worker else ''}%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """One printable line, whatever the fields hold; a traceback is part of it."""
@@ -38,10 +41,14 @@ class Dated(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time`, `level`, `event`, `fields` and `message`.
+    """One JSON object a line: `time`, `level`, `event`, `fields` and `message`, and `worker` as `Dated` has it.
 
     `event` and `fields` are those of the table in `upsertq_worker.events`; `event` is null for what is not in it.
     """
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._which = {"worker": worker} if worker else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """The object, in ASCII; a field that JSON has no type for is its text."""
@@ -51,6 +58,7 @@ class JsonLines(logging.Formatter):
             "event": getattr(record, EVENT, None),
             "fields": getattr(record, FIELDS, {}),
             "message": record.getMessage(),
+            **self._which,
         }
         if record.exc_info:
             said["traceback"] = self.formatException(record.exc_info)
@@ -142,9 +150,12 @@ def _text(record: logging.LogRecord) -> str:
         return f"{record.msg}"[:EXTENT]
 
 
-def log_to_stderr(level: str, log_format: str = TEXT) -> None:
-    """Send the log to stderr from `level` on, a name as logging has it; one that is none counts as INFO."""
+def log_to_stderr(level: str, log_format: str = TEXT, worker: int = 0) -> None:
+    """Send the log to stderr from `level` on, a name as logging has it; one that is none counts as INFO.
+
+    `worker` is the number of this one among several of a command, 0 where it is none of these.
+    """
     handler: Any = Folding()
-    handler.setFormatter(JsonLines() if log_format == JSON else Dated())
+    handler.setFormatter(JsonLines(worker) if log_format == JSON else Dated(worker))
     number = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
     logging.basicConfig(level=number, handlers=[handler])

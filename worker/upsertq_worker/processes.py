@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 
 from upsertq.cli.exit_code import ExitCode
-from upsertq_worker.edge.process import PARENT
+from upsertq_worker.edge.process import NUMBER, PARENT
 from upsertq_worker.events import Event, Events
 
 FIRST_SECONDS: Final = 1.0
@@ -83,17 +83,17 @@ class Crew:
         if hangup := getattr(signal, "SIGHUP", None):
             loop.add_signal_handler(hangup, self._pass_on, hangup)
         until = None if self.given.get("seconds") is None else time.monotonic() + self.given["seconds"]
-        codes = await asyncio.gather(*(self._keep(until) for _ in range(self.count)))
+        codes = await asyncio.gather(*(self._keep(number, until) for number in range(1, self.count + 1)))
         if self._signals > 1:
             return ExitCode.INTERRUPTED
         return min(codes, key=lambda code: WORST.index(code) if code in WORST else -1)
 
-    async def _keep(self, until: float | None) -> int:
-        """Run one worker after the other in one place, until that is over; returns the exit code of the last."""
+    async def _keep(self, number: int, until: float | None) -> int:
+        """Run one worker after the other in place `number`, until that is over; returns the exit code of the last."""
         pause, events, rng = None, Events(), random.Random()
         while True:
             begun = time.monotonic()
-            code = await self._work(until)
+            code = await self._work(number, until)
             lived = time.monotonic() - begun
             if code == ExitCode.USAGE:
                 self._stop()  # no other one would fare better
@@ -113,7 +113,7 @@ class Crew:
         # one that was killed did not do what it was to do; where there is no end to drain to, nor did any other
         return code >= 0 and (bool(self.given.get("until_empty")) or until is not None)
 
-    async def _work(self, until: float | None) -> int:
+    async def _work(self, number: int, until: float | None) -> int:
         """Run one worker to its end; returns its exit code, or the negative number of the signal that killed it."""
         given = {**self.given, "json": True}
         if until is not None:
@@ -121,7 +121,7 @@ class Crew:
         # a session of its own: Ctrl-C is ours to pass on, once
         process = await asyncio.create_subprocess_exec(
             *work_command(self.queue, given),
-            env=work_environment(self.url),
+            env={**work_environment(self.url), NUMBER: str(number)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -8,14 +8,13 @@ import json
 import zlib
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError, WatchError
 from rq import Queue, Retry
-from rq.cli.helpers import get_redis_from_config
-from rq.command import send_stop_job_command
+from rq.command import send_command
 from rq.exceptions import DuplicateJobError, InvalidJobOperation, NoSuchJobError
 from rq.job import Job as RqJob
 from rq.job import JobStatus
@@ -23,7 +22,10 @@ from rq.results import Result
 from rq.serializers import JSONSerializer
 from rq.worker import Worker
 
+from upsertq.contract.address import Address
+from upsertq.contract.connect import client
 from upsertq.contract.errors import NotFound, ServerUnavailable, WorldError, shown
+from upsertq.contract.reply_errors import failed
 from upsertq_worker.job_arguments import check
 
 NAME: Final = "upsertq"
@@ -33,10 +35,14 @@ RESULT_SECONDS: Final = 86_400
 FAILURE_SECONDS: Final = 7 * 86_400
 DEATHS: Final = 3
 """How often a job is begun again after its process died."""
-ANSWER_SECONDS: Final = 20.0
-CONNECT_SECONDS: Final = 5.0
+NO_CLUSTER: Final = (
+    "RQ cannot keep its jobs in a Redis Cluster, for its transactions span slots: give RQ a server of its own "
+    "(--redis-url or RQ_REDIS_URL); the queues stay where UPSERTQ_REDIS_URL says"
+)
 MOST_BYTES: Final = 1 << 20
 """Of what a job says, unpacked: its notes, its receipt, its error."""
+MOST_STORED: Final = 32 << 20
+"""Bytes of the server's memory that a job, or its results, may take; what is larger is not read."""
 _STRANGE: Final = "what stands in Redis for this job is not readable"
 _OVER: Final = {JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED}
 
@@ -69,8 +75,23 @@ class Seen:
         return self.status in _OVER
 
 
+def check_size(connection: Any, key: str) -> None:
+    """Raise `WorldError` where what stands there is too large to be read; a server that does not tell is trusted."""
+    try:
+        size = connection.memory_usage(key, samples=0) or 0
+    except ResponseError:  # it does not know the command, or does not permit it
+        return
+    if size > MOST_STORED:
+        raise WorldError(f"{_STRANGE}: {key} takes {size:,} bytes of at most {MOST_STORED:,}")
+
+
 class Job(RqJob):
     """A job of which only what is needed is taken: to follow it, to stop it and to delete it."""
+
+    def refresh(self) -> None:
+        """Read it from Redis, up to a size."""
+        check_size(self.connection, self.key)
+        super().refresh()  # type: ignore[no-untyped-call]
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take these fields; the data stays packed."""
@@ -84,11 +105,7 @@ class Jobs:
     """The jobs of the server at `url`."""
 
     def __init__(self, url: str) -> None:
-        connection = get_redis_from_config({"REDIS_URL": url})  # type: ignore[no-untyped-call]
-        connection.connection_pool.connection_kwargs |= {
-            "socket_timeout": ANSWER_SECONDS,
-            "socket_connect_timeout": CONNECT_SECONDS,
-        }
+        connection: Any = client(Address.of(url), None)
         self._connection = connection
         self._queue = Queue(NAME, connection=connection, serializer=JSONSerializer)
 
@@ -126,15 +143,24 @@ class Jobs:
             return self._see(job_id)
 
     def stop(self, job_id: str) -> None:
-        """Have a job stopped by its worker, or taken from the queue."""
-        with _mapped():
-            job = self._fetch(job_id)
-            if job.get_status(refresh=False) == JobStatus.STARTED:
-                send_stop_job_command(self._connection, job_id, serializer=JSONSerializer)
-            elif job.get_status(refresh=False) in _OVER:
-                raise WorldError(f"job {job_id} is over already: it is {job.get_status(refresh=False).value}")
-            else:
-                job.cancel()
+        """Have a job stopped by its worker, or taken from the queue; one that begins meanwhile counts as begun."""
+        with _mapped(), self._connection.pipeline() as pipe:
+            while True:
+                pipe.watch(Job.key_for(job_id))
+                job = self._fetch(job_id)
+                status = job.get_status(refresh=False)
+                if status in _OVER:
+                    raise WorldError(f"job {job_id} is over already: it is {status.value}")
+                if status == JobStatus.STARTED:
+                    if not job.worker_name:
+                        raise InvalidJobOperation(f"job {job_id} has no worker")
+                    send_command(self._connection, job.worker_name, "stop-job", job_id=job_id)
+                    return
+                pipe.multi()
+                job.cancel(pipeline=pipe)
+                with suppress(WatchError):
+                    pipe.execute()
+                    return
 
     def _cleared(self, job_id: str) -> bool:
         """Delete a job that is over; `False` where it is not, or where it was replaced meanwhile."""
@@ -187,6 +213,7 @@ class Jobs:
         notes = noted if isinstance(noted, dict) else {}
         if status not in _OVER:
             return Seen(status.value, notes, None)
+        check_size(self._connection, Result.get_key(job_id))  # type: ignore[no-untyped-call]
         entries = self._connection.xrevrange(Result.get_key(job_id), count=1)  # type: ignore[no-untyped-call]
         result: dict[bytes, bytes] = entries[0][1] if entries else {}
         receipt: Any = None
@@ -203,6 +230,10 @@ def _limited(text: bytes) -> bytes:
     return text
 
 
+def _unable(error: Exception) -> ServerUnavailable:
+    return ServerUnavailable(f"the server of the rq jobs does not do its part: {failed(error).message}")
+
+
 @contextmanager
 def _mapped() -> Iterator[None]:
     """Turn what redis-py and rq raise into our errors."""
@@ -211,9 +242,9 @@ def _mapped() -> Iterator[None]:
     except ResponseError as error:
         if str(error).startswith("WRONGTYPE"):
             raise WorldError(f"{_STRANGE}: {error}") from None
-        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
+        raise _unable(error) from None
     except RedisError as error:
-        raise ServerUnavailable(f"the server of the rq jobs does not do its part: {error}") from None
+        raise _unable(error) from None
     except InvalidJobOperation as error:
         raise WorldError(f"rq refuses: {error}") from None
     except (ValueError, TypeError, LookupError, RecursionError, zlib.error) as error:

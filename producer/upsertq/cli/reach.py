@@ -45,10 +45,11 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class There:
-    """A connection to a server."""
+    """A connection to a server, and what that tells of itself."""
 
     server: Server
     world: Circumstances
+    facts: fitness.ServerFacts
 
     def patience(self, seconds: float = ANSWER_SECONDS) -> Patience:
         """A patience from now."""
@@ -62,8 +63,8 @@ def existing_server(url: str | None, what: str) -> Iterator[There]:
     with server_url(url) as address:
         server = Server.at(address, told_after=ANSWER_SECONDS)
         try:
-            server.hold(fitness.check_kind(world.patience(ANSWER_SECONDS), what))
-            yield There(server, world)
+            facts = server.hold(fitness.check_kind(world.patience(ANSWER_SECONDS), what))
+            yield There(server, world, facts)
         finally:
             server.close()
 

@@ -13,7 +13,6 @@ import redis.asyncio.sentinel
 import redis.connection
 import redis.sentinel
 from redis import exceptions
-from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
@@ -35,6 +34,8 @@ CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 20.0
 READ_BYTES: Final = 1_000_000
 """Bytes that are taken from a connection at once: replies have many megabytes."""
+GREETING_SECONDS: Final = 3.0
+"""For each word with which a connection begins (TLS, login): something else that listens there may never answer."""
 SENTINEL_SECONDS: Final = 2.0
 """For each Sentinel to connect, and to answer."""
 MOST_CONNECTIONS: Final = 10_000
@@ -59,6 +60,8 @@ def client(address: Address, credentials: CredentialProvider | None) -> Client:
         _try_options(made.connection_pool)
     except (ValueError, TypeError) as error:
         raise _bad_url(address, error) from None
+    kind = _Named if address.sentinels else _Greeted
+    made.connection_pool.connection_class = _of_kind(kind, made.connection_pool.connection_class)
     return made
 
 
@@ -78,7 +81,7 @@ def async_client(address: Address, credentials: CredentialProvider | None, answe
         _try_options(made.connection_pool)
     except (ValueError, TypeError) as error:
         raise _bad_url(address, error) from None
-    made.connection_pool.connection_class = _packing(made.connection_pool.connection_class)
+    made.connection_pool.connection_class = _of_kind(_AsyncGreeted, made.connection_pool.connection_class)
     return made
 
 
@@ -113,8 +116,12 @@ def speaker(pool: Pool) -> str:
     if "port" not in to:
         return ""
     tls = issubclass(pool.connection_class, (redis.SSLConnection, redis.asyncio.SSLConnection))
-    certified = bool(to.get("ssl_certfile"))
-    return what_answers(str(to.get("host", "localhost")), int(to["port"]), tls=tls, certified=certified)
+    return _in_place(to, tls=tls)
+
+
+def _in_place(to: dict[str, Any], *, tls: bool, sentinel: bool = False) -> str:
+    host, port, certified = str(to.get("host", "localhost")), int(to["port"]), bool(to.get("ssl_certfile"))
+    return what_answers(host, port, tls=tls, certified=certified, sentinel=sentinel)
 
 
 def _options(
@@ -168,6 +175,8 @@ def _sentinels_say(pool: Any) -> str:
             except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as error:
                 if isinstance(error, exceptions.AuthenticationError):
                     return f"the Sentinel at {where} refuses: {failed(error).message}: sentinel_password=… in the URL?"
+                if wrong := _in_place(options, tls=tls, sentinel=True):
+                    return wrong
                 continue
             except MAPPED as error:
                 return f"the Sentinel at {where} refuses: {failed(error).message}"
@@ -185,17 +194,72 @@ def _services(asked: Client) -> list[bytes]:
     return [dict(zip(one[::2], one[1::2], strict=False)).get(b"name", b"") for one in told]
 
 
-class _Packing:
-    """Packs commands in C, as blocking connections do: the ones for asyncio do it argument by argument, in Python."""
+class _Greeted:
+    """A connection that gives up what does not greet it in time; an answer may take longer."""
+
+    socket_timeout: Any
+    _sock: Any
+
+    def connect(self) -> None:
+        """Connect, unless that is done."""
+        if self._sock is not None:
+            return
+        patient: Any = self.socket_timeout
+        self.socket_timeout = min(patient, GREETING_SECONDS)
+        try:
+            super().connect()  # type: ignore[misc]  # of redis-py's connection
+        finally:
+            self.socket_timeout = patient
+        self.update_current_socket_timeout(patient)  # type: ignore[attr-defined]
+
+
+class _Named(_Greeted):
+    """A connection to the primary that Sentinels name."""
+
+    def connect(self) -> None:
+        """As `_Greeted.connect`; the error does not show the Sentinels' clients, which it would with their logins."""
+        try:
+            super().connect()
+        except redis.sentinel.MasterNotFoundError as error:
+            raise redis.sentinel.MasterNotFoundError(str(error).partition(" : ")[0]) from None
+
+    def connect_check_health(self, check_health: bool = True, retry_socket_connect: bool = True) -> None:  # noqa: FBT001, FBT002 - as redis-py's
+        """Ask the Sentinels also where a broken connection is used again: redis-py goes to the address of before."""
+        if retry_socket_connect:
+            self.connect()
+        else:  # they were asked
+            super().connect_check_health(check_health, retry_socket_connect=False)  # type: ignore[misc]
+
+    def read_response(self, *given: Any, **more: Any) -> Any:
+        """The next reply; an interrupted read ends the connection, as everywhere in redis-py but here."""
+        return super().read_response(*given, **{"disconnect_on_error": True, **more})  # type: ignore[misc]
+
+
+class _AsyncGreeted:
+    """The same for asyncio.
+
+    It packs commands in C, as blocking connections do: redis-py's do it argument by argument, in Python.
+    """
+
+    socket_timeout: Any
+
+    async def connect(self) -> None:
+        """As `_Greeted.connect`."""
+        patient: Any = self.socket_timeout
+        self.socket_timeout = min(patient, GREETING_SECONDS)
+        try:
+            await super().connect()  # type: ignore[misc]
+        finally:
+            self.socket_timeout = patient
 
     def pack_command(self, *arguments: Argument) -> list[bytes]:
         """As redis-py's, which may send the parts one after the other."""
         return [hiredis.pack_command(arguments)]  # type: ignore[arg-type]  # a tuple of any of these
 
 
-def _packing(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """This kind of connection with that way of packing."""
-    return type(kind.__name__, (_Packing, kind), {})
+def _of_kind(first: type, kind: Any) -> Any:
+    """This kind of connection, which does as `first` where that does something."""
+    return type(kind.__name__, (first, kind), {})
 
 
 def _try_options(pool: Pool) -> None:

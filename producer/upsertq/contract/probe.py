@@ -13,7 +13,7 @@ SECONDS: Final = 2.0
 _ENOUGH: Final = 64
 
 
-def what_answers(host: str, port: int, *, tls: bool, certified: bool = False) -> str:
+def what_answers(host: str, port: int, *, tls: bool, certified: bool = False, sentinel: bool = False) -> str:
     """What is wrong with the address as one clause; empty where nothing is known to be.
 
     Args:
@@ -21,26 +21,33 @@ def what_answers(host: str, port: int, *, tls: bool, certified: bool = False) ->
         port: its port.
         tls: whether the conversation that failed was over TLS.
         certified: whether the client showed a certificate in it.
+        sentinel: whether a Sentinel was expected.
     """
-    where = f"{host}:{port}"
+    where, kind = f"{host}:{port}", "+sentinel" * sentinel
     answer = _ping(host, port)
+    if answer is None:
+        return ""
     if answer.startswith((b"HTTP/", b"<")):
         return f"{where} is an HTTP server: name the port of a Redis or Valkey server"
     if tls and answer.startswith((b"+", b"-")):
-        return f"{where} does not speak TLS: use redis:// in place of rediss://"
+        return f"{where} does not speak TLS: use redis{kind}:// in place of rediss{kind}://"
     if tls and not certified and _wants_certificate(host, port):
         return f"{where} wants a certificate of the client: give --redis-cert-file and --redis-key-file"
     if not tls and not answer.startswith((b"+", b"-")) and (answer[:1] == b"\x15" or _speaks_tls(host, port)):
-        return f"{where} speaks TLS: use rediss:// in place of redis://"
+        return f"{where} speaks TLS: use rediss{kind}:// in place of redis{kind}://"
     return ""
 
 
-def _ping(host: str, port: int) -> bytes:
-    """The beginning of the answer to an inline PING, empty without one."""
-    with suppress(OSError), socket.create_connection((host, port), SECONDS) as line:
-        line.sendall(b"PING\r\n")
-        return line.recv(_ENOUGH)
-    return b""
+def _ping(host: str, port: int) -> bytes | None:
+    """The beginning of the answer to an inline PING; empty where it hangs up, as TLS does, `None` where none comes."""
+    try:
+        with socket.create_connection((host, port), SECONDS) as line:
+            line.sendall(b"PING\r\n")
+            return line.recv(_ENOUGH)
+    except TimeoutError:
+        return None
+    except OSError:
+        return b""
 
 
 def _speaks_tls(host: str, port: int) -> bool:

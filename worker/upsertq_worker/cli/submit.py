@@ -16,11 +16,11 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load_options import LoadOptions, load_options
 from upsertq.cli.reach import existing_server, print_json
 from upsertq.cli.strict import StrictGroup
-from upsertq.contract.errors import NotFound, ServerUnavailable, UsageError, WaitTimeout, WorldError
+from upsertq.contract.errors import NotFound, ServerUnavailable, ServerUnfit, UsageError, WaitTimeout, WorldError
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.job_ends import report, say
 from upsertq_worker.cli.options import index_options
-from upsertq_worker.rq_queue import NAME, Call, Jobs, Seen
+from upsertq_worker.rq_queue import NAME, NO_CLUSTER, Call, Jobs, Seen
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,8 +33,9 @@ _redis_url = click.option(
     "--redis-url",
     metavar="URL",
     envvar=("RQ_REDIS_URL", *options.URL_VARIABLES),
-    help="Server of the rq jobs, as redis://, rediss:// or unix://; give a password by the environment (RQ_REDIS_URL, "
-    "UPSERTQ_REDIS_URL or REDIS_URL). Embedded servers have no rq workers.",
+    help="Server of the rq jobs, as redis://, rediss://, unix:// or redis+sentinel://; give a password by the "
+    "environment (RQ_REDIS_URL, UPSERTQ_REDIS_URL or REDIS_URL). It is no cluster, and embedded servers have no rq "
+    "workers.",
 )
 _wait = click.option("--wait", is_flag=True, help="Follow the job; end with its receipt and its exit code.")
 _timeout = click.option(
@@ -190,7 +191,9 @@ def _reached(url: str | None) -> Iterator[Jobs]:
             "rq jobs need a server that rq workers can reach: give --redis-url or set UPSERTQ_REDIS_URL (an embedded "
             "server is for the commands of one machine)"
         )
-    with existing_server(url, "reach the rq jobs"):
+    with existing_server(url, "reach the rq jobs") as there:
+        if there.facts.primaries:
+            raise ServerUnfit(f"cannot reach the rq jobs: {NO_CLUSTER}")
         jobs = Jobs(url)
     try:
         yield jobs

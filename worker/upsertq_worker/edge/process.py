@@ -35,6 +35,8 @@ Watch: TypeAlias = Callable[[Worker], Coroutine[Any, Any, None]]
 Heed: TypeAlias = Callable[[Worker], None]
 PARENT = "UPSERTQ_PARENT_PID"
 """Environment variable: a worker that is started with it ends with the process of that number."""
+NUMBER = "UPSERTQ_WORKER_NUMBER"
+"""Environment variable: which worker of its command this one is, from 1, for its log."""
 PARENT_SECONDS = 0.5
 KEY_SECONDS = 1.0
 ANEW_SECONDS = 1.0
@@ -61,7 +63,8 @@ def _worker_name() -> str:
 
 def log_to_stderr(log_format: str = logs.TEXT) -> None:
     """Send the worker's log to stderr, one line an event; `UPSERTQ_LOG_LEVEL` says from which level on."""
-    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"), log_format)
+    number = os.environ.get(NUMBER, "") if PARENT in os.environ else ""
+    logs.log_to_stderr(os.environ.get("UPSERTQ_LOG_LEVEL", "INFO"), log_format, int(number) if number.isdigit() else 0)
 
 
 async def work(

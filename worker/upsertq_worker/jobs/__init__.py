@@ -12,9 +12,9 @@ from typing import Any
 
 from upsertq_worker.jobs import drains, loads, upkeep
 from upsertq_worker.jobs.rq_job import Job
-from upsertq_worker.jobs.rq_worker import Queue, Worker
+from upsertq_worker.jobs.rq_worker import Connection, Queue, Worker
 
-__all__ = ["Job", "Queue", "Worker", "audit", "drain", "ingest", "replay"]
+__all__ = ["Connection", "Job", "Queue", "Worker", "audit", "drain", "ingest", "replay"]
 
 
 def ingest(

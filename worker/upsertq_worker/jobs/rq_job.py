@@ -21,11 +21,12 @@ from rq.job import JobStatus, validate_job_id
 from rq.serializers import JSONSerializer
 
 from upsertq.cli.exit_code import ExitCode, code_of
-from upsertq.contract.errors import UpsertqError, UsageError, shown
+from upsertq.contract.errors import UpsertqError, UsageError, WorldError, shown
 from upsertq.contract.printable import printable
 from upsertq_worker.job_arguments import MOST_BYTES, check
 from upsertq_worker.jobs.job_context import active, new_context
 from upsertq_worker.jobs.stopping import STOP, Stopped
+from upsertq_worker.rq_queue import check_size
 
 LOGGER: Final = logging.getLogger("upsertq.jobs")
 HARMLESS: Final = {
@@ -45,6 +46,7 @@ STATUSES: Final = {status.value.encode() for status in JobStatus}
 MOST_STOPS: Final = 10_000
 """How often a job may go back to the queue."""
 STOPPED_CODE: Final = 1
+_LOGIN: Final = ("username", "password")
 
 
 class JobRefused(UpsertqError):  # noqa: N818 - as its siblings
@@ -77,8 +79,9 @@ class Job(RqJob):
     def fetch(cls, id: str, connection: Any = None, serializer: Any = None) -> Self:  # noqa: A002
         """The job of this id; `NoSuchJobError` also where what stands there is none: no worker ends for that."""
         try:
+            check_size(connection, cls.key_for(id))
             return cast("Self", super().fetch(id, connection, serializer))
-        except (ValueError, ResponseError) as error:
+        except (ValueError, ResponseError, WorldError) as error:
             raise NoSuchJobError(printable(str(error))) from None
 
     @classmethod
@@ -257,14 +260,23 @@ def url_of(connection: Any) -> str:
     to: dict[str, Any] = pool.connection_kwargs
     login = f"{quote(to.get('username') or '', '')}:{quote(to['password'], '')}@" if to.get("password") else ""
     query = {name: str(value) for name, value in to.items() if name.startswith("ssl_") and value is not None}
+    scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
+    # not of the pool, which a worker of a pool makes anew
+    if named := to.get("connection_pool"):
+        manager = named.sentinel_manager
+        query |= {f"sentinel_{name}": value for name in _LOGIN if (value := manager.sentinel_kwargs.get(name))}
+        hosts = ",".join(_host(one.connection_pool.connection_kwargs) for one in manager.sentinels)
+        where = f"{hosts}/{quote(named.service_name, '')}"
+        return f"{scheme}+sentinel://{login}{where}/{to.get('db', 0)}?{urlencode(query)}".rstrip("?")
     if "path" in to:
         return f"unix://{login}{quote(to['path'])}?db={to.get('db', 0)}"
     if "host" not in to or to.get("credential_provider"):
         raise UsageError(
             "rq's connection cannot be written as a URL: set UPSERTQ_REDIS_URL in the environment of the rq worker"
         )
-    scheme = "rediss" if issubclass(pool.connection_class, SSLConnection) else "redis"
+    return f"{scheme}://{login}{_host(to)}/{to.get('db', 0)}?{urlencode(query)}".rstrip("?")
+
+
+def _host(to: Mapping[str, Any]) -> str:
     host = f"[{to['host']}]" if ":" in to["host"] else to["host"]
-    return f"{scheme}://{login}{host}:{to.get('port', 6379)}/{to.get('db', 0)}" + (
-        f"?{urlencode(query)}" if query else ""
-    )
+    return f"{host}:{to.get('port', 6379)}"

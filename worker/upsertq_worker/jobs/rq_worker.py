@@ -12,16 +12,23 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final, NoReturn
 
-from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - these are not the builtins
+from redis import Redis
+from redis.exceptions import ConnectionError, ResponseError, TimeoutError  # noqa: A004 - these are not the builtins
 from rq import Queue as RqQueue
+from rq.registry import CanceledJobRegistry
 from rq.serializers import JSONSerializer
 from rq.utils import now
 from rq.worker import Worker as RqWorker
 
+from upsertq.contract.address import Address
+from upsertq.contract.connect import client
+from upsertq.contract.errors import UsageError
 from upsertq.contract.printable import printable
+from upsertq.contract.reply_errors import failed
 from upsertq_worker.edge.process import log_to_stderr
 from upsertq_worker.jobs.rq_job import Job, reason_of
-from upsertq_worker.jobs.stopping import STOP
+from upsertq_worker.jobs.stopping import STOP, Stopped
+from upsertq_worker.rq_queue import NO_CLUSTER
 
 MAINTENANCE_SECONDS: Final = 60
 """How often jobs are looked for whose worker has died."""
@@ -31,12 +38,34 @@ AGAIN_SECONDS: Final = 5.0
 TOLD: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-def _give_up(error: Exception) -> NoReturn:
+def _give_up(why: str) -> NoReturn:
     """End the process with one line, after a while: a pool starts another one at once."""
     with suppress(KeyboardInterrupt):
-        sys.stderr.write(f"upsertq: the server of the rq jobs does not answer: {printable(str(error))}\n")
+        sys.stderr.write(f"upsertq: {printable(why)}\n")
         time.sleep(AGAIN_SECONDS)
     raise SystemExit(1) from None
+
+
+def _in_a_cluster(connection: Any) -> bool:
+    """Whether the server says that it is a node of a cluster; one that may not be asked is taken as it is."""
+    with suppress(ResponseError):
+        return bool(connection.info("cluster").get("cluster_enabled"))
+    return False
+
+
+class Connection(Redis):
+    """What `rq --connection-class` (RQ_CONNECTION_CLASS) takes: it also knows redis+sentinel:// URLs."""
+
+    @classmethod
+    def from_url(cls, url: str, **given: Any) -> Any:
+        """A client of the server, or of the primary that Sentinels name."""
+        try:
+            address = Address.of(url)
+            if not address.sentinels:
+                return super().from_url(url, **given)
+            return client(address, None)
+        except (UsageError, ValueError) as error:
+            raise SystemExit(f"upsertq: {error}") from None
 
 
 class Queue(RqQueue):
@@ -72,9 +101,11 @@ class Worker(RqWorker):
         )
         given |= {"job_class": Job, "queue_class": Queue, "serializer": JSONSerializer}
         try:
+            if _in_a_cluster(connection):
+                _give_up(NO_CLUSTER)
             super().__init__(names, name, connection=connection, **given)
         except (ConnectionError, TimeoutError) as error:
-            _give_up(error)
+            _give_up(f"the server of the rq jobs does not answer: {failed(error).message}")
         self.maintenance_interval = min(self.maintenance_interval, MAINTENANCE_SECONDS)
         self.worker_ttl = min(self.worker_ttl, MAINTENANCE_SECONDS + DEQUEUE_MARGIN)
 
@@ -95,6 +126,13 @@ class Worker(RqWorker):
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             self.log.warning("Worker %s: a command cannot be read: %s", self.name, reason_of(error))
 
+    def maintain_heartbeats(self, job: Any, execution: Any) -> None:
+        """Say that the job runs; a server that is away for a moment ends neither worker nor job."""
+        try:
+            super().maintain_heartbeats(job, execution)
+        except (ConnectionError, TimeoutError) as error:
+            self.log.warning("Worker %s: no heartbeat for job %s: %s", self.name, job.id, failed(error).message)
+
     def execute_job(self, job: Any, queue: Any) -> None:
         """Run a job to its end."""
         self._stopped_job_id = None  # of an earlier job, which ended before it was told
@@ -111,6 +149,15 @@ class Worker(RqWorker):
             self._tell(signal.SIGINT)
         elif self._stop_requested:
             self._tell(signal.SIGTERM)
+
+    def prepare_job_execution(self, job: Any, *given: Any, **more: Any) -> None:
+        """Note that the job runs; raises `Stopped` where it was taken out of the queue while it was in our hands."""
+        super().prepare_job_execution(job, *given, **more)
+        # after the note: what is to stop the job from now on sees that it runs, and tells us
+        canceled = CanceledJobRegistry(job.origin, self.connection, job_class=Job, serializer=JSONSerializer)
+        if self.connection.zrem(canceled.key, job.id):
+            self._stopped_job_id = job.id
+            raise Stopped
 
     def setup_work_horse_signals(self) -> None:
         """Let the process of the job take its own signals, those that came meanwhile included."""
@@ -141,6 +188,9 @@ class Worker(RqWorker):
 
     def handle_exception(self, job: Any, *exc_info: Any) -> None:
         """Say in one line why a job failed; the traceback is kept with its result."""
+        if isinstance(exc_info[1], Stopped):
+            self.log.info("Worker %s: job %s was stopped before it began", self.name, job.id)
+            return
         self.log.error("Worker %s: job %s (%s) failed: %s", self.name, job.id, job.func_name, reason_of(exc_info[1]))
         for handler in self._exc_handlers:
             if handler(job, *exc_info) is False:

@@ -46,6 +46,8 @@ class Leases:
         self._quarantine = quarantine
         self.valid_until = float("-inf")
         """Until then the leases held are ours for certain."""
+        self._silent: dict[int, float] = {}
+        """Shards of which nothing is known since then: the node that has them gives no answer, others do."""
         self.target = 0
         """How many shards are due to us."""
         self.epochs: dict[int, int] = {}
@@ -68,10 +70,16 @@ class Leases:
     def granted(self, grants: Sequence[Grant], asked_at: float, now: float) -> Change:
         """Take in what came of asking at `asked_at` (before the request left: the lease may have begun then).
 
-        Leases that were held before were all asked for then, or in an earlier call at that time.
+        Leases that were held before were all asked for then, or in an earlier call at that time. A shard whose node
+        gives no answer for half of a lease's life is let go of as one that was lost: else the others, which are
+        certain as long as all are, would stand still with it.
         """
         gained, lost = [], []
         for grant in grants:
+            if grant.silent:
+                self._silent.setdefault(grant.shard, asked_at)
+                continue
+            self._silent.pop(grant.shard, None)
             self._note(grant)
             before = self.epochs.get(grant.shard, 0)
             if grant.epoch == before:
@@ -85,7 +93,12 @@ class Leases:
                 until = None if grant.clean else now + self._quarantine
                 own = not grant.clean and grant.epoch == self._former.get(grant.shard, 0) + 1
                 self.takeovers[grant.shard] = Takeover(place_of(grant.clock), until, grant.deaths, grant.mark, own)
-        self.valid_until = asked_at + self._seconds
+        self._silent = {shard: since for shard, since in self._silent.items() if shard in self.epochs}
+        for shard in [shard for shard, since in self._silent.items() if now >= since + self._seconds / 2]:
+            lost.append(shard)
+            self.fenced(shard)
+        if not self._silent:
+            self.valid_until = asked_at + self._seconds
         return Change(tuple(gained), tuple(lost))
 
     def fenced(self, shard: int) -> None:
@@ -94,6 +107,7 @@ class Leases:
             self._former[shard] = epoch
         self.takeovers.pop(shard, None)
         self.draining.pop(shard, None)
+        self._silent.pop(shard, None)
 
     def quarantine_end(self, shard: int) -> float:
         """When the requests of a former holder of this shard of ours, which died, can take effect no more."""

@@ -34,6 +34,7 @@ class Grant:
         mark: what was noted of suspects; see `upsertq_worker.recovery.suspects`.
         clock: the last sequence given in the shard.
         fault: why no worker can have it: a key of the shard is damaged.
+        silent: the node that has the shard gave no answer, others did: nothing is known, and `epoch` is that asked for.
     """
 
     shard: int
@@ -44,6 +45,7 @@ class Grant:
     mark: str = ""
     clock: str = START
     fault: str = ""
+    silent: bool = False
 
 
 class Delivery(NamedTuple):
@@ -137,7 +139,10 @@ class Notes(Protocol):
         """Write this worker's heartbeat, dated by the server's time, take away those of workers long gone; read all."""
 
     async def holders(self, shards: Sequence[int]) -> dict[int, str]:
-        """Which worker holds each shard, "" where its lease is free, or is none that can be read."""
+        """Which worker holds each shard, "" where its lease is free, or is none that can be read.
+
+        Shards whose node gives no answer, while others do, are left out.
+        """
 
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""

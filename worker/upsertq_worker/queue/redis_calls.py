@@ -47,9 +47,11 @@ class Calls:
         return sound(await self.ask(*commands), what)
 
     async def run(
-        self, script: Script, calls: Mapping[int, Call], what: str
+        self, script: Script, calls: Mapping[int, Call], what: str, *, partly: bool = False
     ) -> tuple[dict[int, str], dict[int, list[Any]]]:
         """What is wrong with damaged shards, and what a script replies to a call about each of the others.
+
+        With `partly`, shards whose node gives no answer are left out, where others do.
 
         Raises:
             QueueLost: a shard is gone, or of another creation.
@@ -60,6 +62,8 @@ class Calls:
         faults = {shard: fault for shard, reply in replies.items() if (fault := fault_of(reply))}
         for shard in faults:
             del replies[shard]
+        if partly:
+            replies = answered(replies)
         sound(list(replies.values()), what)
         lost = [shard for shard, reply in replies.items() if isinstance(reply, list) and reply and reply[0] == LOST]
         if lost:
@@ -88,6 +92,12 @@ class Calls:
         several = len(shards) > 1
         which = f"shard{'s' * several} {', '.join(map(str, shards))} {'are' if several else 'is'}"
         return QueueLost(self._shape.name, f"{which} gone, or of another creation of the queue")
+
+
+def answered(replies: Mapping[int, Any]) -> dict[int, Any]:
+    """The replies but for those that are failures that pass; all of them where each is one: the server is away."""
+    there = {shard: reply for shard, reply in replies.items() if not (isinstance(reply, Failed) and reply.passes)}
+    return there or dict(replies)
 
 
 def fault_of(reply: Any) -> str:

@@ -24,7 +24,17 @@ from upsertq_worker.flow.usage import Metered
 from upsertq_worker.pace import wire as pacing
 from upsertq_worker.pace.lane import Ask, Given
 from upsertq_worker.queue.protocols import START, Beats, Counted, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
-from upsertq_worker.queue.redis_calls import Call, Calls, fault_of, key_of, name_of, sound, sound_shards, text_of
+from upsertq_worker.queue.redis_calls import (
+    Call,
+    Calls,
+    answered,
+    fault_of,
+    key_of,
+    name_of,
+    sound,
+    sound_shards,
+    text_of,
+)
 from upsertq_worker.queue.redis_settle import SettleCall
 
 LEASE: Final = Script.load("upsertq_worker", "lease")
@@ -102,10 +112,11 @@ class RedisNotes:
 
     async def holders(self, shards: Sequence[int]) -> dict[int, str]:
         """As `Notes.holders`."""
-        replies = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
-        sound([reply for reply in replies if not fault_of(reply)], "see which workers hold the shards")
-        texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies]
-        return dict(zip(shards, map(text_of, texts), strict=True))
+        told = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
+        replies = answered(dict(zip(shards, told, strict=True)))
+        sound([reply for reply in replies.values() if not fault_of(reply)], "see which workers hold the shards")
+        texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies.values()]
+        return dict(zip(replies, map(text_of, texts), strict=True))
 
     async def leave(self) -> None:
         """As `Notes.leave`."""
@@ -131,8 +142,10 @@ class RedisQueue(RedisNotes):
             shard: self._books_call(shard, self.name, epoch, self._lease_ms, "1" if take else "0")
             for shard, epoch in wanted.items()
         }
-        faults, replies = await self._calls.run(LEASE, calls, "take the shards' leases")
+        faults, replies = await self._calls.run(LEASE, calls, "take the shards' leases", partly=True)
         grants = [Grant(shard, 0, fault=fault) for shard, fault in faults.items()]
+        silent = wanted.keys() - faults.keys() - replies.keys()
+        grants += [Grant(shard, wanted[shard], silent=True) for shard in silent]
         return grants + [_grant(shard, reply) for shard, reply in replies.items()]
 
     async def release(self, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
