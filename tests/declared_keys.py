@@ -47,12 +47,19 @@ def held(script: Script) -> Script:
     return Script(script.name, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324 - as servers name scripts
 
 
+_scripts: Final[dict[str, list[str]]] = {}
+"""By loaded module, the names under which it holds scripts: to look through all modules takes a while."""
+
+
 def hold_all(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Put the shim before every script that a loaded module holds; returns the names of these scripts."""
+    for module in sys.modules.keys() - _scripts.keys():
+        kept = list(getattr(sys.modules[module], "__dict__", {}).items())
+        _scripts[module] = [name for name, value in kept if isinstance(value, Script)]
     names = set()
-    for module in list(sys.modules.values()):
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if isinstance(value, Script):
-                monkeypatch.setattr(module, name, held(value))
-                names.add(value.name)
+    for module, kept_as in _scripts.items():
+        for name in kept_as:
+            script: Script = getattr(sys.modules[module], name)
+            monkeypatch.setattr(sys.modules[module], name, held(script))
+            names.add(script.name)
     return names

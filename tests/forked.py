@@ -6,6 +6,7 @@ of the interpreter itself (its options, its variables, its command line in `ps`)
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -35,6 +36,9 @@ IMPORTED: Final = (
         "upsertq_emulator.app",
         "rich.progress",
         "uvloop",
+        "pyarrow.compute",
+        "pyarrow.parquet",
+        "pandas",  # by pyarrow, when it first looks at an array
     ),
 )
 STREAMS: Final = 3
@@ -231,10 +235,26 @@ def _become(order: bytes, files: list[int], foreign: list[int]) -> list[str]:
     return [str(argument) for argument in arguments]
 
 
+def _leave(code: str | int | None) -> None:
+    """End as the interpreter does, but leave what was imported as it is: to take that apart takes longest of all."""
+    if isinstance(code, str):
+        return
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
+
 if __name__ == "__main__":
     del sys.path[0]  # the tests' own folder
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()
     sys.argv = ["upsertq", *_fork(socket.socket(fileno=int(sys.argv[1])))]
-    runpy.run_module("upsertq", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module("upsertq", run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        _leave(ended.code)
+        raise

@@ -14,18 +14,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 INTERVAL: Final = 0.005
+LONGEST: Final = 0.025
+SHARE: Final = 0.025
+"""Of what a wait has taken so far: so many seconds pass until the next look, since a look takes its time too."""
 
 
 def wait_until(predicate: Callable[[], T], timeout: float, what: str) -> T:
     """Poll `predicate` until it is true and return its value; fail the test, naming `what`, after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         value = predicate()
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= began + timeout:
             pytest.fail(f"waited {timeout:g} s in vain until {what}; last value: {value!r}")
-        time.sleep(INTERVAL)
+        time.sleep(_pause(began))
 
 
 @overload
@@ -38,12 +41,16 @@ async def wait_until_async(
     what: str,
 ) -> T:
     """Do as `wait_until` without blocking the event loop; `predicate` may be a coroutine function."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         outcome = predicate()
         value = await outcome if inspect.isawaitable(outcome) else outcome
         if value:
             return value
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= began + timeout:
             pytest.fail(f"waited {timeout:g} s in vain until {what}; last value: {value!r}")
-        await asyncio.sleep(INTERVAL)
+        await asyncio.sleep(_pause(began))
+
+
+def _pause(began: float) -> float:
+    return min(LONGEST, max(INTERVAL, SHARE * (time.monotonic() - began)))

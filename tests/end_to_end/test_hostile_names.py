@@ -18,6 +18,7 @@ import numpy as np
 import orjson
 import pytest
 
+import forked
 from processes import COMMAND, emulated, environment
 from upsertq import Producer, Server
 from upsertq.contract.dead_letter import Reason, Verdict, encode_letter
@@ -58,34 +59,29 @@ def at_terminal(
     settings[3] &= ~termios.ECHO
     termios.tcsetattr(follower, termios.TCSANOW, settings)
     shown = bytearray()
-    with subprocess.Popen(
-        [*COMMAND, *arguments],
-        env=environment(url, TERM="xterm-256color", COLUMNS=COLUMNS, LINES="60", **more),
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        start_new_session=True,
-    ) as process:
-        os.close(follower)
+    own = environment(url, TERM="xterm-256color", COLUMNS=COLUMNS, LINES="60", **more)
+    process = forked.start(arguments, own, follower, follower, follower)
+    os.close(follower)
 
-        def read() -> None:
-            with suppress(OSError):  # the other side has gone
-                while part := os.read(leader, 65_536):
-                    shown.extend(part)
+    def read() -> None:
+        with suppress(OSError):  # the other side has gone
+            while part := os.read(leader, 65_536):
+                shown.extend(part)
 
-        reader = threading.Thread(target=read)
-        reader.start()
-        if answer:
-            os.write(leader, answer)
-        try:
-            if until:
-                wait_until(lambda: until in shown, 60, f"{until!r} is shown")
-                process.terminate()
-            code = process.wait(90)
-        finally:
-            process.kill()
-            reader.join(30)
-            os.close(leader)
+    reader = threading.Thread(target=read)
+    reader.start()
+    if answer:
+        os.write(leader, answer)
+    try:
+        if until:
+            wait_until(lambda: until in shown, 60, f"{until!r} is shown")
+            process.terminate()
+        code = process.wait(90)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(30)
+        os.close(leader)
     return bytes(shown), code
 
 
