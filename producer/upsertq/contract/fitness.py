@@ -148,6 +148,8 @@ def facts_of(reply: object) -> ServerFacts:
     """The facts out of the reply to INFO, as a mapping or as text; what is missing or strange is left out."""
     said = _fields(reply)
     valkey = said.get("valkey_version", "")
+    # while it reads its append-only file it says that it keeps none
+    append_only = None if said.get("loading") == "1" else {"0": False, "1": True}.get(said.get("aof_enabled", ""))
     return ServerFacts(
         told=bool(said),
         product="valkey" if valkey else "redis" if "redis_version" in said else "",
@@ -156,7 +158,7 @@ def facts_of(reply: object) -> ServerFacts:
         role=said.get("role", ""),
         policy=said.get("maxmemory_policy", ""),
         maxmemory=_number(said, "maxmemory"),
-        append_only={"0": False, "1": True}.get(said.get("aof_enabled", "")),
+        append_only=append_only,
         replicas=_number(said, "connected_slaves"),
     )
 
