@@ -34,9 +34,10 @@ def test_the_shards_of_the_other_primaries_are_drained(tmp_path: Path) -> None:
         owners = [cluster.owner(slot_of_shard("q", shard)) for shard in range(SHARDS)]
         assert 0 < owners.count(away) < SHARDS
         healthy = [name for name in ids if owners[shard_of("", name, SHARDS)] is not away]
-        worker = start(*WORK, "--index-host", index.url, url=url, log=log)
         with Producer("q", url=url, shards=SHARDS, timeout=60) as producer:
             producer.put_many(ids, np.full((COUNT, 2), 1, np.float32))
+            producer.flush()
+            worker = start(*WORK, "--index-host", index.url, url=url, log=log)
             assert producer.wait(timeout=60).pending == 0
             away.kill()
             producer.put_many(healthy, np.full((len(healthy), 2), 2, np.float32))

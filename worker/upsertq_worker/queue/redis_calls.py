@@ -42,6 +42,10 @@ class Calls:
         """The replies, in which a failure is a value."""
         return await self._server.hold(ask_all(commands)())
 
+    async def by_shard(self, commands: Mapping[int, Sequence[Argument]]) -> dict[int, Any]:
+        """The reply about each shard; those whose node gives no answer are left out, where others do."""
+        return _answered(dict(zip(commands, await self.ask(*commands.values()), strict=True)))
+
     async def sure(self, what: str, *commands: Sequence[Argument]) -> list[Any]:
         """The replies, none of which is a failure; raises as `sound`."""
         return sound(await self.ask(*commands), what)
@@ -63,7 +67,7 @@ class Calls:
         for shard in faults:
             del replies[shard]
         if partly:
-            replies = answered(replies)
+            replies = _answered(replies)
         sound(list(replies.values()), what)
         lost = [shard for shard, reply in replies.items() if isinstance(reply, list) and reply and reply[0] == LOST]
         if lost:
@@ -92,12 +96,6 @@ class Calls:
         several = len(shards) > 1
         which = f"shard{'s' * several} {', '.join(map(str, shards))} {'are' if several else 'is'}"
         return QueueLost(self._shape.name, f"{which} gone, or of another creation of the queue")
-
-
-def answered(replies: Mapping[int, Any]) -> dict[int, Any]:
-    """The replies but for those that are failures that pass; all of them where each is one: the server is away."""
-    there = {shard: reply for shard, reply in replies.items() if not (isinstance(reply, Failed) and reply.passes)}
-    return there or dict(replies)
 
 
 def fault_of(reply: Any) -> str:
@@ -134,3 +132,9 @@ def name_of(value: bytes) -> str:
 def key_of(name: str) -> bytes:
     """A key with a namespace in it as the server has it, whatever that is made of."""
     return name.encode("utf-8", "surrogateescape")
+
+
+def _answered(replies: Mapping[int, Any]) -> dict[int, Any]:
+    """The replies but for those that are failures that pass; all of them where each is one: the server is away."""
+    there = {shard: reply for shard, reply in replies.items() if not (isinstance(reply, Failed) and reply.passes)}
+    return there or dict(replies)

@@ -24,17 +24,7 @@ from upsertq_worker.flow.usage import Metered
 from upsertq_worker.pace import wire as pacing
 from upsertq_worker.pace.lane import Ask, Given
 from upsertq_worker.queue.protocols import START, Beats, Counted, Delivery, Grant, LaneList, Read, Ring, Settled, Stream
-from upsertq_worker.queue.redis_calls import (
-    Call,
-    Calls,
-    answered,
-    fault_of,
-    key_of,
-    name_of,
-    sound,
-    sound_shards,
-    text_of,
-)
+from upsertq_worker.queue.redis_calls import Call, Calls, fault_of, key_of, name_of, sound, sound_shards, text_of
 from upsertq_worker.queue.redis_settle import SettleCall
 
 LEASE: Final = Script.load("upsertq_worker", "lease")
@@ -112,8 +102,8 @@ class RedisNotes:
 
     async def holders(self, shards: Sequence[int]) -> dict[int, str]:
         """As `Notes.holders`."""
-        told = await self._calls.ask(*(["GET", self._calls.keys.shard(shard).lease] for shard in shards))
-        replies = answered(dict(zip(shards, told, strict=True)))
+        calls = self._calls
+        replies = await calls.by_shard({shard: ["GET", calls.keys.shard(shard).lease] for shard in shards})
         sound([reply for reply in replies.values() if not fault_of(reply)], "see which workers hold the shards")
         texts = [reply.partition(b":")[2] if isinstance(reply, bytes) else b"" for reply in replies.values()]
         return dict(zip(replies, map(text_of, texts), strict=True))
