@@ -143,8 +143,13 @@ def place(module: str) -> str:
     return f"{package}/{inside / '__init__.py' if is_package else inside.with_suffix('.py')}"
 
 
-def imports(module: str) -> Iterator[str]:
-    """Yield the full name of everything that a module imports, wherever in it."""
+@cache
+def imports(module: str) -> tuple[str, ...]:
+    """Return the full name of everything that a module imports, wherever in it."""
+    return tuple(_imports(module))
+
+
+def _imports(module: str) -> Iterator[str]:
     for node in ast.walk(sources()[module]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
