@@ -22,7 +22,7 @@ MOST_BYTES: Final = 65_536
 MOST_TEXT: Final = 4_096
 """Characters of one text."""
 DEEPEST: Final = 4
-_LOGIN: Final = re.compile(r"[a-z][a-z0-9+.-]+:/+\S*@", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"[a-z][a-z0-9+.-]{1,30}:/+\S*@", re.IGNORECASE)
 """A URL with a login, also within a text, and with slashes that were taken for those of a path."""
 _SECRET: Final = "secrets come from the environment of the rq worker, never in the arguments of a job"  # noqa: S105
 
