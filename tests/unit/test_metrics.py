@@ -98,11 +98,10 @@ def test_a_worker_exports_the_table_of_the_contract() -> None:
         (RecordRefused(REFUSAL), "refused"),
         (TooLarge(REFUSAL), "refused"),
         (LaneRefused(REFUSAL, "queue", "unauthorized"), "refused"),
-        (Busy(REFUSAL, "rate", answer_lost=False), "throttled"),
-        (Busy(REFUSAL, "server", answer_lost=True), "server_error"),
-        (Busy(REFUSAL, "timeout", answer_lost=True), "server_error"),
-        (Busy(TransportFailure(TransportKind.TIMEOUT, "late"), "timeout", answer_lost=True), "transport"),
-        (Busy(TransportFailure(TransportKind.CONNECT, "gone"), "connection", answer_lost=False), "transport"),
+        (Busy(REFUSAL, answer_lost=False, rate=True), "throttled"),
+        (Busy(REFUSAL, answer_lost=True), "server_error"),
+        (Busy(TransportFailure(TransportKind.TIMEOUT, "late"), answer_lost=True), "transport"),
+        (Busy(TransportFailure(TransportKind.CONNECT, "gone"), answer_lost=False), "transport"),
     ],
 )
 def test_each_outcome_has_its_word(outcome: Outcome, word: str) -> None:

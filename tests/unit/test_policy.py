@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_ATTEMPTS = 5
 REFUSED = Refusal(400, "INVALID_ARGUMENT", "no", "", None)
-BUSY = Busy(TransportFailure(TransportKind.TIMEOUT, "slow"), "timeout", answer_lost=True)
+BUSY = Busy(TransportFailure(TransportKind.TIMEOUT, "slow"), answer_lost=True)
 SHORT = ShortAck(1, "the service counts 1", Refusal(200, None, "1", "", None))
 PAGE = ShortAck(None, "no count of records in the answer: Welcome", Refusal(200, None, "Welcome", "", None))
 SPARSE = LaneRefused(REFUSED, "queue", "sparse_unsupported")

@@ -127,7 +127,7 @@ class Applier:
         batch.short_acks += isinstance(outcome, ShortAck)
         if isinstance(outcome, Busy):
             why, few = describe(outcome), False
-            if outcome.kind == "rate":
+            if outcome.rate:
                 told = outcome.limit or 0.0, outcome.limit_unit or "", outcome.retry_after or 0.0
                 self._limiter.slots.throttled(batch.namespace, batch.version, now, batch.size, *told)
                 few = now < self.landed_at + SHORTEST  # as they come while a limit is looked for

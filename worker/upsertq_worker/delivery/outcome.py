@@ -23,7 +23,6 @@ from upsertq_worker.delivery.messages import (
 )
 from upsertq_worker.delivery.response import (
     TransportFailure,
-    TransportKind,
     printable,
     read_body,
     refusal_of,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from upsertq_worker.delivery.messages import LimitUnit, Reason
     from upsertq_worker.delivery.response import Answer, Body, Refusal, Sent
 
-BusyKind = Literal["rate", "server", "timeout", "connection"]
 Scope = Literal["queue", "namespace"]
 
 
@@ -91,16 +89,16 @@ class Busy:
 
     Args:
         cause: what the service said, or why there is no answer.
-        kind: `rate` names a pace, `server`, `timeout` and `connection` a trouble.
         answer_lost: whether the request may have been applied, or may yet be.
+        rate: whether a pace is asked for; else it is a trouble.
         retry_after: seconds that the service asks to wait, at most 300.
         limit: the rate named, above 0, in `limit_unit` a second.
         limit_unit: what the limit counts; it may be known without a number.
     """
 
     cause: Refusal | TransportFailure
-    kind: BusyKind
     answer_lost: bool
+    rate: bool = False
     retry_after: float | None = None
     limit: float | None = None
     limit_unit: LimitUnit | None = None
@@ -120,7 +118,6 @@ Outcome = Accepted | ShortAck | RecordRefused | TooLarge | Busy | LaneRefused
 _OK: Final = HTTPStatus.OK
 _NOT_YET: Final = frozenset({408, 409, 425, 429})
 """The 4xx that ask to come again, and that say the request was not carried out."""
-_TIMEOUTS: Final = frozenset({408, 504})
 _BY_STATUS: Final[dict[int, Reason]] = {
     401: "unauthorized",
     402: "payment",
@@ -133,7 +130,7 @@ _BY_STATUS: Final[dict[int, Reason]] = {
 def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
     """What `reply` means for what was `sent`; `now` is epoch seconds, for `Retry-After` dates. Never raises."""
     if isinstance(reply, TransportFailure):
-        return Busy(reply, "timeout" if reply.kind is TransportKind.TIMEOUT else "connection", reply.answer_lost)
+        return Busy(reply, reply.answer_lost)
     body = read_body(reply)
     if _OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         return _judge_success(reply, body, sent)
@@ -191,11 +188,10 @@ def _judge_wait(reply: Answer, body: Body, refusal: Refusal, sent: Sent, now: fl
         if is_monthly(words):
             return LaneRefused(refusal, "queue", "quota")
         limit, unit = named_limit(words)
-        return Busy(refusal, "rate", answer_lost=False, retry_after=wait, limit=limit, limit_unit=unit)
-    kind: BusyKind = "timeout" if status in _TIMEOUTS else "server"
+        return Busy(refusal, answer_lost=False, rate=True, retry_after=wait, limit=limit, limit_unit=unit)
     # 408, 409 and 425 say that the request was not carried out; anything else may come from a gateway that gave up on
     # a service still at work (502 and 504; Envoy's 503 too, for a connection that broke after sending)
-    return Busy(refusal, kind, answer_lost=status not in _NOT_YET, retry_after=wait)
+    return Busy(refusal, answer_lost=status not in _NOT_YET, retry_after=wait)
 
 
 def concerns_lane(outcome: Outcome) -> bool:

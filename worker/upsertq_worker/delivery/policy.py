@@ -217,5 +217,5 @@ def counted_as(outcome: Outcome) -> str:
             return "refused"
         case Busy(cause=TransportFailure()):
             return "transport"
-        case Busy(kind=kind):
-            return "throttled" if kind == "rate" else "server_error"
+        case Busy(rate=rate):
+            return "throttled" if rate else "server_error"
