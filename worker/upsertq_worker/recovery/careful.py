@@ -156,8 +156,11 @@ class Careful:
         if self._alone is not None:
             return
         careful = [case for case in self._cases.values() if case.careful]
-        for case in sorted(careful, key=lambda case: not case.blamed):
-            if one := self._next(case, now):
+        for case in sorted(careful, key=lambda case: case.turn):
+            one = self._next(case, now)
+            if case.turn == 0 and case.line is None:
+                return  # it is not read yet
+            if one:
                 await self._write(alone=(case, one))
                 if self._cases.get(case.shard) is case:
                     self._alone = case, one

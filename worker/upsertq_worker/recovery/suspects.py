@@ -75,6 +75,12 @@ class Case:
         """Whether the shard is drained with care."""
         return self.deaths >= DEATHS
 
+    @property
+    def turn(self) -> int:
+        """Its turn among the shards: blamed records first, which may be in flight at a later death by chance."""
+        records = any(one.row is not None and deaths < ALONE for one, deaths in self.blamed.items())
+        return 0 if records else 1 if self.blamed else 2
+
     def is_over(self, now: float) -> bool:
         """Whether the deaths may be forgotten: all suspects went, or there was a while of steady work."""
         return self.line is not None and not self.line if self.careful else self.deaths > 0 and self.forget_at <= now
