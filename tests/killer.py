@@ -36,15 +36,13 @@ class Killer(ThreadingHTTPServer):
 
     def watch(self, ids: tuple[str, ...]) -> bool:
         """Take note of a batch; returns whether it was deadly."""
+        deadly = not self.deadly.isdisjoint(ids)
+        self.killed += [ids] * deadly
         with self._one_at_a_time:
             self.fuse -= 1
-            if self.fuse == 0:
+            if deadly or self.fuse == 0:
                 os.kill(self.victim, signal.SIGKILL)
-        if self.deadly.isdisjoint(ids):
-            return False
-        self.killed.append(ids)
-        os.kill(self.victim, signal.SIGKILL)
-        return True
+        return deadly
 
 
 class _Passing(BaseHTTPRequestHandler):

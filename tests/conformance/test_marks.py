@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from upsertq.contract.server import AsyncServer
+from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.protocols import ShardsDamaged
 from upsertq_worker.recovery import suspects
-from upsertq_worker.recovery.suspects import Suspect
+from upsertq_worker.recovery.suspects import ALONE, DEATHS, Case, Suspect
 from worker_bench import KEYS, OURS, Bench
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ async def test_the_next_holder_finds_the_mark_and_the_deaths(bench: Bench) -> No
     assert await heir.mark(held, {0: "two", 1: ""}) == frozenset()
     assert noted(bench, "deaths") == ["1", "1"]
     assert await heir.mark(held, {0: ""}, deaths=0) == frozenset()
-    assert noted(bench) == [None, None]
-    assert noted(bench, "deaths") == ["0", "1"]
+    assert (noted(bench), noted(bench, "deaths")) == ([None, None], ["0", "1"])
 
 
 async def test_only_the_holder_writes(bench: Bench) -> None:
@@ -62,8 +62,7 @@ async def test_only_the_holder_writes(bench: Bench) -> None:
         assert await bench.worker(name).mark(epochs, {0: "x", 1: ""}, deaths=0) == {0, 1}
     bench.expire(0)
     assert await bench.worker("heir").mark({0: 2, 1: 2}, {0: "x", 1: "y"}) == {0}
-    assert noted(bench) == ["kept", "y"]
-    assert noted(bench, "deaths") == ["1", "1"]
+    assert (noted(bench), noted(bench, "deaths")) == (["kept", "y"], ["1", "1"])
     bench.sync.delete(KEYS.shard(0).books)
     bench.sync.set(KEYS.shard(0).books, "mine")
     with pytest.raises(ShardsDamaged, match="shard 0: ") as raised:
@@ -80,6 +79,12 @@ def test_a_death_is_blamed_on_what_was_alone(blamed: dict[Suspect, int]) -> None
         mark = suspects.written(blamed, one)
         assert suspects.read(mark, died=False) == blamed
         assert suspects.read(mark, died=True) == blamed | {one: blamed.get(one, 0) + 1}
+
+
+@pytest.mark.parametrize(("blamed", "turn"), [({RECORD: 1, ENTRY: 1}, 0), ({ENTRY: 1, RECORD: ALONE}, 1), ({}, 2)])
+def test_what_is_blamed_has_its_turn_before_other_shards(blamed: dict[Suspect, int], turn: int) -> None:
+    """Records first, but for one that is given up: the later it goes, the likelier it is hit by chance once more."""
+    assert Case(Hold(5.0), 0, "", DEATHS, 0.0, blamed).turn == turn
 
 
 @pytest.mark.parametrize(

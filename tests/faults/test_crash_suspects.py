@@ -65,8 +65,7 @@ def assert_dead(server: RealServer, *dead: str) -> None:
     assert books(url, "q") == {"enqueued": len(IDS), "acked": len(IDS) - len(dead), "dead": len(dead), **nothing}
     call("audit", "--queue", "q", url=url)
     with server.client() as client:
-        marks: list[Any] = [client.hget(QueueKeys("q").shard(k).books, "mark") for k in range(DEFAULT_SHARDS)]
-        assert set(marks) == {None}
+        assert not any(client.hget(QueueKeys("q").shard(k).books, "mark") for k in range(DEFAULT_SHARDS))
 
 
 @pytest.mark.parametrize(
@@ -92,9 +91,8 @@ def test_what_kills_is_given_up(
 
 def test_a_replayed_one_is_found_again(redis_server: RealServer, tmp_path: Path) -> None:
     """Replayed while it still kills it dies as before; replayed when it does not it lands."""
-    url, poison = redis_server.url, IDS[7]
+    url, poison, log = redis_server.url, IDS[7], tmp_path / "worker.log"
     load(tmp_path, IDS, url)
-    log = tmp_path / "worker.log"
     with emulated() as index:
         with killing(index.url, poison) as killer:
             assert drain(killer, url, log, most=10) == (OF_ONE, 3)

@@ -76,8 +76,7 @@ class Careful:
         forget_at = self._context.clock() + STEADY_LEASES * self._context.settings.lease
         for shard in shards:
             takeover = self._leases.takeovers[shard]
-            died = takeover.quarantined_until is not None and not takeover.own
-            blamed = suspects.read(takeover.mark, died=died)
+            blamed = suspects.read(takeover.mark, died=takeover.quarantined_until is not None and not takeover.own)
             self._cases[shard] = Case(self._hold, shard, takeover.mark, takeover.deaths, forget_at, blamed)
         if deaths := [self._cases[shard].deaths for shard in shards if self._cases[shard].careful]:
             self._context.events.tell(Event.CARE_BEGUN, shards=len(deaths), deaths=max(deaths))
