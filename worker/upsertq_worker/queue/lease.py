@@ -84,6 +84,9 @@ class Leases:
             before = self.epochs.get(grant.shard, 0)
             if grant.epoch == before:
                 continue
+            if grant.epoch and grant.epoch == self._former.get(grant.shard):
+                # asked for before it was lost: what we settled under it may still arrive, so it is left to run out
+                continue
             if before:
                 lost.append(grant.shard)
                 self.fenced(grant.shard)
