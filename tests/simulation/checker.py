@@ -14,7 +14,7 @@ import orjson
 from upsertq.contract.books import COUNTERS
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.keys import shard_of
-from upsertq_worker.recovery.suspects import ALONE, DEATHS
+from upsertq_worker.recovery.suspects import ALONE
 from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ class Filed:
     records: tuple[tuple[Key, int], ...]
     replayed: bool = False
     settled: bool = False
-    deaths: int = 0
-    """Workers that died while they held its shard and it was pending."""
 
 
 @dataclass(slots=True)
@@ -87,6 +85,8 @@ class Checker:
         self._traced = traced
         self._lines: dict[Key, Line] = {}
         self._filed: dict[tuple[int, str], Filed] = {}
+        self._alone: Counter[tuple[int, str, int | None]] = Counter()
+        """By shard, entry and row: holders that were gone while the mark named it."""
         self._flights: dict[str, dict[Key, Flight]] = {}
         self.shards = 1
         self.patience: dict[str, int] = {}
@@ -138,10 +138,11 @@ class Checker:
             ((key, version),) = records
             self._faults(key, version)[what] += 1
 
-    def died_over(self, shard: int, stream_ids: Sequence[str]) -> None:
-        """A worker died while it held this shard, of which these entries were pending."""
-        for stream_id in stream_ids:
-            self._filed[shard, stream_id].deaths += 1
+    def taken_over(self, shard: int, mark: str) -> None:
+        """A shard has another holder; the one before did not release it, and has left this mark."""
+        alone = orjson.loads(mark)[0] if mark else None
+        if alone is not None:
+            self._alone[shard, *alone] += 1
 
     def posted(self, worker: str, records: Sequence[tuple[Key, int]], strangers: Sequence[int]) -> None:
         """A request leaves `worker`; `strangers` are the shards of its records whose lease it does not hold."""
@@ -283,9 +284,9 @@ class Checker:
                 lane = verdict.worker, key[0]
                 guilty = self._mistaken[lane] <= MOST_CULPRITS * (1 + self._belated[lane])
             case Reason.CRASH_LOOP:
-                # one that lost its lease before it died is not among the deaths; what killed alone twice needs no other
-                deaths = self._filed[settlement.shard, settlement.stream_id].deaths
-                guilty = deaths >= DEATHS + ALONE - 1 or faults[verdict.reason] >= ALONE
+                # a frozen holder leaves its mark as a dead one does; what killed alone twice needs no mark
+                marked = self._alone[settlement.shard, settlement.stream_id, record.row]
+                guilty = marked >= ALONE or faults[verdict.reason] >= ALONE
                 self.note("crash_loop" if faults[verdict.reason] else "unlucky", f"{key} v{version}")
             case _:
                 guilty = bool(faults[verdict.reason])

@@ -238,9 +238,6 @@ class History:
         self.checker.note("kill", name)
         worker.process.kill()
         self.service.cut(name, dead=True)
-        for shard, model in enumerate(self.queue.shards):
-            if model.holder == name:
-                self.checker.died_over(shard, list(model.entries))
 
     def _kill_by_name(self, name: str) -> None:
         for worker in self.workers:

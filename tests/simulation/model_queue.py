@@ -155,6 +155,8 @@ class ModelQueue:
         clean = model.last_epoch in {0, model.released}
         model.deaths = 0 if clean else model.deaths + 1
         model.last_epoch += 1
+        if not clean and model.holder != name:
+            self.checker.taken_over(shard, model.mark)
         model.holder, model.epoch = name, model.last_epoch
         self.checker.note("lease", f"shard {shard} goes to {name}, epoch {model.epoch}, {model.deaths} deaths")
         return Grant(shard, model.epoch, name, clean, model.deaths, model.mark, _spoken(model.clock))

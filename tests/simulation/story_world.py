@@ -206,9 +206,6 @@ class World:
         """Do as SIGKILL does to the worker of this name: no line of it runs any more."""
         (one,) = (one for one in self.hired if one.process.name == name)
         one.process.kill()
-        for shard, model in enumerate(self.queue.shards):
-            if model.holder == name:
-                self.checker.died_over(shard, list(model.entries))
 
     async def deaths_until(self, condition: Callable[[], bool], *, seconds: float, **settings: Any) -> int:
         """Start a worker after each death until `condition` holds; returns the number of deaths.

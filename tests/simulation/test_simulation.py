@@ -20,7 +20,7 @@ from scenario import CLIMATES, SILENCES
 from upsertq.contract import wire
 from upsertq.contract.dead_letter import Reason, Verdict
 from upsertq_worker.ordering.model import DeadRecord, Settlement
-from upsertq_worker.recovery.suspects import ALONE, DEATHS
+from upsertq_worker.recovery.suspects import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,24 +112,26 @@ def _settle_as_crash_loop(checker: Checker, stream_id: str) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("deaths", "alone", "guilty"),
+    ("marked", "alone", "guilty"),
     [
-        (DEATHS + ALONE - 1, 0, True),
-        (DEATHS + ALONE - 2, ALONE, True),
+        (ALONE, 0, True),
+        (ALONE - 1, ALONE, True),
         (0, ALONE, True),
-        (DEATHS + ALONE - 2, ALONE - 1, False),
+        (ALONE - 1, ALONE - 1, False),
         (0, 0, False),
     ],
 )
-def test_a_crash_loop_needs_two_deaths_alone_or_many_while_pending(deaths: int, alone: int, *, guilty: bool) -> None:
-    """A death after the lease was lost does not count; two requests with this record alone are enough by themselves.
+def test_a_crash_loop_needs_two_deaths_alone(marked: int, alone: int, *, guilty: bool) -> None:
+    """By the marks that holders left, or by the requests that killed.
 
     After a replay it must kill anew: the deaths before say nothing about it any more.
     """
     checker = Checker(lambda: 0.0, traced=False)
     checker.enqueued(0, "1-0", Filed("", ENTRY.size, (ACCUSED,)))
-    for _ in range(deaths):
-        checker.died_over(0, ["1-0"])
+    for _ in range(marked):
+        checker.taken_over(0, '[["1-0",0]]')
+    for mark in ("", "[null]", '[null,["1-0",0,1]]', '[["1-0",null]]', '[["1-0",1]]'):
+        checker.taken_over(0, mark)
     for _ in range(alone):
         checker.blamed([ACCUSED], "crash_loop")
     checker.blamed([ACCUSED, (("docs", "b"), 1)], "crash_loop")
