@@ -115,6 +115,13 @@ def first_kind() -> ServerKind:
     return available_kinds()[0]
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.RealCluster]:
+    """Keep one cluster without replicas for the tests of a module that do it no harm."""
+    with clusters.RealCluster(first_kind(), tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
 @pytest.fixture
 def redis_server(fleet: Fleet) -> RealServer:
     """Provide an empty real server, shared by the session: leave its process and settings alone."""

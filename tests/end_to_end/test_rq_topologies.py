@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from clusters import RealCluster
-from conftest import first_kind
 from processes import books, call, complaint, environment
 from rq_fleet import PATIENCE, RQ, fleet
 from sentinels import RealSentinel
@@ -17,20 +15,14 @@ from upsertq_worker.jobs import Worker, rq_worker
 from upsertq_worker.rq_queue import NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
+    from clusters import RealCluster
     from servers import RealServer
 
 BY_SENTINEL: Final = {"RQ_CONNECTION_CLASS": "upsertq_worker.jobs.Connection", "UPSERTQ_REDIS_URL": ""}
 OF_ITS_OWN: Final = "give RQ a server of its own (--redis-url or RQ_REDIS_URL)"
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    """Keep a cluster."""
-    with RealCluster(first_kind(), tmp_path_factory.mktemp("cluster")) as made:
-        yield made
 
 
 @pytest.fixture

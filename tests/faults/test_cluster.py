@@ -75,13 +75,6 @@ def fed(url: str) -> Iterator[Feed]:
     feed.end()
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealCluster]:
-    """Keep one cluster without replicas for the tests that do it no harm."""
-    with RealCluster(first_kind(), tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
 @pytest.fixture
 def url(cluster: RealCluster) -> str:
     """Provide the address of a node of an empty cluster."""

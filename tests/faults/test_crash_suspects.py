@@ -1,4 +1,4 @@
-"""A record that kills whoever sends it is found and given up; whoever is killed by chance costs no record."""
+"""A record that kills each worker that sends it is found and given up; a worker killed by chance costs no record."""
 
 from __future__ import annotations
 
