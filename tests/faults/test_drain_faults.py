@@ -138,6 +138,16 @@ async def test_it_drains_to_empty(redis_server: RealServer) -> None:
     assert await books(redis_server) == Books(enqueued=500, acked=500)
 
 
+async def test_the_last_records_of_a_drain_wait_for_no_company(redis_server: RealServer) -> None:
+    """What fills no batch goes out once all is read, however long records may linger."""
+    await put(redis_server.url, 250)
+    options: dict[str, Any] = {"batch": BatchLimits(linger=2 * DEADLINE), "until_empty": True}
+    async with Emulator() as emulator, working(redis_server, emulator, **options) as worker:
+        tally = await worker.end()
+        assert all_landed(emulator, 250)
+    assert tally.requests <= 4
+
+
 @pytest.mark.parametrize("kind", available_kinds(), ids=lambda kind: kind.id)
 async def test_a_killed_server_comes_back_and_nothing_is_lost(
     kind: ServerKind, make_server: Callable[..., RealServer]

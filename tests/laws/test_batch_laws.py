@@ -91,6 +91,18 @@ def test_the_oldest_record_decides_on_the_linger() -> None:
     assert len(batch.ids) == 6
 
 
+def test_no_lane_waits_for_company_that_cannot_come() -> None:
+    """Where all is read that a worker is to drain, what is left goes out at once; the next arrivals linger again."""
+    feeder = Feeder()
+    feeder.fill(30, now=0.0)
+    assert feeder.drain(0.0) == []
+    feeder.batcher.expect(False)
+    assert [len(batch.ids) for batch in feeder.drain(0.0)] == [30]
+    feeder.batcher.expect(True)
+    feeder.fill(30, now=0.0)
+    assert feeder.drain(0.0) == []
+
+
 @pytest.mark.parametrize(("dim", "parts"), [(1536, 1), (3072, 2)])
 def test_a_request_of_real_width_is_under_the_limit(dim: int, parts: int) -> None:
     """100 random vectors of 1,536 fit in one request; of 3,072 the first request is filled to the limit."""

@@ -107,7 +107,9 @@ class Worker:
             self._halt,
         )
         limiter.waiting = lambda namespace: batcher.waiting(namespace) + self.sender.turns.retries.waits(namespace)
-        self._reader = Reader(context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted)
+        self._reader = Reader(
+            context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted, batcher.expect
+        )
         self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
         self._keeper = Keeper(
             context,

@@ -1,7 +1,7 @@
 """Owns what is known of one batch: its items, and what became of it so far; and when a batch is closed.
 
-Pure. A batch closes by count, by bytes of JSON, or when its oldest record lingered. Lanes take turns, so a namespace
-with a long backlog cannot starve the others.
+Pure. A batch closes by count, by bytes of JSON, or when its oldest record lingered; at once where nothing more is to
+come. Lanes take turns, so a namespace with a long backlog cannot starve the others.
 """
 
 import heapq
@@ -152,6 +152,7 @@ class Batcher:
 
     hold: Hold
     limits: BatchLimits
+    _more: bool = True
     _full: deque[Lane] = field(default_factory=deque)
     _lingering: list[tuple[float, int, Lane]] = field(default_factory=list)
     _ticket: int = 0
@@ -175,6 +176,10 @@ class Batcher:
         if self._full_first:
             return self._next_full(now, admits) or self._next_lingering(now, admits)
         return self._next_lingering(now, admits) or self._next_full(now, admits)
+
+    def expect(self, more: bool) -> None:  # noqa: FBT001 - its only argument, and called by position
+        """Say whether more is to come: where nothing is, no lane waits for company."""
+        self._more = more
 
     def waiting(self, namespace: str) -> int:
         """How many batches of this namespace could be formed now, about."""
@@ -200,13 +205,13 @@ class Batcher:
         return None
 
     def _next_lingering(self, now: float, admits: Callable[[str], bool]) -> Batch | None:
-        while self._lingering and self._lingering[0][0] <= now:
+        while self._lingering and self._lingered(self._lingering[0][0], now):
             due, _, lane = heapq.heappop(self._lingering)
             if lane.due != due:
                 continue
             lane.due = None
             since = lane.oldest()
-            if since is None or since + self.limits.linger > now:
+            if since is None or not self._lingered(since + self.limits.linger, now):
                 self._watch(lane)
             elif not admits(lane.namespace):
                 self._refused[lane.namespace] = lane
@@ -230,6 +235,9 @@ class Batcher:
             lane.due = due
             self._ticket += 1
             heapq.heappush(self._lingering, (due, self._ticket, lane))
+
+    def _lingered(self, due: float, now: float) -> bool:
+        return due <= now or not self._more
 
     def _fills(self, lane: Lane) -> bool:
         return lane.records >= self.limits.records or lane.estimate >= self.limits.bytes

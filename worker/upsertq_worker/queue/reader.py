@@ -43,6 +43,7 @@ class Reader:
         pauses: the lanes that are not to be read.
         alarms: what needs an operator, by what it concerns.
         admitted: told of each entry that was taken in, before any of it can be sent.
+        expect: told after each read whether more is to come.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reader:
         pauses: Pauses,
         alarms: dict[str, str],
         admitted: Callable[[Held], None],
+        expect: Callable[[bool], None],
     ) -> None:
         self._context = context
         self._signals = signals
@@ -63,6 +65,7 @@ class Reader:
         self._leases = leases
         self._alarms = alarms
         self._admitted = admitted
+        self._expect = expect
         self._absence = Absence("read the queue", context, signals)
         self._damage = Damage(context, alarms)
         self._share = Share(context.settings, hold.entries, pauses)
@@ -147,7 +150,9 @@ class Reader:
             self._take_in(read, cursors, bells, count)
         finally:
             self.cursors.line_up(cursors.values())
-        if self._hold.ready.stirred:
+        drained = self._context.settings.until_empty and self.exhausted
+        self._expect(not drained)
+        if self._hold.ready.stirred or drained:
             self._signals.sendable.set()
         return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
 
