@@ -253,7 +253,7 @@ class Applier:
 def _told(batch: Batch) -> dict[str, Any]:
     """What events say of a batch."""
     return {
-        "records": len(batch.ids),
+        "records": batch.count,
         "lane": spoken(scope_of(batch.namespace)),
         "namespace": batch.namespace,
     }

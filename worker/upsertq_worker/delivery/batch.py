@@ -79,7 +79,7 @@ class Batch:
             first_failed=self.first_failed,
             search=search,
             parent=self,
-            path=(*self.path, len(self.ids)),
+            path=(*self.path, self.count),
         )
 
     @property
@@ -96,6 +96,11 @@ class Batch:
     def live(self) -> list[Item]:
         """The items whose shard is still ours."""
         return [item for item in self.items if not entry_of(item).dropped]
+
+    @property
+    def count(self) -> int:
+        """How many records it has."""
+        return sum(map(records_of, self.items))
 
     @property
     def ids(self) -> tuple[str, ...]:

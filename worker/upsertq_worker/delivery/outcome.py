@@ -131,6 +131,8 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
     """What `reply` means for what was `sent`; `now` is epoch seconds, for `Retry-After` dates. Never raises."""
     if isinstance(reply, TransportFailure):
         return Busy(reply, reply.answer_lost)
+    if reply.status == _OK and not reply.truncated and reply.body == b'{"upsertedCount":%d}' % len(sent.ids):
+        return Accepted(request_lsn(reply.headers))  # as nearly always
     body = read_body(reply)
     if _OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
         return _judge_success(reply, body, sent)

@@ -186,11 +186,8 @@ class HttpIndex:
 
     def _clean(self, response: aiohttp.ClientResponse, body: bytes, *, truncated: bool) -> Answer:
         """The answer without any secret, and with the few headers that are read."""
-        headers = {
-            name.lower(): self._redactor.text(value)
-            for name, value in response.headers.items()
-            if name.lower() in _HEADERS
-        }
+        given = response.headers
+        headers = {name: self._redactor.text(given[name]) for name in _HEADERS if name in given}
         plain, more = decoded(body, headers.get("content-encoding", ""))
         return Answer(response.status, headers, self._redactor.body(plain), truncated or more)
 
