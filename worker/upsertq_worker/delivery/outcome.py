@@ -131,11 +131,9 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
     """What `reply` means for what was `sent`; `now` is epoch seconds, for `Retry-After` dates. Never raises."""
     if isinstance(reply, TransportFailure):
         return Busy(reply, reply.answer_lost)
-    if reply.status == _OK and not reply.truncated and reply.body == b'{"upsertedCount":%d}' % len(sent.ids):
-        return Accepted(request_lsn(reply.headers))  # as nearly always
-    body = read_body(reply)
     if _OK <= reply.status < HTTPStatus.MULTIPLE_CHOICES:
-        return _judge_success(reply, body, sent)
+        return _judge_success(reply, sent)
+    body = read_body(reply)
     refusal = refusal_of(reply, body)
     match reply.status:
         case 400 | 422:
@@ -148,7 +146,10 @@ def judge(reply: Answer | TransportFailure, sent: Sent, now: float) -> Outcome:
             return _judge_wait(reply, body, refusal, sent, now)
 
 
-def _judge_success(reply: Answer, body: Body, sent: Sent) -> Outcome:
+def _judge_success(reply: Answer, sent: Sent) -> Outcome:
+    if reply.body == b'{"upsertedCount":%d}' % len(sent.ids) and not reply.truncated:
+        return Accepted(request_lsn(reply.headers))  # as nearly always
+    body = read_body(reply)
     count = upserted_count(reply, body)
     if count == len(sent.ids):
         return Accepted(request_lsn(reply.headers))
