@@ -172,14 +172,14 @@ class Cursors:
         """Take up to `most` streams that may be read now out of a line; the others stay."""
         taken: list[Cursor] = []
         wanted: dict[str, bool] = {}
+        readable = self.readable()
         for _ in range(min(len(line), 4 * most)):
             cursor = line.popleft()
             if cursor.gone:
                 continue
             if cursor.namespace not in wanted:
                 wanted[cursor.namespace] = self._wanted(cursor.namespace)
-            rests = cursor.shard in self._draining or self._damage.waits(cursor.shard)
-            if wanted[cursor.namespace] and cursor.again_at <= now and not rests:
+            if wanted[cursor.namespace] and cursor.again_at <= now and cursor.shard in readable:
                 taken.append(cursor)
                 if len(taken) == most:
                     break

@@ -91,9 +91,11 @@ class Careful:
 
     def admitted(self, held: Held) -> None:
         """This entry was read: give up what is known to kill."""
-        context, now, case = self._context, self._context.clock(), self._cases[held.shard]
-        rows = case.given_up(held.stream_id)
-        for version in self._hold.take_apart(held, now) if rows else ():
+        case = self._cases[held.shard]
+        if not case.blamed or not (rows := case.given_up(held.stream_id)):
+            return
+        context, now = self._context, self._context.clock()
+        for version in self._hold.take_apart(held, now):
             if version.row in rows:
                 told = f"{ALONE} workers died while this record alone was in flight"
                 last_ms = int(context.wall() * 1000)
