@@ -37,7 +37,7 @@ _INDEX_OPTIONS = (
     _sized("--concurrency", DEFAULTS.concurrency, "Requests in flight at most."),
     _sized("--batch-size", DEFAULTS.batch.records, "Records in a request at most (up to 1,000)."),
     _sized("--batch-bytes", DEFAULTS.batch.bytes, "Bytes of JSON in a request at most."),
-    _sized("--linger", DEFAULTS.batch.linger, "Seconds to wait for a full batch.", "S"),
+    _sized("--linger", DEFAULTS.batch.linger, "Seconds to wait for a full batch; none once a drain has read all.", "S"),
     _sized("--handover", DEFAULTS.handover, "Seconds that requests in flight may take when shards move.", "S"),
     _sized("--grace", DEFAULTS.grace, "Seconds that requests in flight may take after SIGTERM.", "S"),
     _sized("--lease", DEFAULTS.lease, "Seconds until the lease of a dead worker expires.", "S"),
