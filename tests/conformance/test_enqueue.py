@@ -180,7 +180,7 @@ def test_the_ledger_expires(backend: Backend, server: Server) -> None:
     assert 0 < life <= LIFE_MS
 
 
-@pytest.mark.parametrize("limits", [Limits(records=4 * 80, bytes=None), Limits(None, bytes=4 * 1_400)], ids=str)
+@pytest.mark.parametrize("limits", [Limits(records=4 * 150, bytes=None), Limits(None, bytes=4 * 2_500)], ids=str)
 def test_a_limit_stops_the_producer_and_keeps_the_rest(backend: Backend, server: Server, limits: Limits) -> None:
     """At the limit `QueueFull` is raised; what is not enqueued is still there, and goes on once there is room."""
     shop = Shop(server, limits=limits)

@@ -95,8 +95,8 @@ def test_a_load_killed_again_and_again_enqueues_every_record_once(
     ended = upsertq(*arguments, "--resume", "--json")
     assert (ended.code, ended.err) == (0, "")
     told = json.loads(ended.out)
-    assert told["loaded"] + told["skipped"] == COUNT
-    assert told["skipped"] == before
+    left = {(COUNT - before, before)} | ({(0, 0)} if before == COUNT else set())  # the last one may have been done
+    assert (told["loaded"], told["skipped"]) in left
     once_each(redis_server, {f"doc-{k}" for k in range(COUNT)})
     assert books_of(redis_server, run="r").enqueued == COUNT
     ended = upsertq(*arguments, "--resume")

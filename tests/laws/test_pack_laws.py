@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upsertq.client.pack import Packer
+from upsertq.client.pack import HALF, Packer
 from upsertq.contract import wire
 from upsertq.contract.keys import shard_of
 from upsertq.contract.wire import Record
@@ -99,15 +100,44 @@ def test_ordinals_name_their_records(given_puts: list[Put], shards: int, closes:
 
 @given(puts)
 def test_entries_are_as_full_as_they_may_be(given_puts: list[Put]) -> None:
-    """No entry has more than 50 records; neighbours of a lane that could share an entry do."""
+    """Each fills a request, or two of them fit into one; neighbours of a lane that could share an entry do."""
     lanes: dict[tuple[int, str], list[Parcel]] = defaultdict(list)
     for parcel in packed(given_puts, 2, set()):
-        assert 1 <= len(parcel.entry.ids) <= wire.ENTRY_RECORDS
+        assert 1 <= len(parcel.entry.ids) <= HALF or len(parcel.entry.ids) == wire.ENTRY_RECORDS
         lanes[parcel.shard, parcel.entry.namespace].append(parcel)
     for parcels in lanes.values():
         for one, other in pairwise(parcels):
             alike = (one.entry.run, one.entry.dim) == (other.entry.run, other.entry.dim)
-            assert not alike or len(one.entry.ids) == wire.ENTRY_RECORDS
+            assert not alike or len(one.entry.ids) in {HALF, wire.ENTRY_RECORDS}
+
+
+@given(st.lists(st.integers(1, 350), min_size=1, max_size=3))
+def test_a_flush_makes_full_entries_and_cuts_the_rest_in_two(flushes: list[int]) -> None:
+    """Of 250 records 100, 100 and 50, of 275 one more of 25; in the order put, each with its own ordinals."""
+    packer, wanted, number = Packer(1), list[int](), 0
+    for count in flushes:
+        for _ in range(count):
+            packer.add(record_of(number, ("a", "", "", 1)), run="", ordinal=number, at=0)
+            number += 1
+        packer.close_all(0)
+        full, rest = divmod(count, wire.ENTRY_RECORDS)
+        wanted += [wire.ENTRY_RECORDS] * full + [min(rest, HALF), max(0, rest - HALF)]
+    parcels = packer.ready[0]
+    assert [len(parcel.entry.ids) for parcel in parcels] == [size for size in wanted if size]
+    assert [one for parcel in parcels for one in numbers_of(parcel)] == list(range(number))
+    assert [(parcel.first, parcel.last) for parcel in parcels] == [
+        (numbers_of(parcel)[0], numbers_of(parcel)[-1]) for parcel in parcels
+    ]
+
+
+@pytest.mark.parametrize(("dimension", "sizes"), [(384, [100, 50]), (512, [50, 50, 50]), (1_536, [26] * 5 + [20])])
+def test_what_does_not_fill_a_request_by_itself_fills_half_of_one(dimension: int, sizes: list[int]) -> None:
+    """An entry goes beyond 50 records only where 100 of them fit into it."""
+    packer = Packer(1)
+    for number in range(150):
+        packer.add(Record(str(number), "", bytes(4 * dimension), b"", b""), run="", ordinal=number, at=0)
+    packer.close_all(0)
+    assert [len(parcel.entry.ids) for parcel in packer.ready[0]] == sizes
 
 
 @given(st.integers(1, 60), st.integers(10_000, 200_000))

@@ -5,10 +5,14 @@ The order of records of one (namespace, id) is kept: all of a lane's records of 
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from upsertq.contract import wire
 from upsertq.contract.keys import shard_of
 from upsertq.contract.wire import Entry, Record
+
+HALF: Final = 50
+"""Records of an entry at most that does not fill a request by itself: two such fit into one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +31,31 @@ class Parcel:
 class _Open:
     """An entry in the making: records that share shard, namespace, run and dimension."""
 
-    __slots__ = ("dim", "first", "last", "records", "run", "size")
+    __slots__ = ("dim", "ordinals", "records", "run", "size")
 
     def __init__(self, record: Record, run: str, ordinal: int) -> None:
         self.records = [record]
         self.run = run
         self.dim = record.dim
         self.size = record.size
-        self.first = self.last = ordinal
+        self.ordinals = [ordinal]
+
+    @property
+    def full(self) -> bool:
+        count = len(self.records)
+        return count == wire.ENTRY_RECORDS or (count == HALF and 2 * self.size > wire.ENTRY_BYTES)
 
     def takes(self, record: Record, run: str) -> bool:
-        return (
-            len(self.records) < wire.ENTRY_RECORDS
-            and self.size + record.size <= wire.ENTRY_BYTES
-            and self.run == run
-            and self.dim == record.dim
-        )
+        return self.size + record.size <= wire.ENTRY_BYTES and self.run == run and self.dim == record.dim
 
     def add(self, record: Record, ordinal: int) -> None:
         self.records.append(record)
         self.size += record.size
-        self.last = ordinal
+        self.ordinals.append(ordinal)
 
 
 class Packer:
-    """Gathers records by shard and namespace into parcels of up to 50.
+    """Gathers records by shard and namespace into parcels of 100, or of up to 50: what is between is cut in two.
 
     `add` files a record; `ready` holds, per shard, the closed parcels in the order in which they must be enqueued;
     what enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.
@@ -89,7 +93,7 @@ class Packer:
             gathering.add(record, ordinal)
         self.open_records += 1
         self.open_bytes += record.size
-        if len(gathering.records) == wire.ENTRY_RECORDS:
+        if gathering.full:
             self._close(lane, at)
 
     def close_all(self, at: int) -> None:
@@ -109,9 +113,12 @@ class Packer:
 
     def _close(self, lane: tuple[int, str], at: int) -> None:
         done = self._open.pop(lane)
-        entry = wire.pack(done.records, run=done.run, at=at)
-        self.ready[lane[0]].append(Parcel(lane[0], entry, done.first, done.last))
-        self.open_records -= len(done.records)
+        count, step = len(done.records), HALF if len(done.records) < wire.ENTRY_RECORDS else wire.ENTRY_RECORDS
+        for start in range(0, count, step):
+            records, ordinals = done.records[start : start + step], done.ordinals[start : start + step]
+            entry = wire.pack(records, run=done.run, at=at)
+            self.ready[lane[0]].append(Parcel(lane[0], entry, ordinals[0], ordinals[-1]))
+            self.ready_bytes += entry.size
+        self.open_records -= count
         self.open_bytes -= done.size
-        self.ready_records += len(done.records)
-        self.ready_bytes += entry.size
+        self.ready_records += count

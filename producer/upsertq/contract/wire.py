@@ -16,8 +16,8 @@ FORMAT = 2
 """Version of the entry format and of the key layout; a queue of another version is refused."""
 OP_UPSERT = "upsert"
 _VERSION, _OPERATION = b"%d" % FORMAT, OP_UPSERT.encode()
-ENTRY_RECORDS = 50
-"""Records an entry holds at most: half a batch, since what an entry costs a worker is the same for any number."""
+ENTRY_RECORDS = 100
+"""Records an entry holds at most: a request's, since what an entry costs a worker is the same for any number."""
 ENTRY_BYTES = 160_000
 """Bytes after which an entry is closed early (25 records of 1,536 dimensions): larger values waste memory."""
 FLOAT32 = 4
@@ -60,7 +60,7 @@ class UnknownEntry(QueueMismatch):
 
 
 class Entry(NamedTuple):
-    """Up to 50 records of one shard, one namespace, one run and one dimension.
+    """Up to 100 records of one shard, one namespace, one run and one dimension.
 
     `ids` has n items; `values` n x dim little-endian float32; `sparse` and `metadata` are JSON arrays of n objects or
     nulls, empty when no record has any. `at` is the enqueue time in milliseconds, `seq` the original stream id of a
