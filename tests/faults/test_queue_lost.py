@@ -41,8 +41,8 @@ THE_QUEUE: Final = ("meta", "books")
 """Keys without which there is no queue any more."""
 HARMLESS: Final = ("lanes", "bell", "workers", "lease")
 """Keys that hold nothing which is not found again."""
-READING: Final = {"hget", "hmget"}
-"""The last command of each look of a wait."""
+READING: Final = {"hgetall", "hget", "hmget"}
+"""The last command of a look of a wait: where records are pending, and where none is."""
 ALL_OF: Final = {
     "meta": KEYS.meta,
     "books": SHARD.books,
