@@ -157,6 +157,10 @@ class Stage:
         """How often each worker's log has these words."""
         return [(self.directory / f"worker-{number}.log").read_text().count(words) for number in range(2)]
 
+    def alarms(self) -> set[str]:
+        """What needs an operator, as `status` has it."""
+        return {alarm for worker in document("status", *Q, url=self.url)["workers"] for alarm in worker["alarms"]}
+
     def begin_anew(self) -> None:
         """Remove what is left of the queue, as the error says, and load another one by its name."""
         with self.server.client() as client:
@@ -387,8 +391,7 @@ def test_a_stream_that_was_lost_leaves_records_pending_for_ever(stage: Stage, wh
     of_run.fails(LOST, "no stream holds")
     of_all.fails(LOST, "no stream holds")
     wait_until(lambda: sum(stage.told("no stream holds them")) == 1, SOON, "one alarm is raised")
-    alarms = [alarm for worker in document("status", *Q, url=stage.url)["workers"] for alarm in worker["alarms"]]
-    assert "shard 0: books" in alarms
+    wait_until(lambda: "shard 0: books" in stage.alarms(), SOON, "the next heartbeat tells of it")
     for worker in stage.workers:
         worker.terminate()
         assert worker.wait(SOON) == 0
