@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from processes import kill, start
 from queued import books_of, command, records_of, upsertq
 from upsertq.contract.keys import QueueKeys
 from waiting import wait_until
@@ -23,6 +24,7 @@ from waiting import wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from forked import Process
     from servers import RealServer
 
 COUNT = 30_000
@@ -54,12 +56,7 @@ def jsonl(path: Path, bad_every: int = 0) -> Path:
     return path / "a.jsonl"
 
 
-def start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    """Start the real program in a process of its own."""
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def ended_or_past(load: subprocess.Popen[bytes], server: RealServer, mark: int) -> bool:
+def ended_or_past(load: Process, server: RealServer, mark: int) -> bool:
     """Whether the load has ended or has enqueued so many records."""
     return load.poll() is not None or books_of(server).enqueued >= mark
 
@@ -82,11 +79,10 @@ def test_a_load_killed_again_and_again_enqueues_every_record_once(
     arguments: list[str | Path] = ["load", path, "--run", "r", "--redis-url", redis_server.url]
     killed, before = 0, 0
     for attempt in range(5):
-        load = start(*arguments, *(["--resume"] if attempt else []))
+        load = start(*arguments, *(["--resume"] if attempt else []), url=None, log=tmp_path / "load.log")
         mark = before + rng.randrange(1, 6_000)
         wait_until(partial(ended_or_past, load, redis_server, mark), 60, "the load passes the mark or ends")
-        load.kill()
-        load.communicate()
+        kill(load)
         killed += load.returncode == -signal.SIGKILL
         before = books_of(redis_server).enqueued
         if before == COUNT:
@@ -109,10 +105,9 @@ def test_rejects_of_a_killed_load_are_complete_after_it_was_resumed(redis_server
     """The resumed load writes the file of rejects anew: all of them are there, none twice."""
     path, rejects = jsonl(tmp_path, bad_every=1_000), tmp_path / "bad.jsonl"
     arguments: list[str | Path] = ["load", path, "--rejects", rejects, "--redis-url", redis_server.url]
-    load = start(*arguments)
+    load = start(*arguments, url=None, log=tmp_path / "load.log")
     wait_until(lambda: books_of(redis_server).enqueued >= 2_000, 60, "a part is loaded")
-    load.kill()
-    load.communicate()
+    kill(load)
     ended = upsertq(*arguments, "--resume", "--json")
     assert ended.code == 3
     told = json.loads(ended.out)
@@ -133,13 +128,13 @@ def test_a_signal_ends_a_load_in_good_order(
     """One line says how many records are in and how to go on, and --resume does."""
     path = jsonl(tmp_path)
     arguments: list[str | Path] = ["load", path, "--run", "r", "--redis-url", redis_server.url]
-    load = start(*arguments)
+    log = tmp_path / "load.log"
+    load = start(*arguments, url=None, log=log)
     wait_until(lambda: books_of(redis_server).enqueued >= 1_000, 60, "a part is loaded")
     load.send_signal(number)
-    out, err = load.communicate(timeout=30)
-    assert (load.returncode, out) == (code, b"")
+    assert load.wait(30) == code
     enqueued = books_of(redis_server).enqueued
-    assert err.decode() == (
+    assert log.read_text() == (
         f"upsertq: interrupted; {enqueued:,} records are in the queue as run 'r': "
         "repeat the command with --resume to go on\n"
     )
@@ -166,7 +161,8 @@ def test_a_full_backlog_ends_the_load_after_its_timeout(redis_server: RealServer
 def test_a_signal_ends_a_load_that_waits_for_room(redis_server: RealServer, tmp_path: Path) -> None:
     """A long timeout does not hold up the end."""
     arguments: list[str | Path] = ["load", jsonl(tmp_path), "--timeout", "600", "--redis-url", redis_server.url]
-    load = start(*arguments, "--max-pending-records", "1000")
+    log = tmp_path / "load.log"
+    load = start(*arguments, "--max-pending-records", "1000", url=None, log=log)
     before: list[int] = []
 
     def stands_still() -> bool:
@@ -175,9 +171,8 @@ def test_a_signal_ends_a_load_that_waits_for_room(redis_server: RealServer, tmp_
 
     wait_until(stands_still, 60, "the backlog stands at its limit")
     load.send_signal(signal.SIGTERM)
-    _, err = load.communicate(timeout=30)
-    assert load.returncode == 143
-    assert f"{before[-1]:,} records are in the queue" in err.decode()
+    assert load.wait(30) == 143
+    assert f"{before[-1]:,} records are in the queue" in log.read_text()
 
 
 def test_a_signal_ends_a_load_from_a_silent_pipe(redis_server: RealServer) -> None:
@@ -244,12 +239,12 @@ def test_a_server_that_dies_ends_the_load_and_resume_goes_on(make_server: Any, t
     server = make_server(appendonly="always")
     path = jsonl(tmp_path)
     arguments: list[str | Path] = ["load", path, "--run", "r", "--redis-url", server.url]
-    load = start(*arguments, "--timeout", "0.5")
+    log = tmp_path / "load.log"
+    load = start(*arguments, "--timeout", "0.5", url=None, log=log)
     wait_until(lambda: books_of(server).enqueued >= 1_000, 60, "a part is loaded")
     server.kill()
-    _, err = load.communicate(timeout=60)
-    assert load.returncode == 1
-    assert "repeat the command with --resume to go on" in err.decode()
+    assert load.wait(60) == 1
+    assert "repeat the command with --resume to go on" in log.read_text()
     server.start()
     assert upsertq(*arguments, "--resume").code == 0
     once_each(server, {f"doc-{k}" for k in range(COUNT)})
