@@ -271,12 +271,10 @@ class Batcher:
         return Batch(lane.namespace, items) if items else None
 
     def _take(self, lane: Lane, now: float, room: int) -> Item | None:
-        """The next item that fits; an entry that fits into no batch is taken apart."""
-        while True:
-            item = self.hold.ready.take(lane, now, room)
-            if item is not None or lane.oldest() is None:
-                return item
+        """The next item that fits. A batch begins with the first in line: what fits into no batch is taken apart."""
+        while room == self.limits.records and lane.oldest() is not None:
             first = lane.line[0]
-            if room < self.limits.records or not isinstance(first, Held):
-                return None
+            if not isinstance(first, Held) or records_of(first) <= room:
+                break
             self.hold.take_apart(first, now)
+        return self.hold.ready.take(lane, now, room)
