@@ -130,9 +130,19 @@ def test_a_flush_makes_full_entries_and_cuts_the_rest_in_two(flushes: list[int])
     ]
 
 
-@pytest.mark.parametrize(("dimension", "sizes"), [(384, [100, 50]), (512, [50, 50, 50]), (1_536, [26] * 5 + [20])])
-def test_what_does_not_fill_a_request_by_itself_fills_half_of_one(dimension: int, sizes: list[int]) -> None:
-    """An entry goes beyond 50 records only where 100 of them fit into it."""
+@pytest.mark.parametrize(
+    ("dimension", "sizes"),
+    [
+        (384, [100, 50]),
+        (512, [50, 50, 50]),
+        (1_024, [33] * 4 + [18]),
+        (1_536, [25] * 6),
+        (2_048, [16] * 9 + [6]),
+        (20_000, [1] * 150),
+    ],
+)
+def test_as_many_whole_entries_as_fit_fill_a_request(dimension: int, sizes: list[int]) -> None:
+    """Of wide records an entry holds a half, a third, and so on: with 38 of 1,024 a request would carry 76."""
     packer = Packer(1)
     for number in range(150):
         packer.add(Record(str(number), "", bytes(4 * dimension), b"", b""), run="", ordinal=number, at=0)

@@ -42,8 +42,10 @@ class _Open:
 
     @property
     def full(self) -> bool:
+        """Whether it is a whole, half, third, and so on of a request: the largest that its bytes allow."""
         count = len(self.records)
-        return count == wire.ENTRY_RECORDS or (count == HALF and 2 * self.size > wire.ENTRY_BYTES)
+        parts = -(-wire.ENTRY_RECORDS * self.size // (count * wire.ENTRY_BYTES))
+        return count == wire.ENTRY_RECORDS // parts
 
     def takes(self, record: Record, run: str) -> bool:
         return self.size + record.size <= wire.ENTRY_BYTES and self.run == run and self.dim == record.dim
@@ -55,7 +57,9 @@ class _Open:
 
 
 class Packer:
-    """Gathers records by shard and namespace into parcels of 100, or of up to 50: what is between is cut in two.
+    """Gathers records by shard and namespace into parcels of 100, 50, 33, and so on, and what is left of a flush.
+
+    What is left, where it is more than 50 records, is cut in two.
 
     `add` files a record; `ready` holds, per shard, the closed parcels in the order in which they must be enqueued;
     what enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.

@@ -19,7 +19,7 @@ _VERSION, _OPERATION = b"%d" % FORMAT, OP_UPSERT.encode()
 ENTRY_RECORDS = 100
 """Records an entry holds at most: a request's, since what an entry costs a worker is the same for any number."""
 ENTRY_BYTES = 160_000
-"""Bytes after which an entry is closed early (26 records of 1,536 dimensions): larger values waste memory."""
+"""Bytes after which an entry is closed early (25 records of 1,536 dimensions): larger values waste memory."""
 FLOAT32 = 4
 MAX_NAME = 512
 """Characters of an id or a namespace."""
