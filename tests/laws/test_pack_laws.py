@@ -150,6 +150,15 @@ def test_as_many_whole_entries_as_fit_fill_a_request(dimension: int, sizes: list
     assert [len(parcel.entry.ids) for parcel in packer.ready[0]] == sizes
 
 
+@pytest.mark.parametrize("sizes", [[200_000], [1_000] * 60 + [40_500]])
+def test_an_entry_that_holds_more_than_its_part_is_closed_at_once(sizes: list[int]) -> None:
+    """Be it one record, or records of which the last one made it so."""
+    packer = Packer(1)
+    for number, size in enumerate(sizes):
+        packer.add(Record(str(number), "", bytes(8), b"", bytes(size)), run="", ordinal=number, at=0)
+    assert (packer.open_records, packer.ready_records) == (0, len(sizes))
+
+
 @given(st.integers(1, 60), st.integers(10_000, 200_000))
 def test_wide_records_close_an_entry_early(count: int, size: int) -> None:
     """An entry holds at most 160 kB, unless a single record is larger."""

@@ -45,7 +45,7 @@ class _Open:
         """Whether it is a whole, half, third, and so on of a request: the largest that its bytes allow."""
         count = len(self.records)
         parts = -(-wire.ENTRY_RECORDS * self.size // (count * wire.ENTRY_BYTES))
-        return count == wire.ENTRY_RECORDS // parts
+        return count >= wire.ENTRY_RECORDS // parts
 
     def takes(self, record: Record, run: str) -> bool:
         return self.size + record.size <= wire.ENTRY_BYTES and self.run == run and self.dim == record.dim
