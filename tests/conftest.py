@@ -35,6 +35,8 @@ ON_A_CLUSTER: Final = frozenset(
     ["test_enqueue", "test_removal", "test_reshard", "test_runs_and_queues", "test_worker_queue"]
 )
 """The conformance tests that run on it, too; the others ask the server for nothing that these do not."""
+WAITING: Final = frozenset(["end_to_end", "faults"])
+"""The directories of tests that wait for processes rather than compute."""
 
 
 hypothesis.settings.register_profile("upsertq", deadline=None)
@@ -115,9 +117,9 @@ def first_kind() -> ServerKind:
     return available_kinds()[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[clusters.RealCluster]:
-    """Keep one cluster without replicas for the tests of a module that do it no harm."""
+    """Keep one cluster without replicas for the tests that do it no harm."""
     with clusters.RealCluster(first_kind(), tmp_path_factory.mktemp("cluster")) as made:
         yield made
 
@@ -189,6 +191,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         kinds: list[ServerKind | str] = [*available_kinds(), FAKE, *([CLUSTER] if on_a_cluster else [])]
         ids = [kind if isinstance(kind, str) else kind.id for kind in kinds]
         metafunc.parametrize("backend", kinds, indirect=True, ids=ids)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, slow tests come first, and those that wait for processes among those that compute.
+
+    pytest-xdist gives each worker a run of the list: in the order of the files one would get all that wait, and a long
+    one could be the last. What is dear to make is therefore kept for the session, not for a module.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+    if not workers:
+        return
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    place: dict[pytest.Item, float] = {}
+    for waiting in (True, False):
+        kind = [item for item in items if (item.path.parent.name in WAITING) == waiting]
+        place.update((item, (at + 0.5) / len(kind)) for at, item in enumerate(kind))
+    items.sort(key=place.__getitem__)
+    items[:] = [item for worker in range(workers) for item in items[worker::workers]]
 
 
 @pytest.fixture

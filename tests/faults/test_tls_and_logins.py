@@ -28,7 +28,7 @@ SECRET: Final = "s3cr/t@ é:"  # noqa: S105 - the test's own
 SESAME: Final = "sesame"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Certificates]]:
     """Keep a server that speaks TLS, with a password."""
     directory = tmp_path_factory.mktemp("tls")

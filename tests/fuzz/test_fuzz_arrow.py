@@ -73,7 +73,7 @@ class Child:
             self._process = None
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     """The reader."""
     found = Child(tmp_path_factory.mktemp("arrow"))
