@@ -28,7 +28,7 @@ from upsertq_worker.queue.replays import Replays
 READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries."""
 POLL_SECONDS: Final = 0.05
-"""Between two looks for new entries while some lanes have their share and wait for room."""
+"""Between two looks for new entries behind those read while there is more to read elsewhere, or no room for it."""
 
 
 class Reader:
@@ -135,10 +135,14 @@ class Reader:
         now = self._context.clock()
         behind = self.cursors.take_behind(now)
         held_back = bool(self.cursors.behind)
-        if held_back and not behind and now < self._looked_at + POLL_SECONDS:
-            return self._looked_at + POLL_SECONDS - now
-        self._looked_at = now
-        cursors = {(one.shard, one.namespace): one for one in (*behind, *self.cursors.take_at_end(now))}
+        due = self._looked_at + POLL_SECONDS - now
+        if due > 0 and held_back and not behind:
+            return due
+        at_end: list[Cursor] = []
+        if due <= 0 or not behind:
+            at_end = self.cursors.take_at_end(now)
+            self._looked_at = now
+        cursors = {(one.shard, one.namespace): one for one in (*behind, *at_end)}
         count = self._share.of_each(len(behind))
         try:
             read = await self._queue.read(
