@@ -12,6 +12,7 @@ from upsertq.contract.books import Books
 from upsertq.contract.fitness import ServerFacts
 from upsertq.contract.pauses import Paused
 from upsertq.contract.queue import QueueShape
+from upsertq_worker.metrics import table
 
 NOW = 1_800_000_000.0
 FINE = Standing(
@@ -30,8 +31,16 @@ FINE = Standing(
     server=ServerFacts(),
 )
 PAUSE = {"queue": Paused("quota", "over", NOW - 9, "w")}
+METRICS = tuple(one for one in vars(table).values() if isinstance(one, table.Metric))
+"""All of the table."""
 
 
 def worker(**said: Any) -> Any:
     """The workers of one beat."""
     return workers_of({"w": orjson.dumps({"at": NOW, "every": 2.5, **said})}, NOW)
+
+
+def series(metric: table.Metric) -> set[str]:
+    """The names of a metric's series, as they are asked for in PromQL."""
+    endings = ("_bucket", "_sum", "_count") if metric.kind is table.Kind.HISTOGRAM else ("",)
+    return {metric.name + ending for ending in endings}

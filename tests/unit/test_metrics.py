@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from standings import FINE, NOW, PAUSE, worker
+from standings import FINE, METRICS, NOW, PAUSE, series, worker
 from upsertq.admin.status import Backlog
 from upsertq.contract.books import Books
 from upsertq.contract.pauses import Paused, scope_of
@@ -87,7 +87,8 @@ def test_a_worker_exports_the_table_of_the_contract() -> None:
     families = [*heard().families("q", 0, {}, {}), *books.families(FINE)]
     found = {one.metric.name: (str(one.metric.kind), one.metric.labels) for one in families}
     assert found == CONTRACT
-    assert {family.metric for family in families} == {*table.OF_QUEUE, *table.OF_WORKER}
+    others = {family.metric for family in books.more_families(FINE)}
+    assert {family.metric for family in families} == {*METRICS} - others
 
 
 @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ def test_the_text_says_what_was_counted() -> None:
         found = parsed[family.metric.name.removesuffix("_total") if counter else family.metric.name]
         assert found.type == family.metric.kind
         assert {sample.labels["queue"] for sample in found.samples} == {"q"}
-        assert {sample.name for sample in found.samples} == table.names([family.metric])
+        assert {sample.name for sample in found.samples} == series(family.metric)
     assert 'upsertq_requests_total{outcome="ok",queue="q"} 1.0' in text.decode()
     assert 'upsertq_in_flight_requests{lane="__default__",queue="q"} 2.0' in text.decode()
     assert 'upsertq_batch_records_bucket{le="100",queue="q"} 1.0' in text.decode()

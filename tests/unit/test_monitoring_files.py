@@ -11,9 +11,9 @@ import promql_parser
 import pytest
 import yaml
 
+from standings import METRICS, series
 from upsertq_worker.metrics import table
 from upsertq_worker.metrics.counts import OUTCOMES
-from upsertq_worker.metrics.table import names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "upsertq.json").read_text())
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
-METRICS = (*table.OF_QUEUE, *table.OF_WORKER, *table.OF_QUEUE_ALONE)
-OURS = names(METRICS)
+OURS = set().union(*map(series, METRICS))
 PROCESS = {"process_resident_memory_bytes"}
 """What prometheus_client exports of a process, as far as it is used."""
-LABELS = {name: {"queue", *metric.labels} for metric in METRICS for name in names([metric])}
+LABELS = {name: {"queue", *metric.labels} for metric in METRICS for name in series(metric)}
 GIVEN = {"instance", "job", "le"}
 """Labels that Prometheus adds."""
 VALUES = {"outcome": set(OUTCOMES), "state": {"enqueued", "acked", "superseded", "discarded", "dead", "draining"}}

@@ -1,6 +1,6 @@
 """Owns the table of metrics: names, types, labels, help. Nothing is exported that is not in it. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -114,24 +114,9 @@ LEASES: Final = _gauge("leases_held", "Shards whose lease is held.")
 HANDOVERS: Final = _counter("lease_handovers_total", "Leases taken that another worker had released in good order.")
 LOST: Final = _counter("lease_lost_total", "Leases that ran out, or were taken, while they were held.")
 
-OF_QUEUE: Final = (RECORDS, PENDING, PENDING_BYTES, OLDEST, PAUSED)
-OF_WORKER: Final = (
-    REQUESTS, DURATION, BATCH_RECORDS, BATCH_BYTES, RETRIES, PACE, IN_FLIGHT, LEASES, HANDOVERS, LOST,
-)  # fmt: skip
-
 # of the queue, exported by `upsertq metrics` alone
 DEAD: Final = _gauge("dead_records", "Dead letters, by the reason they died of.", "reason")
 RUNS: Final = _gauge("runs", "Runs that the queue knows.")
 SHARDS: Final = _gauge("shards", "Shards of the queue.")
 WORKERS: Final = _gauge("workers", "Workers by what they do: draining, standby, gone (without a word).", "state")
 ALARMS: Final = _gauge("worker_alarms", "Alarms that workers raise: each needs an operator.")
-OF_QUEUE_ALONE: Final = (DEAD, RUNS, SHARDS, WORKERS, ALARMS)
-
-
-def names(metrics: Iterable[Metric]) -> set[str]:
-    """The names of all series of metrics, as they are asked for in PromQL."""
-    found = set()
-    for metric in metrics:
-        endings = ("_bucket", "_sum", "_count") if metric.kind is Kind.HISTOGRAM else ("",)
-        found |= {metric.name + ending for ending in endings}
-    return found

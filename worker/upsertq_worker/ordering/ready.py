@@ -140,9 +140,8 @@ class Ready:
             for version in held.versions or ():
                 self.withdraw(version.chain)
         finishing = [held for held in entries if held.finishing]
-        for (
-            held
-        ) in finishing:  # which grows: entries that share an id are settled in order, so all of them are finished
+        # which grows: entries that share an id are settled in order, so all of them are finished
+        for held in finishing:
             chains = [version.chain for version in held.versions or ()]
             for other in (version.held for chain in chains for version in chain.waiting):
                 if not other.finishing:
@@ -179,10 +178,6 @@ class Ready:
         if not lane.stirred:
             lane.stirred = True
             self.stirred.append(lane)
-
-    def tidy(self) -> None:
-        """Forget the lanes of which nothing waits: namespaces can be many."""
-        self.lanes = {name: lane for name, lane in self.lanes.items() if lane.line or lane.stirred or lane.full}
 
 
 def begun_lanes(entries: Iterable[Held]) -> set[str]:
