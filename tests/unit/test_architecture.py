@@ -76,7 +76,7 @@ PURE: Final = frozenset(
     + named("upsertq_worker.recovery", "suspects")
     + named("upsertq_worker.pool", "share_out")
     + named("upsertq_worker.edge", "redact")
-    + named("upsertq_worker.metrics", "table lanes books readiness")
+    + named("upsertq_worker.metrics", "table lanes books")
     + named("upsertq_chaos", "cast settled checking")
 )
 """These decide: time and randomness are arguments, and the server is spoken to by what they yield or return."""

@@ -19,13 +19,17 @@ from upsertq_worker.delivery.outcome import Accepted, Busy, LaneRefused, RecordR
 from upsertq_worker.delivery.policy import counted_as
 from upsertq_worker.delivery.response import Refusal, TransportFailure, TransportKind
 from upsertq_worker.edge.exposition import Exposition
+from upsertq_worker.edge.monitor import unready
 from upsertq_worker.events import Event
 from upsertq_worker.metrics import books, lanes, table
 from upsertq_worker.metrics.counts import OUTCOMES, Counts
-from upsertq_worker.metrics.readiness import WorkerState, unready
 from upsertq_worker.metrics.table import Distribution, Kind
+from upsertq_worker.settings import Settings
+from upsertq_worker.worker import Worker
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from upsertq.admin.status import Standing
     from upsertq_worker.delivery.outcome import Outcome
     from upsertq_worker.metrics.table import Family
@@ -290,21 +294,26 @@ def test_the_backlog_is_worth_so_many_workers(pending: int, paused: bool, worker
     assert found["pending"] == pending
 
 
-FIT = WorkerState(stopping=False, away=False, valid=True, leases=3, others=0)
-
-
 @pytest.mark.parametrize(
-    ("state", "ready"),
+    ("change", "why"),
     [
-        (FIT, True),
-        (replace(FIT, leases=0, others=4), True),
-        (replace(FIT, leases=0), False),
-        (replace(FIT, stopping=True), False),
-        (replace(FIT, away=True), False),
-        (replace(FIT, valid=False), False),
-        (None, False),
+        (lambda _: None, ""),
+        (lambda it: vars(it.leases).update(epochs={}, holders={0: "other"}), ""),
+        (lambda it: vars(it.leases).update(epochs={}), "no shard can be had"),
+        (lambda it: it.stop(), "stopping"),
+        (lambda it: it.signals.away.begins("read", "no route", 100.0), "the queue's server does not answer"),
+        (lambda it: vars(it.leases).update(valid_until=100.0), "the queue's server does not answer"),
     ],
 )
-def test_when_a_worker_is_ready(state: WorkerState | None, ready: bool) -> None:  # noqa: FBT001
+def test_when_a_worker_is_ready(change: Callable[[Worker], object], why: str) -> None:
     """With leases, or as a standby of those that have them."""
-    assert (unready(state) == "") is ready
+    nothing: Any = None
+    it = Worker("w", 4, nothing, nothing, Settings(), clock=lambda: 100.0)
+    it.leases.epochs, it.leases.valid_until = {0: 1}, 101.0
+    change(it)
+    assert unready(it) == why
+
+
+def test_a_process_is_not_ready_before_its_worker() -> None:
+    """As while the queue's server does not answer at the start."""
+    assert unready(None) == "starting"

@@ -12,7 +12,6 @@ from upsertq_worker.edge.http_server import Page, Route
 from upsertq_worker.edge.queue_reader import QueueReader
 from upsertq_worker.metrics import books
 from upsertq_worker.metrics.counts import Counts
-from upsertq_worker.metrics.readiness import WorkerState, unready
 from upsertq_worker.metrics.table import Family
 from upsertq_worker.worker import Worker
 
@@ -102,7 +101,7 @@ class WorkerMonitor(QueueMonitor):
 
     async def unready(self) -> str:
         """As the worker stands: the server is not asked."""
-        return unready(None if self._worker is None else _state(self._worker))
+        return unready(self._worker)
 
     async def families(self) -> list[Family]:
         """The worker's own figures always, those of the queue where it can be read."""
@@ -117,15 +116,19 @@ class WorkerMonitor(QueueMonitor):
             return own
 
 
-def _state(worker: Worker) -> WorkerState:
+def unready(worker: Worker | None) -> str:
+    """Why a worker is not ready, in a few fixed words that a stranger may read; "" when it is ready.
+
+    It must reach the server, have leases or stand by for shards that others hold, and not be stopping.
+    """
+    if worker is None:
+        return "starting"
     leases = worker.leases
-    return WorkerState(
-        stopping=worker.signals.stopping.is_set(),
-        away=worker.signals.away.lasts,
-        valid=worker.context.clock() < leases.valid_until,
-        leases=len(leases.epochs),
-        others=len(leases.holders),
-    )
+    if worker.signals.stopping.is_set():
+        return "stopping"
+    if worker.signals.away.lasts or worker.context.clock() >= leases.valid_until:
+        return "the queue's server does not answer"
+    return "" if leases.epochs or leases.holders else "no shard can be had"
 
 
 def _failed(error: UpsertqError) -> Page:
