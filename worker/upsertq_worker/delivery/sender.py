@@ -162,7 +162,6 @@ class Sender:
     _flights: dict[asyncio.Task[None], Batch] = field(init=False, default_factory=dict)
 
     def __post_init__(self, batcher: Batcher, pauses: Pauses) -> None:
-        """Make what it is made of."""
         context, hold, limiter = self._context, self._hold, self._limiter
         self.turns = Turns(context, hold, batcher, limiter, pauses, self._give_back, self._flights)
         self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)

@@ -79,7 +79,6 @@ class Held:
     """About the bytes of JSON of all its records."""
 
     def __post_init__(self) -> None:
-        """Derive the rest."""
         entry = self.entry
         self.estimate = 11 * len(entry.values) // FLOAT32 + len(entry.sparse) + len(entry.metadata) + 40 * self.open
 

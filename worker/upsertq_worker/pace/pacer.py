@@ -1,6 +1,7 @@
 """Owns the asking for slots: one call at a time, for all lanes that want some; none while no lane has a pace."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
@@ -20,23 +21,19 @@ class SharedPace(Protocol):
         """Give slots of lanes, and learn from what is told about them."""
 
 
+@dataclass(eq=False)
 class Pacer:
-    """Asks for what `slots` want, and lets a worker go on alone while the server does not answer.
+    """Asks for what `slots` want, and lets a worker go on alone while the server does not answer."""
 
-    Args:
-        context: the worker's.
-        signals: the worker's.
-        queue: the queue.
-        workers: how many live workers there are, this one included.
-    """
+    _context: Context
+    _signals: Signals
+    _queue: SharedPace
+    _workers: Callable[[], int]
+    """How many live workers there are, this one included."""
+    _alone_until: float = field(init=False, default=0.0)
 
-    def __init__(self, context: Context, signals: Signals, queue: SharedPace, workers: Callable[[], int]) -> None:
-        self.slots = Slots(signals.unpaced.set)
-        self._context = context
-        self._signals = signals
-        self._queue = queue
-        self._workers = workers
-        self._alone_until = 0.0
+    def __post_init__(self) -> None:
+        self.slots = Slots(self._signals.unpaced.set)
 
     async def run(self) -> None:
         """Ask until the worker stops."""

@@ -6,6 +6,7 @@ that is paused or has its share here is not read. It never decides what to send.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import InitVar, dataclass, field
 from math import inf
 from typing import Final
 
@@ -31,49 +32,33 @@ POLL_SECONDS: Final = 0.05
 """Between two looks for new entries behind those read while there is more to read elsewhere, or no room for it."""
 
 
+@dataclass(eq=False)
 class Reader:
-    """Reads entries into the hold.
+    """Reads entries into the hold."""
 
-    Args:
-        context: of the worker.
-        signals: of the worker.
-        queue: the queue.
-        hold: takes what is read.
-        leases: the shards to read.
-        pauses: the lanes that are not to be read.
-        alarms: what needs an operator, by what it concerns.
-        admitted: told of each entry that was taken in, before any of it can be sent.
-        expect: told after each read whether more is to come.
-    """
+    _context: Context
+    _signals: Signals
+    _queue: Queue
+    _hold: Hold
+    _leases: Leases
+    pauses: InitVar[Pauses]
+    _alarms: dict[str, str]
+    """What needs an operator, by what it concerns."""
+    _admitted: Callable[[Held], None]
+    """Told of each entry that was taken in, before any of it can be sent."""
+    _expect: Callable[[bool], None]
+    """Told after each read whether more is to come."""
+    _looked_at: float = field(init=False, default=-POLL_SECONDS)
+    """When the streams that were read to their end were looked at last."""
 
-    def __init__(
-        self,
-        context: Context,
-        signals: Signals,
-        queue: Queue,
-        hold: Hold,
-        leases: Leases,
-        pauses: Pauses,
-        alarms: dict[str, str],
-        admitted: Callable[[Held], None],
-        expect: Callable[[bool], None],
-    ) -> None:
-        self._context = context
-        self._signals = signals
-        self._queue = queue
-        self._hold = hold
-        self._leases = leases
-        self._alarms = alarms
-        self._admitted = admitted
-        self._expect = expect
+    def __post_init__(self, pauses: Pauses) -> None:
+        context, signals, hold = self._context, self._signals, self._hold
         self._absence = Absence("read the queue", context, signals)
-        self._damage = Damage(context, alarms)
+        self._damage = Damage(context, self._alarms)
         self._share = Share(context.settings, hold.entries, pauses)
-        self.cursors = Cursors(self._share.wants, self._damage, leases.draining)
+        self.cursors = Cursors(self._share.wants, self._damage, self._leases.draining)
         """Where reading stands."""
-        self._replays = Replays(context, signals, queue, hold, self._damage)
-        self._looked_at = -POLL_SECONDS
-        """When the streams that were read to their end were looked at last."""
+        self._replays = Replays(context, signals, self._queue, hold, self._damage)
 
     async def run(self) -> None:
         """Read until the worker stops."""

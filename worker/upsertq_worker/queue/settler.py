@@ -1,61 +1,40 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import InitVar, dataclass, field
 
 from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.damage import Damage
 from upsertq_worker.events import Event
-from upsertq_worker.flow.usage import Meter
+from upsertq_worker.flow.usage import Meter, Metered
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue, Settled
 
-if TYPE_CHECKING:
-    from upsertq_worker.flow.usage import Metered
 
-
+@dataclass(eq=False)
 class Settler:
-    """Settles what the hold gives out. While one call travels the next ones gather, and go together.
+    """Settles what the hold gives out. While one call travels the next ones gather, and go together."""
 
-    Args:
-        context: of the worker.
-        signals: of the worker.
-        queue: the queue.
-        hold: what gives out settlements, and is told when they are confirmed.
-        leases: under which they are carried out.
-        meter: what requests took.
-        tally: where confirmed records are counted.
-        settled: told what came of each call.
-        alarms: what needs an operator, by what it concerns.
-    """
+    _context: Context
+    _signals: Signals
+    _queue: Queue
+    _hold: Hold
+    _leases: Leases
+    _meter: Meter
+    _tally: Tally
+    """Where confirmed records are counted."""
+    _settled: Callable[[Settled], None]
+    """Told what came of each call."""
+    alarms: InitVar[dict[str, str]]
+    _taken: list[Metered] = field(init=False, default_factory=list)
 
-    def __init__(
-        self,
-        context: Context,
-        signals: Signals,
-        queue: Queue,
-        hold: Hold,
-        leases: Leases,
-        meter: Meter,
-        tally: Tally,
-        settled: Callable[[Settled], None],
-        alarms: dict[str, str],
-    ) -> None:
-        self._context = context
-        self._signals = signals
-        self._queue = queue
-        self._hold = hold
-        self._leases = leases
-        self._meter = meter
-        self._tally = tally
-        self._settled = settled
-        self._absence = Absence("settle", context, signals)
-        self._damage = Damage(context, alarms)
+    def __post_init__(self, alarms: dict[str, str]) -> None:
+        self._absence = Absence("settle", self._context, self._signals)
+        self._damage = Damage(self._context, alarms)
         """Shards in which what is given out waits: nothing of it need be sent again once they are mended."""
-        self._taken: list[Metered] = []
 
     @property
     def unsettled(self) -> int:
