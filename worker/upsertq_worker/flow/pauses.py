@@ -6,13 +6,23 @@ A pause by the service ends by itself after a probe that is not refused; one by 
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from upsertq.contract.pauses import QUEUE, Paused, scope_of
 from upsertq_worker.flow.backoff import Backoff
 
 PROBE: Final = Backoff(1.0, 15.0)
 """Seconds between two probes of a paused lane."""
+
+
+class PauseNotes(Protocol):
+    """What is needed of the queue for pauses."""
+
+    async def note(self, changes: Mapping[str, Paused | None]) -> None:
+        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
+
+    async def pauses(self) -> dict[str, Paused]:
+        """Every pause that is noted, by scope."""
 
 
 @dataclass(slots=True)

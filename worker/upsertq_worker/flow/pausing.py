@@ -1,27 +1,16 @@
 """Owns the beginning and the end of pauses: here, as noted on the server, and as an operator sets them by hand."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
 from upsertq.contract.pauses import Paused, spoken
 from upsertq_worker.context import Context, Signals
 from upsertq_worker.events import Event
-from upsertq_worker.flow.pauses import Pauses
+from upsertq_worker.flow.pauses import PauseNotes, Pauses
 
 PAUSES: Final = "pauses"
 """The alarm of notes of pauses that cannot be read or written."""
-
-
-class PauseNotes(Protocol):
-    """What is needed of the queue here."""
-
-    async def note(self, changes: Mapping[str, Paused | None]) -> None:
-        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
-
-    async def pauses(self) -> dict[str, Paused]:
-        """Every pause that is noted, by scope."""
 
 
 @dataclass(eq=False)

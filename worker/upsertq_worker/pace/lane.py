@@ -9,8 +9,9 @@ the last 429 that counted the pace grows, slowly at first; after `MEMORY` second
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 AHEAD: Final = 0.2
 """Seconds for which slots are given out ahead; the next slot, however far ahead it is, is always given."""
@@ -93,6 +94,13 @@ class Given:
     first: float = 0.0
     step: float = 0.0
     count: int = 0
+
+
+class SharedPace(Protocol):
+    """What is needed of the queue for paces."""
+
+    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
+        """Give slots of lanes, and learn from what is told about them; a call that is repeated gives others."""
 
 
 @dataclass(frozen=True, slots=True)

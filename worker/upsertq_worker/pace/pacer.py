@@ -2,23 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 from upsertq.contract.errors import ServerRefused, ServerUnavailable
 from upsertq_worker.context import Context, Signals, signalled
 from upsertq_worker.events import Event
-from upsertq_worker.pace.lane import Ask, Given
+from upsertq_worker.pace.lane import Ask, SharedPace
 from upsertq_worker.pace.slots import Slots
 
 AGAIN: Final = 1.0
 """Seconds after a call that failed until the server is asked again."""
-
-
-class SharedPace(Protocol):
-    """What is needed of the queue here."""
-
-    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
-        """Give slots of lanes, and learn from what is told about them."""
 
 
 @dataclass(eq=False)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol
 from upsertq.admin.workers import Worker
 from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueDamaged
-from upsertq.contract.pauses import Paused
 from upsertq.contract.wire import Entry
+from upsertq_worker.flow.pauses import PauseNotes
 from upsertq_worker.flow.usage import Metered
-from upsertq_worker.pace.lane import Ask, Given
+from upsertq_worker.pace.lane import SharedPace
 
 Stream = tuple[int, str]
 """A lane's stream in a shard: shard and namespace."""
@@ -123,17 +123,11 @@ class ShardsDamaged(QueueDamaged):
         super().__init__("; ".join(f"shard {shard}: {fault}" for shard, fault in faults.items()))
 
 
-class Notes(Protocol):
+class Notes(PauseNotes, SharedPace, Protocol):
     """What workers note for one another. Each call may be repeated; one that fails raises `ServerUnavailable`."""
 
     async def books(self) -> Books:
         """The books of the queue."""
-
-    async def note(self, changes: Mapping[str, Paused | None]) -> None:
-        """Note pauses that began (`None`: that ended), by scope; those by hand are left alone."""
-
-    async def pauses(self) -> dict[str, Paused]:
-        """Every pause that is noted, by scope."""
 
     async def beat(self, report: Mapping[str, Any]) -> Beats:
         """Write this worker's heartbeat, dated by the server's time, take away those of workers long gone; read all."""
@@ -146,9 +140,6 @@ class Notes(Protocol):
 
     async def leave(self) -> None:
         """Take this worker's heartbeat away."""
-
-    async def pace(self, asks: Sequence[Ask]) -> list[Given]:
-        """Give slots of lanes, and learn from what is told about them; a call that is repeated gives others."""
 
 
 class Queue(Notes, Protocol):
