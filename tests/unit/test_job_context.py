@@ -26,7 +26,7 @@ class Clock:
 def test_notes_are_saved_once_a_second() -> None:
     """The first at once, those within a second with the next one, and all of them at the end."""
     clock, saved, notes = Clock(), list[dict[str, Any]](), dict[str, Any]()
-    context = JobContext("j", "redis://h", notes, lambda: saved.append(dict(notes)), clock)
+    context = JobContext("redis://h", notes, lambda: saved.append(dict(notes)), clock)
     for step in range(10):
         clock.now = 100.0 + step * 0.25
         context.progress(step * 100, rejected=step)
@@ -43,7 +43,7 @@ def test_notes_that_cannot_be_saved_fail_nothing() -> None:
     def fail() -> None:
         raise ConnectionError
 
-    context = JobContext("j", "redis://h", {}, fail, Clock())
+    context = JobContext("redis://h", {}, fail, Clock())
     context.note(waits="for room")
     assert context.notes == {"waits": "for room"}
 

@@ -250,7 +250,7 @@ def test_a_load_whose_run_cannot_be_noted_enqueues_nothing() -> None:
     def fails() -> None:
         raise ConnectionError("away")
 
-    context = JobContext("j", "redis://", {}, fails, lambda: 0.0)
+    context = JobContext("redis://", {}, fails, lambda: 0.0)
     with pytest.raises(ConnectionError):
         loads._Watched(context).begins("r", resumed=False)
     context.progress(1)  # of what is nice to know nothing fails

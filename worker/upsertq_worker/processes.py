@@ -17,6 +17,7 @@ from typing import Any, Final
 import orjson
 
 from upsertq.cli.exit_code import ExitCode
+from upsertq_worker.context import signalled
 from upsertq_worker.edge.process import NUMBER, PARENT
 from upsertq_worker.events import Event, Events
 
@@ -103,7 +104,7 @@ class Crew:
                 return code if code >= 0 else ExitCode.FAILED
             pause = pause_before(pause, lived, rng)
             events.tell(Event.WORKER_ENDED, how=_how(code), lived=lived, seconds=pause)
-            if await _set_within(self._stopping, pause):
+            if await signalled(self._stopping, pause):
                 return ExitCode.DONE
 
     def _is_over(self, code: int, until: float | None) -> bool:
@@ -149,14 +150,6 @@ class Crew:
         for process in self._living:
             if process.returncode is None:
                 process.send_signal(number)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return False
-    return True
 
 
 def _how(code: int) -> str:

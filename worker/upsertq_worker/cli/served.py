@@ -1,6 +1,6 @@
 """Owns that a worker which runs serves its health and metrics meanwhile: the worker itself knows nothing of it."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final, Protocol
 
 from upsertq.contract.books import Books
@@ -8,11 +8,11 @@ from upsertq_worker.cli.http_options import HttpAddress
 from upsertq_worker.context import Tally
 from upsertq_worker.edge.http_server import serving
 from upsertq_worker.edge.monitor import WorkerMonitor
+from upsertq_worker.edge.process import Watch
 from upsertq_worker.edge.queue_reader import QueueReader
 from upsertq_worker.events import Event, Events
 from upsertq_worker.worker import Worker
 
-Watch = Callable[[Worker], Coroutine[Any, Any, None]]
 STREAMS: Final = 200
 """Streams that a scrape of a worker looks at, of which there are many; `upsertq metrics` walks over all of them."""
 

@@ -239,7 +239,8 @@ def _to_the_end(jobs: Jobs, job_id: str, until: float | None) -> Seen:
     seen = jobs.see(job_id)
     with _shown() as show:
         while not seen.over:
-            show(_whole(seen.notes.get("records"), 0), seen.status)
+            records = seen.notes.get("records")
+            show(records if isinstance(records, int) else 0, seen.status)
             if until is not None and time.monotonic() >= until:
                 raise WaitTimeout(
                     f"job {job_id} is {seen.status} and not over yet: it goes on; `upsertq submit wait {job_id}` "
@@ -274,8 +275,3 @@ def _shown() -> Iterator[Callable[[int, str], None]]:
 
     with rate_line("job") as show:
         yield show
-
-
-def _whole(value: Any, otherwise: int) -> int:
-    """What a job has noted as a number, if it is one."""
-    return value if isinstance(value, int) else otherwise

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -20,7 +19,7 @@ from upsertq_worker.cli.http_options import http_address, http_options
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
-from upsertq_worker.edge.process import ignore_hangup, log_to_stderr, open_first, run_loop
+from upsertq_worker.edge.process import Watch, ignore_hangup, log_to_stderr, open_first, run_loop
 from upsertq_worker.edge.process import work as work_until_stopped
 from upsertq_worker.worker import Worker
 
@@ -118,7 +117,7 @@ def _report(queue: str, tally: Tally, books: Books, *, as_json: bool, ended: boo
     return ExitCode.REJECTED_OR_DEAD if ended and books.dead else ExitCode.DONE
 
 
-def _watch() -> Callable[[Worker], Coroutine[Any, Any, None]] | None:
+def _watch() -> Watch | None:
     """What shows the progress on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         return None

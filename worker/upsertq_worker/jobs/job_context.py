@@ -1,4 +1,4 @@
-"""Owns what a job has at hand while it runs: the address of its queue's server, its notes, and which job it is.
+"""Owns what a job has at hand while it runs: the address of its queue's server, and its notes.
 
 The notes are `job.meta`: how far the job is, as anyone may read it. But for those that are to be kept they never fail a
 job.
@@ -16,12 +16,15 @@ SAVED_SECONDS: Final = 1.0
 
 
 class JobContext:
-    """What the job `job_id` has at hand; `notes` are sent to Redis by `save`, at most once a second."""
+    """What a job has at hand; `notes` are sent to Redis by `save`, at most once a second."""
 
     def __init__(
-        self, job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None], clock: Callable[[], float]
+        self,
+        url: str,
+        notes: dict[str, Any],
+        save: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.job_id = job_id
         self.url = url
         self.notes = notes
         self._save = save
@@ -76,8 +79,3 @@ def active(context: JobContext) -> Iterator[JobContext]:
         yield context
     finally:
         _current.reset(token)
-
-
-def new_context(job_id: str, url: str, notes: dict[str, Any], save: Callable[[], None]) -> JobContext:
-    """A context from now on."""
-    return JobContext(job_id, url, notes, save, time.monotonic)

@@ -24,7 +24,7 @@ from upsertq.cli.exit_code import ExitCode, code_of
 from upsertq.contract.errors import UpsertqError, UsageError, WorldError, shown
 from upsertq.contract.printable import printable
 from upsertq_worker.job_arguments import MOST_BYTES, check
-from upsertq_worker.jobs.job_context import active, new_context
+from upsertq_worker.jobs.job_context import JobContext, active
 from upsertq_worker.jobs.stopping import STOP, Stopped
 from upsertq_worker.rq_queue import check_size
 
@@ -182,7 +182,7 @@ class Job(RqJob):
     def _run(self) -> Any:
         if self.refusal:
             raise JobRefused(self.refusal)
-        with active(new_context(self.id, url_of(self.connection), self.meta, self._save_notes)) as context:
+        with active(JobContext(url_of(self.connection), self.meta, self._save_notes)) as context:
             for stale in ("error", "exit_code"):
                 self.meta.pop(stale, None)
             STOP.check()

@@ -195,7 +195,7 @@ class Keeper:
         free = [shard for shard, name in holders.items() if not name]
         if free:
             taken = sorted(self._context.rng.sample(free, min(most, len(free))))
-            await self._ask(leases.wanted(taken), asked_at, take=True)
+            await self._ask(dict.fromkeys(taken, 0), asked_at, take=True)
 
     async def _hand_over(self) -> None:
         """Let go of shards of which nothing is under way any more, and release those that were let go."""

@@ -1,6 +1,6 @@
 """Owns what a worker knows about the leases it holds, and until when it may act on them. Pure: it is told the time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from upsertq_worker.queue.protocols import Grant
@@ -62,10 +62,6 @@ class Leases:
         """The holders of shards that are not ours, as far as they are known."""
         self.faults: dict[int, str] = {}
         """Why no worker can have a shard, of those that were asked for and are damaged."""
-
-    def wanted(self, free: Iterable[int]) -> dict[int, int]:
-        """What to ask for: these shards, with the epoch we hold (0: none)."""
-        return {shard: self.epochs.get(shard, 0) for shard in free}
 
     def granted(self, grants: Sequence[Grant], asked_at: float, now: float) -> Change:
         """Take in what came of asking at `asked_at` (before the request left: the lease may have begun then).
