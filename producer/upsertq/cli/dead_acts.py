@@ -1,8 +1,6 @@
 """Owns how `upsertq dead replay` and `discard` go: preview, ask, try a few first, go on, and say what became of it."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -11,6 +9,7 @@ import click
 from upsertq.cli.asking import check_terminal
 from upsertq.cli.dead_shown import counted
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.progress import progress_bar
 from upsertq.cli.reach import Reached, print_json
 from upsertq.contract.errors import UpsertqError
 from upsertq.contract.keys import QueueKeys
@@ -103,8 +102,11 @@ def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _O
         # a letter that is gone meanwhile tries nothing: the next one does
         _move(act, queue, plan.picks[tally.done : tally.done + canary.first - len(tally.moved)], tally)
     replayed = tuple(tally.moved)
-    with _bar(f"the first {len(replayed):,} settle", len(replayed)) as set_to:
-        waiting = wait_until_replayed(queue.keys, replayed, canary.timeout, queue.world, set_to)
+    many = len(replayed)
+    with progress_bar(f"the first {many:,} settle") as set_to:
+        waiting = wait_until_replayed(
+            queue.keys, replayed, canary.timeout, queue.world, lambda done: set_to(done, many)
+        )
         died = queue.server.hold(waiting)
     outcome.waited = True
     outcome.again = len(died)
@@ -114,7 +116,7 @@ def _try_first(act: Act, queue: Reached, plan: Plan, canary: Canary, outcome: _O
 
 def _move(act: Act, queue: Reached, picks: Sequence[Pick], tally: Tally) -> None:
     before = tally.done
-    with _bar(act.verb, len(picks)) as set_to:
+    with progress_bar(act.verb) as set_to:
         queue.server.hold(
             act.move(
                 queue.keys,
@@ -122,7 +124,7 @@ def _move(act: Act, queue: Reached, picks: Sequence[Pick], tally: Tally) -> None
                 picks,
                 tally,
                 lambda: queue.patience(PATIENCE_SECONDS),
-                lambda now: set_to(now.done - before),
+                lambda now: set_to(now.done - before, len(picks)),
             )
         )
 
@@ -172,14 +174,3 @@ def _line(act: Act, queue: Reached, count: Count, outcome: _Outcome) -> str:
     if left:
         parts.append(f"{left:,} were left as they are")
     return "; ".join(parts)
-
-
-@contextmanager
-def _bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with progress_bar(what) as set_to:
-        yield lambda done: set_to(done, total)

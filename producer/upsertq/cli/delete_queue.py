@@ -1,8 +1,5 @@
 """Owns `upsertq delete-queue`: say what would be lost, ask, and remove every key of a queue."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import click
@@ -10,6 +7,7 @@ import click
 from upsertq.admin.removal import Stake, delete, stake
 from upsertq.cli import asking, options
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.progress import rate_line
 from upsertq.cli.reach import existing_server, print_json
 from upsertq.contract.errors import QueueInUse
 from upsertq.contract.keys import QueueKeys
@@ -44,8 +42,9 @@ def delete_queue(*, queue_name: str, redis_url: str | None, as_json: bool, force
         if not yes and not _agreed(found):
             click.echo("nothing was deleted", err=True)
             return ExitCode.FAILED
-        with _shown() as show:
-            removed = there.server.hold(delete(keys, found, patience, show, force=force))
+        with rate_line("keys removed", "keys") as show:
+            deletion = delete(keys, found, patience, lambda done: show(done, ""), force=force)
+            removed = there.server.hold(deletion)
     if as_json:
         print_json({**found.as_dict(), "deleted": True, "keys": removed})
     else:
@@ -68,14 +67,3 @@ def described(found: Stake) -> str:
     counts = (("pending", found.pending), ("dead letters", found.dead), ("runs", found.runs), ("leases", found.leases))
     told = ", ".join(f"{count:,} {what}" for what, count in counts)
     return f"{head}: {told}, and books of {found.enqueued:,} records enqueued would be gone for good"
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from upsertq.cli.terminal import rate_line  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with rate_line("keys removed", "keys") as show:
-        yield lambda done: show(done, "")

@@ -1,8 +1,6 @@
 """Owns `upsertq queues`: list the queues on the server."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import click
 
@@ -11,6 +9,7 @@ from upsertq.admin.queues import queues as find_queues
 from upsertq.cli import options
 from upsertq.cli.columns import table
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.progress import progress_bar
 from upsertq.cli.reach import existing_server, print_json
 
 
@@ -27,7 +26,7 @@ def queues(*, redis_url: str | None, as_json: bool) -> int:
       upsertq queues
       upsertq queues --json | jq -r '.queues[] | select(.dead > 0) | .queue'
     """  # noqa: D301 - click wants a real backspace before lines that it shall not wrap
-    with existing_server(redis_url, "look for queues") as there, _shown() as show:
+    with existing_server(redis_url, "look for queues") as there, progress_bar("keys looked at") as show:
         found = there.server.hold(find_queues(there.patience, show))
     if as_json:
         print_json({"queues": [one.as_dict() for one in found]})
@@ -50,14 +49,3 @@ def page(found: Sequence[Listed]) -> str:
 
 def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[int, int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with progress_bar("keys looked at") as set_to:
-        yield set_to

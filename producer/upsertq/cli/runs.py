@@ -1,8 +1,6 @@
 """Owns `upsertq runs`: list the runs of a queue, or remove the books of old, finished ones."""
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +13,7 @@ from upsertq.admin.run_list import Listed
 from upsertq.cli import asking, options
 from upsertq.cli.columns import table
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.progress import progress_bar
 from upsertq.cli.reach import Reached, existing_queue, print_json
 from upsertq.client.receipt import spoken, time_of
 from upsertq.contract.keys import queue_option
@@ -110,8 +109,9 @@ def _purge(queue: Reached, age: float, *, as_json: bool, dry_run: bool, yes: boo
             return ExitCode.FAILED
     purged = 0
     if many and not dry_run:
-        with _shown(many) as show:
-            purged = queue.server.hold(purging.purge(queue.keys, queue.shape, chosen.notes, patience, show))
+        with progress_bar("purge") as set_to:
+            purge = purging.purge(queue.keys, queue.shape, chosen.notes, patience, lambda done: set_to(done, many))
+            purged = queue.server.hold(purge)
     if as_json:
         print_json(_document(queue, chosen, purged, dry_run=dry_run))
     else:
@@ -142,14 +142,3 @@ def _line(queue: Reached, chosen: Candidates, purged: int, *, dry_run: bool) -> 
 
 def _counted(many: int) -> str:
     return f"{many:,} run{'' if many == 1 else 's'}"
-
-
-@contextmanager
-def _shown(many: int) -> Iterator[Callable[[int], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with progress_bar("purge") as set_to:
-        yield lambda done: set_to(done, many)

@@ -1,19 +1,16 @@
 """Owns `upsertq wait`: block until nothing of a run or queue is pending, then print its receipt."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import click
 
 from upsertq.cli import options
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.progress import progress_bar
 from upsertq.cli.reach import existing_queue, print_json
 from upsertq.cli.receipt_shown import page
 from upsertq.client import receipt
 from upsertq.client.waiting import OPEN_TIMEOUT, Wait, wait_until_settled
-from upsertq.contract.books import Books
 from upsertq.contract.errors import LanePaused, WaitTimeout
 
 
@@ -57,8 +54,11 @@ def wait(
             queue.keys, queue.shape, run, timeout=timeout, pause_timeout=pause_timeout, open_timeout=open_timeout
         )
         try:
-            with _shown(f"run {run}" if run else f"queue {queue_name}") as show:
-                queue.server.hold(wait_until_settled(wanted, queue.world, show))
+            with progress_bar(f"run {run}" if run else f"queue {queue_name}") as set_to:
+                settled = wait_until_settled(
+                    wanted, queue.world, lambda books: set_to(books.enqueued - books.pending, books.enqueued)
+                )
+                queue.server.hold(settled)
         except (WaitTimeout, LanePaused):
             if as_json:
                 print_json(queue.server.hold(read(queue.patience())).as_dict())
@@ -70,14 +70,3 @@ def wait(
     else:
         click.echo(page(found))
     return ExitCode.REJECTED_OR_DEAD if found.books.dead else ExitCode.DONE
-
-
-@contextmanager
-def _shown(what: str) -> Iterator[Callable[[Books], None]]:
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from upsertq.cli.terminal import progress_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with progress_bar(what) as set_to:
-        yield lambda books: set_to(books.enqueued - books.pending, books.enqueued)

@@ -1,7 +1,6 @@
 """Owns how a person watches a load and ends it: a bar on a terminal, silence in a pipe, signals between two chunks."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from upsertq.cli.progress import load_bar
 from upsertq.client.load import Interrupted, Watch
 from upsertq.client.loading import Loading
 from upsertq.sources import Source
@@ -93,7 +93,7 @@ def watching(guard: Callable[[], None] = lambda: None) -> Iterator[Shown]:
 
     A second signal acts as if it were not handled.
     """
-    with _shown() as show:
+    with load_bar() as show:
         watch = Shown(show, guard)
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -112,14 +112,3 @@ def watching(guard: Callable[[], None] = lambda: None) -> Iterator[Shown]:
 def _restore(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-@contextmanager
-def _shown() -> Iterator[Show]:
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from upsertq.cli.terminal import load_bar  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with load_bar() as show:
-        yield show

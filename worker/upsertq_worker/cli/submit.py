@@ -1,6 +1,5 @@
 """Owns `upsertq submit`: hand jobs to rq workers, follow them, and end as the same command would have."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from upsertq.cli import options
 from upsertq.cli.dead_options import Selection, selection
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.load_options import LoadOptions, load_options
+from upsertq.cli.progress import rate_line
 from upsertq.cli.reach import existing_server, print_json
 from upsertq.cli.strict import StrictGroup
 from upsertq.contract.errors import NotFound, ServerUnavailable, ServerUnfit, UsageError, WaitTimeout, WorldError
@@ -237,7 +237,7 @@ def _follow(jobs: Jobs, ids: list[str], timeout: float | None, *, as_json: bool)
 
 def _to_the_end(jobs: Jobs, job_id: str, until: float | None) -> Seen:
     seen = jobs.see(job_id)
-    with _shown() as show:
+    with rate_line("job") as show:
         while not seen.over:
             records = seen.notes.get("records")
             show(records if isinstance(records, int) else 0, seen.status)
@@ -264,14 +264,3 @@ def _seen_again(jobs: Jobs, job_id: str, before: Seen) -> Seen:
         except NotFound:
             was = f"it was {before.status}, and the server does not know it any more"
             raise WorldError(f"job {job_id} is lost: {was}; submit it again") from None
-
-
-@contextmanager
-def _shown() -> Iterator[Callable[[int, str], None]]:
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    from upsertq.cli.terminal import rate_line  # noqa: PLC0415 - slow to import, and of no use in a pipe
-
-    with rate_line("job") as show:
-        yield show
