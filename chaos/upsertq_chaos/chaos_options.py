@@ -8,7 +8,7 @@ import click
 
 from upsertq.cli import options
 
-_OPTIONS = (
+_options = options.several(
     click.option(
         "--seconds",
         default=60.0,
@@ -71,9 +71,8 @@ _OPTIONS = (
 
 def chaos_command(function: Callable[..., Any]) -> click.Command:
     """Make a command of the function."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return click.command("chaos", short_help="Kill, starve and confuse everything, then check the promises.")(function)
+    command = click.command("chaos", short_help="Kill, starve and confuse everything, then check the promises.")
+    return command(_options(function))
 
 
 def say(text: str, *, err: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from upsertq.cli.options import Name
+from upsertq.cli.options import Name, several
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.errors import UsageError, shown
 from upsertq.contract.wire import default_namespace
@@ -43,7 +43,7 @@ def _moment(_: click.Context, option: click.Parameter, text: str | None) -> int 
     return moment(option.opts[0], text, int(time.time() * 1000))
 
 
-_OPTIONS = (
+_options = several(
     click.option(
         "--reason",
         "reasons",
@@ -109,7 +109,4 @@ def selection(function: F) -> F:
         chosen = Selection(**{name: kwargs.pop(name) for name in Selection.__dataclass_fields__})
         return function(*args, selection=chosen, **kwargs)
 
-    decorated: Any = wrapped
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return decorated  # type: ignore[no-any-return]
+    return _options(wrapped)  # type: ignore[return-value]

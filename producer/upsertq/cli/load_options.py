@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from upsertq.cli.options import allow_eviction, run
+from upsertq.cli.options import allow_eviction, run, several
 from upsertq.client.enqueue import Limits
 from upsertq.client.files import plan_of
 from upsertq.client.load import Plan
@@ -21,7 +21,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TIMEOUT = Plan().timeout
 
-_OPTIONS = (
+_options = several(
     click.argument("sources", nargs=-1, required=True, metavar="SOURCE..."),
     run,
     click.option(
@@ -193,6 +193,4 @@ def load_options(function: F) -> F:
         own = {name: given.pop(name) for name in LoadOptions.__dataclass_fields__}
         return function(load_options=LoadOptions(**own), **given)
 
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[return-value]
+    return _options(wrapped)  # type: ignore[return-value]

@@ -124,17 +124,19 @@ allow_eviction = click.option(
 )
 
 
-def common(function: F) -> F:
-    """The three options that every command of a queue has: server, queue and `--json`."""
+def several(*options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """A decorator that gives a command these options, shown in this order."""
 
-    @redis_url
-    @queue
-    @as_json
-    @wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+    def decorated(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
 
-    return wrapped  # type: ignore[return-value]
+    return decorated
+
+
+common = several(redis_url, queue, as_json)
+"""The three options that every command of a queue has: server, queue and `--json`."""
 
 
 @contextmanager

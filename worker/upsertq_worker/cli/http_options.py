@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from upsertq.cli.options import several
 from upsertq.contract.errors import UsageError, shown
 from upsertq_worker.edge.credential import TOKEN
 from upsertq_worker.edge.http_index import is_loopback
@@ -34,7 +35,7 @@ class HttpAddress:
 
 def http_options(*, required: bool) -> Callable[[F], F]:
     """`--http` and what belongs to it."""
-    options = (
+    return several(
         click.option(
             "--http",
             metavar="HOST:PORT",
@@ -59,13 +60,6 @@ def http_options(*, required: bool) -> Callable[[F], F]:
             help="Pending records for which /scale asks for one worker.",
         ),
     )
-
-    def decorated(function: F) -> F:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorated
 
 
 def http_address(http: str | None, token_file: str | None) -> HttpAddress | None:

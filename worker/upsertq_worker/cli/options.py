@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from upsertq.cli.options import several
 from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import DEFAULT_API_VERSION, DEFAULT_TIMEOUT
 from upsertq_worker.logs import JSON, TEXT
@@ -87,13 +88,7 @@ def index_options(timeout: str) -> Callable[[F], F]:
         metavar="S",
         help="Seconds before a request is cancelled.",
     )
-
-    def decorated(function: F) -> F:
-        for option in reversed((*_INDEX_OPTIONS, request_timeout)):
-            function = option(function)
-        return function
-
-    return decorated
+    return several(*_INDEX_OPTIONS, request_timeout)
 
 
 def api_key() -> str:

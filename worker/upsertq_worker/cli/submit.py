@@ -1,11 +1,11 @@
 """Owns `upsertq submit`: hand jobs to rq workers, follow them, and end as the same command would have."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
@@ -21,8 +21,6 @@ from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.cli.job_ends import report, say
 from upsertq_worker.cli.options import index_options
 from upsertq_worker.rq_queue import NAME, NO_CLUSTER, Call, Jobs, Seen
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 POLL_SECONDS: Final = 0.2
 PATIENCE_SECONDS: Final = 60.0
@@ -44,12 +42,9 @@ _timeout = click.option(
     metavar="S",
     help="Give up following after so many seconds (code 4).",
 )
+_common = options.several(_redis_url, options.queue, options.as_json, _wait, _timeout)
+"""The options that every job has."""
 _job = click.argument("job_id", metavar="JOB")
-
-
-def _common(function: F) -> F:
-    """The options that every job has."""
-    return _redis_url(options.queue(options.as_json(_wait(_timeout(function)))))
 
 
 @click.group(cls=StrictGroup, short_help="Hand jobs to rq workers.")
