@@ -271,7 +271,7 @@ async def test_a_strange_entry_halts_its_lane_alone(redis_server: RealServer) ->
         client.xadd(stream, strange)
     await put(redis_server.url, 200, version=1)
     async with Emulator() as emulator, working(redis_server, emulator) as running:
-        alarms = running.worker._alarms
+        alarms = running.worker.signals.alarms
         await wait_until_async(lambda: alarms, DEADLINE, "the alarm is raised")
         (name,) = alarms
         assert name.startswith("shard 2")

@@ -56,7 +56,7 @@ async def test_an_emptied_stream_that_is_there_again_is_not_read_anew(clock: str
     leases = Leases(10.0, 5.0)
     leases.granted([Grant(0, 1)], 0.0, 0.0)
     admitted: list[Held] = []
-    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), {}, admitted.append, lambda _: None)
+    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), admitted.append, lambda _: None)
     reader._follow_leases()
     await reader._round()
     reader.emptied({(0, ""): clock})

@@ -88,6 +88,8 @@ class Signals:
     def __init__(self) -> None:
         self.failure: Exception | None = None
         """Why the worker stops, where something failed."""
+        self.alarms: dict[str, str] = {}
+        """What needs an operator, by what it concerns."""
         self.away = Away()
         self.stopping = asyncio.Event()
         self.done = asyncio.Event()

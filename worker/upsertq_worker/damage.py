@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from upsertq_worker.context import Context
+from upsertq_worker.context import Context, Signals
 from upsertq_worker.events import Event
 
 AGAIN_SECONDS: Final = 5.0
@@ -11,11 +11,11 @@ AGAIN_SECONDS: Final = 5.0
 
 
 class Damage:
-    """The damaged shards of one task; `alarms` is what needs an operator, by what it concerns."""
+    """The damaged shards of one task."""
 
-    def __init__(self, context: Context, alarms: dict[str, str]) -> None:
+    def __init__(self, context: Context, signals: Signals) -> None:
         self._context = context
-        self._alarms = alarms
+        self._alarms = signals.alarms
         self._again_at: dict[int, float] = {}
 
     def __contains__(self, shard: int) -> bool:

@@ -27,12 +27,14 @@ class Finish:
     _leases: Leases
     _reader: Reader
     _pauses: Pauses
-    _missing: Missing
-    _alarms: dict[str, str]
     _idle: Callable[[], bool]
     """Whether nothing that was read is left to do."""
     _landed_at: Callable[[], float]
     """When a batch landed last."""
+
+    def __post_init__(self) -> None:
+        cursors, alarms = self._reader.cursors, self._signals.alarms
+        self._missing = Missing(self._context, self._queue, self._leases, cursors, self._idle, alarms)
 
     async def run(self) -> None:
         """Stop when the time is over, or when nothing is left and that is what was asked for."""
@@ -83,7 +85,7 @@ class Finish:
             if books.pending == 0:
                 self._signals.stop()
                 return
-        halted = {name: alarm for name, alarm in self._alarms.items() if name.startswith("shard ")}
+        halted = {name: alarm for name, alarm in self._signals.alarms.items() if name.startswith("shard ")}
         leases = self._leases
         ours = 0 < leases.target <= len(leases.epochs) + len(leases.faults)
         if (halted or damaged) and self._idle() and ours and self._reader.exhausted:

@@ -9,12 +9,10 @@ from typing import Any
 
 from upsertq.contract.pauses import scope_of, spoken
 from upsertq_worker.context import Context, Signals, Tally
-from upsertq_worker.delivery.batch import Batcher
 from upsertq_worker.delivery.sender import Index, Sender
 from upsertq_worker.events import Event, Events
 from upsertq_worker.finish import Finish
 from upsertq_worker.flow.limiter import Limiter
-from upsertq_worker.flow.outage import OutageWatch
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.usage import Meter
@@ -27,7 +25,6 @@ from upsertq_worker.queue.protocols import Queue, Settled
 from upsertq_worker.queue.reader import Reader
 from upsertq_worker.queue.settler import Settler
 from upsertq_worker.recovery.careful import Careful
-from upsertq_worker.recovery.missing import Missing
 from upsertq_worker.settings import Settings
 
 HELD_BACK_SECONDS = 1.0
@@ -35,18 +32,9 @@ HELD_BACK_SECONDS = 1.0
 
 
 class Worker:
-    """One worker: it drains a queue into an index until it is told to stop.
+    """One worker: it drains a queue of so many `shards` into an index until it is told to stop.
 
-    Args:
-        name: the worker's name, unique in the fleet.
-        shards: of the queue.
-        queue: the queue.
-        index: the index.
-        settings: how to drain.
-        clock: seconds from any origin; the system's unless given.
-        wall: seconds since 1970.
-        rng: for jitter.
-        events: told of what happens.
+    Whatever else it is given all its tasks know: see `Context`. The clocks are the system's unless given.
     """
 
     def __init__(
@@ -66,19 +54,16 @@ class Worker:
             name, shards, settings, clock, wall, rng or random.Random(), events or Events()
         )
         self.signals = signals = Signals()
-        self.tally = Tally()
-        self.hold = hold = Hold(settings.quarantine)
+        self.tally = tally = Tally()
         self._started_at = wall()
-        self._alarms: dict[str, str] = {}
-        """What needs an operator, by what it concerns."""
+        self.hold = hold = Hold(settings.quarantine)
         self.leases = leases = Leases(settings.lease, settings.quarantine)
+        self.pauses = pauses = Pauses()
+        self._pausing = Pausing(context, signals, queue, pauses)
         self._pacer = Pacer(context, signals, queue, lambda: 1 + len(self._keeper.others))
         self.limiter = limiter = Limiter(settings.concurrency, self._pacer.slots)
-        self.pauses = pauses = Pauses()
-        self._outage = OutageWatch()
         meter = Meter()
-        self._pausing = Pausing(context, signals, queue, pauses, self._alarms)
-        self._careful = Careful(
+        self._careful = careful = Careful(
             context,
             signals,
             queue,
@@ -89,57 +74,26 @@ class Worker:
             self._waits,
             self._lost,
         )
-        batcher = Batcher(hold, settings.batch)
-        self.sender = Sender(
-            context,
-            signals,
-            index,
-            hold,
-            batcher,
-            limiter,
-            pauses,
-            self._pausing,
-            self._outage,
-            leases,
-            self._careful,
-            meter,
-            self.tally,
-            self._halt,
+        self.sender = sender = Sender(
+            context, signals, index, hold, limiter, self._pausing, leases, careful, meter, tally, self._halt
         )
-        limiter.waiting = lambda namespace: batcher.waiting(namespace) + self.sender.turns.retries.waits(namespace)
         self._reader = Reader(
-            context, signals, queue, hold, leases, pauses, self._alarms, self._careful.admitted, batcher.expect
+            context, signals, queue, hold, leases, pauses, careful.admitted, sender.turns.batcher.expect
         )
-        self._settler = Settler(context, signals, queue, hold, leases, meter, self.tally, self._settled, self._alarms)
-        self._keeper = Keeper(
+        self._settler = Settler(context, signals, queue, hold, leases, meter, tally, self._settled)
+        handover = Handover(
             context,
-            signals,
-            queue,
             leases,
-            Handover(
-                context,
-                leases,
-                hold,
-                lambda shard: self.sender.turns.carries(shard) or self._settler.owes(shard),
-                self._waits,
-                self._forget,
-            ),
-            lambda: self._careful.pinned,
-            self.report,
-            self._leases_changed,
-            self._alarms,
+            hold,
+            lambda shard: sender.turns.carries(shard) or self._settler.owes(shard),
+            self._waits,
+            self._forget,
+        )
+        self._keeper = Keeper(
+            context, signals, queue, leases, handover, lambda: careful.pinned, self.report, self._leases_changed
         )
         self._finish = Finish(
-            context,
-            signals,
-            queue,
-            leases,
-            self._reader,
-            pauses,
-            Missing(context, queue, leases, self._reader.cursors, lambda: self.idle, self._alarms),
-            self._alarms,
-            lambda: self.idle,
-            lambda: self.sender.applier.landed_at,
+            context, signals, queue, leases, self._reader, pauses, lambda: self.idle, lambda: sender.applier.landed_at
         )
 
     def stop(self) -> None:
@@ -247,7 +201,7 @@ class Worker:
     def _halt(self, shard: int, namespace: str, fault: str) -> None:
         """Nothing more is sent of this lane in this shard while it is held: an entry of it cannot be sent."""
         lane = spoken(scope_of(namespace))
-        self._alarms[f"shard {shard}: {lane}"] = fault
+        self.signals.alarms[f"shard {shard}: {lane}"] = fault
         self.context.events.tell(Event.LANE_HALTED, shard=shard, lane=lane, error=fault)
         self._reader.halt(shard, namespace)
         self.hold.drop(shard, namespace)
@@ -259,8 +213,8 @@ class Worker:
 
     def _all_alarms(self) -> dict[str, str]:
         """What needs an operator, pauses, an outage and care included, as it stands now."""
-        alarms = self._alarms | {scope: paused.message for scope, paused in self.pauses.paused.items()}
-        if told := self._outage.told(self.context.clock(), self.context.wall()):
+        alarms = self.signals.alarms | {scope: paused.message for scope, paused in self.pauses.paused.items()}
+        if told := self.sender.outage.told(self.context.clock(), self.context.wall()):
             alarms["index"] = told
         if told := self._careful.told():
             alarms["recovery"] = told

@@ -6,7 +6,7 @@ answer is in `upsertq_worker.delivery.apply`.
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -72,7 +72,6 @@ class Turns:
 
     _context: Context
     _hold: Hold
-    _batcher: Batcher
     _limiter: Limiter
     _pauses: Pauses
     _give_back: Callable[[Batch], None]
@@ -80,9 +79,13 @@ class Turns:
     _flights: Mapping[asyncio.Task[None], Batch]
     retries: Retries[Batch] = field(init=False, default_factory=Retries)
 
+    def __post_init__(self) -> None:
+        self.batcher = Batcher(self._hold, self._context.settings.batch)
+        self._limiter.waiting = lambda namespace: self.batcher.waiting(namespace) + self.retries.waits(namespace)
+
     def next(self, now: float) -> Batch | None:
         """The next batch."""
-        return self._probe(now) or self.due_retry(now) or self._batcher.next(now, self.admits)
+        return self._probe(now) or self.due_retry(now) or self.batcher.next(now, self.admits)
 
     def admits(self, namespace: str) -> bool:
         """Whether a first request of this namespace may start now."""
@@ -107,7 +110,7 @@ class Turns:
 
     def idle_until(self, next_quarantine: float | None) -> Iterator[float | None]:
         """When something falls due that no event announces."""
-        yield from (next_quarantine, self._batcher.due(), *(due for due, _ in self.retries))
+        yield from (next_quarantine, self.batcher.due(), *(due for due, _ in self.retries))
         yield from (self._pauses.next_probe(), *self._limiter.openings())
 
     def _probe(self, now: float) -> Batch | None:
@@ -146,11 +149,8 @@ class Sender:
     _signals: Signals
     _index: Index
     _hold: Hold
-    batcher: InitVar[Batcher]
     _limiter: Limiter
-    pauses: InitVar[Pauses]
     _pausing: Pausing
-    _outage: OutageWatch
     _leases: LeaseTime
     """Without which nothing is sent."""
     _suspects: Suspects
@@ -161,10 +161,11 @@ class Sender:
     """Stops a namespace of a shard, because of a fault in an entry there."""
     _flights: dict[asyncio.Task[None], Batch] = field(init=False, default_factory=dict)
 
-    def __post_init__(self, batcher: Batcher, pauses: Pauses) -> None:
-        context, hold, limiter = self._context, self._hold, self._limiter
-        self.turns = Turns(context, hold, batcher, limiter, pauses, self._give_back, self._flights)
-        self.applier = Applier(context, hold, limiter, self._pausing, self._outage, self._meter, self.turns.retries.add)
+    def __post_init__(self) -> None:
+        context, hold, limiter, pausing = self._context, self._hold, self._limiter, self._pausing
+        self.outage = OutageWatch()
+        self.turns = Turns(context, hold, limiter, pausing.pauses, self._give_back, self._flights)
+        self.applier = Applier(context, hold, limiter, pausing, self.outage, self._meter, self.turns.retries.add)
 
     @property
     def in_flight(self) -> int:
@@ -233,13 +234,13 @@ class Sender:
 
     def _say_next_probe(self) -> None:
         """Keep what is told of an outage true."""
-        if not self._outage.lasts:
+        if not self.outage.lasts:
             return
         if not self._flights and not self.turns.retries:
-            self._outage.over(self._context.clock())  # nothing is left that could tell
+            self.outage.over(self._context.clock())  # nothing is left that could tell
             return
         dues = [max(due, self._limiter.opens_at(batch.namespace)) for due, batch in self.turns.retries]
-        self._outage.probes_at(None if self._flights else min(dues))
+        self.outage.probes_at(None if self._flights else min(dues))
 
     def _fly(self, batch: Batch) -> None:
         retry = batch.delay is not None

@@ -21,7 +21,6 @@ class Pausing:
     _signals: Signals
     _queue: PauseNotes
     pauses: Pauses
-    _alarms: dict[str, str]
     _notes: dict[str, Paused | None] = field(init=False, default_factory=dict)
 
     def pause(self, scope: str, reason: str, message: str) -> None:
@@ -54,17 +53,17 @@ class Pausing:
 
     async def follow(self) -> None:
         """Note the pauses that began or ended here, and follow what is paused and resumed by hand."""
-        events, changes = self._context.events, dict(self._notes)
+        events, alarms, changes = self._context.events, self._signals.alarms, dict(self._notes)
         try:
             if changes:
                 await self._queue.note(changes)
             noted = await self._queue.pauses()
         except (ServerUnavailable, ServerRefused) as error:
-            if PAUSES not in self._alarms:
+            if PAUSES not in alarms:
                 events.tell(Event.NOT_SEEN, error=error, consequence="pauses by hand are not seen meanwhile")
-            self._alarms[PAUSES] = str(error)
+            alarms[PAUSES] = str(error)
             return
-        self._alarms.pop(PAUSES, None)
+        alarms.pop(PAUSES, None)
         self._notes = {
             scope: why for scope, why in self._notes.items() if scope not in changes or changes[scope] is not why
         }

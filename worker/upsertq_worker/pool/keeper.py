@@ -44,8 +44,6 @@ class Keeper:
     """The content of a heartbeat."""
     _changed: Callable[[Sequence[int]], None]
     """Told which shards were lost, or gained anew, after each round; also when there were none."""
-    _alarms: dict[str, str]
-    """What needs an operator, by what it concerns."""
     _faulty: set[int] = field(init=False, default_factory=set)
     _plan: Plan = field(init=False, default=Plan(0))
     _heard: Others = field(init=False, default_factory=Others)
@@ -225,14 +223,14 @@ class Keeper:
 
     def _tell_faults(self) -> None:
         """Raise an alarm for each shard that no worker can have, and end those of the mended."""
-        events, faults = self._context.events, self._leases.faults
+        events, alarms, faults = self._context.events, self._signals.alarms, self._leases.faults
         for shard in self._faulty - faults.keys():
             events.tell(Event.SHARD_MENDED, shard=shard)
-            self._alarms.pop(f"shard {shard}", None)
+            alarms.pop(f"shard {shard}", None)
         for shard, fault in faults.items():
             if shard not in self._faulty:
                 events.tell(Event.SHARD_DAMAGED, shard=shard, error=fault)
-            self._alarms[f"shard {shard}"] = fault
+            alarms[f"shard {shard}"] = fault
         self._faulty = set(faults)
 
     def _say_share(self) -> None:

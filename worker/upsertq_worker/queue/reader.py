@@ -42,8 +42,6 @@ class Reader:
     _hold: Hold
     _leases: Leases
     pauses: InitVar[Pauses]
-    _alarms: dict[str, str]
-    """What needs an operator, by what it concerns."""
     _admitted: Callable[[Held], None]
     """Told of each entry that was taken in, before any of it can be sent."""
     _expect: Callable[[bool], None]
@@ -54,7 +52,7 @@ class Reader:
     def __post_init__(self, pauses: Pauses) -> None:
         context, signals, hold = self._context, self._signals, self._hold
         self._absence = Absence("read the queue", context, signals)
-        self._damage = Damage(context, self._alarms)
+        self._damage = Damage(context, signals)
         self._share = Share(context.settings, hold.entries, pauses)
         self.cursors = Cursors(self._share.wants, self._damage, self._leases.draining)
         """Where reading stands."""
@@ -84,8 +82,8 @@ class Reader:
         self._damage.forget(shards)
         for shard in shards:
             self.cursors.drop(shard)
-            for name in [name for name in self._alarms if f"{name}:".startswith(f"shard {shard}:")]:
-                del self._alarms[name]
+            for name in [name for name in self._signals.alarms if f"{name}:".startswith(f"shard {shard}:")]:
+                del self._signals.alarms[name]
 
     def emptied(self, streams: Mapping[Stream, str]) -> None:
         """These streams are gone with their last entry; the shard's clock then is given."""
@@ -206,14 +204,14 @@ class Reader:
         cursor.again_at = self._context.clock() + AGAIN_SECONDS
         lane = spoken(scope_of(cursor.namespace))
         name = f"shard {cursor.shard}: {lane}"
-        if self._alarms.get(name) != fault:
+        if self._signals.alarms.get(name) != fault:
             self._context.events.tell(Event.STREAM_HALTED, shard=cursor.shard, lane=lane, error=fault)
-        self._alarms[name] = fault
+        self._signals.alarms[name] = fault
 
     def _go_on(self, cursor: Cursor) -> None:
         """This stream is sound, or gone: it needs no operator any more."""
         if cursor.again_at:
             cursor.again_at = 0.0
             lane = spoken(scope_of(cursor.namespace))
-            self._alarms.pop(f"shard {cursor.shard}: {lane}", None)
+            self._signals.alarms.pop(f"shard {cursor.shard}: {lane}", None)
             self._context.events.tell(Event.LANE_MENDED, shard=cursor.shard, lane=lane)

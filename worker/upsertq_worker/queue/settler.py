@@ -1,7 +1,7 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 
 from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.absence import Absence
@@ -28,12 +28,11 @@ class Settler:
     """Where confirmed records are counted."""
     _settled: Callable[[Settled], None]
     """Told what came of each call."""
-    alarms: InitVar[dict[str, str]]
     _taken: list[Metered] = field(init=False, default_factory=list)
 
-    def __post_init__(self, alarms: dict[str, str]) -> None:
+    def __post_init__(self) -> None:
         self._absence = Absence("settle", self._context, self._signals)
-        self._damage = Damage(self._context, alarms)
+        self._damage = Damage(self._context, self._signals)
         """Shards in which what is given out waits: nothing of it need be sent again once they are mended."""
 
     @property
