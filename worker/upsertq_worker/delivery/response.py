@@ -82,10 +82,7 @@ class TransportFailure:
 class Sent:
     """What a request carried: the records' ids in their order (each once), their namespace and metadata.
 
-    Args:
-        ids: of the records.
-        namespace: of all of them.
-        metadata: what the records hold of it, as parsed JSON; it may be parsed when it is looked at.
+    The metadata is parsed JSON, of the records that have any; it may be parsed when it is looked at.
     """
 
     ids: tuple[str, ...]

@@ -25,7 +25,7 @@ from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.retries import Retries
 from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import entry_of
+from upsertq_worker.ordering.model import Held, entry_of
 
 MAX_IDLE = 1.0
 
@@ -119,19 +119,16 @@ class Turns:
             for lane in list(self._hold.ready.lanes.values()):
                 if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
                     continue
-                # an entry of any size: a record of it is sent
                 item = self._hold.ready.take(lane, now, MAX_RECORDS)
                 if item is None:
                     continue
-                version = item
-                if entry_of(item) is item:  # a whole entry: one record of it is enough to tell
+                if isinstance(item, Held):  # of any size: one record of it is enough to tell
                     self._hold.put_back(item, now)
-                    versions = self._hold.take_apart(entry_of(item), now)
-                    version = versions[0]
-                    if not self._hold.ready.take_version(version, now):
+                    item = self._hold.take_apart(item, now)[0]
+                    if not self._hold.ready.take_version(item, now):
                         continue
                 self._pauses.probed(scope)
-                return Batch(lane.namespace, [version], probe=scope)
+                return Batch(lane.namespace, [item], probe=scope)
         return None
 
     def _may_retry(self, now: float, batch: Batch) -> bool:

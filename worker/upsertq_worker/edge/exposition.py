@@ -10,11 +10,7 @@ from upsertq_worker.metrics.table import Distribution, Family, Kind, Value
 
 
 class Exposition:
-    """Makes the text of families, with those of this process: memory, processor time, open files.
-
-    Args:
-        accept: the scraper's header Accept, which chooses between Prometheus' text and OpenMetrics.
-    """
+    """Makes the text of families, with those of this process: memory, processor time, open files."""
 
     def __init__(self) -> None:
         self._families: Sequence[Family] = ()
@@ -23,7 +19,7 @@ class Exposition:
         ProcessCollector(registry=self._registry)
 
     def text(self, families: Sequence[Family], accept: str) -> tuple[bytes, str]:
-        """The text, and its Content-Type."""
+        """The text, and its Content-Type; the scraper's header Accept chooses between Prometheus' and OpenMetrics."""
         self._families = families
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type

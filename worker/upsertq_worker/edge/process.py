@@ -143,7 +143,7 @@ async def _drain(
             lost = error
         else:
             return tally, await _books(seam)
-        shape = await _another(server, shape, lost)
+        shape = await _beside_command(server.hold(_created_anew(shape)), lost)
         events.tell(Event.QUEUE_ANEW, queue=shape.name)
 
 
@@ -208,11 +208,6 @@ def _created_anew(lost: QueueShape) -> Conversation[QueueShape]:
             if found.incarnation != lost.incarnation:
                 return found
         yield Pause(ANEW_SECONDS)
-
-
-async def _another(server: AsyncServer, shape: QueueShape, lost: QueueLost) -> QueueShape:
-    """Wait for another creation of the queue; raises `lost` when the command that started this process is gone."""
-    return await _beside_command(server.hold(_created_anew(shape)), lost)
 
 
 async def _beside_command(work: Coroutine[Any, Any, T], gone: Exception) -> T:

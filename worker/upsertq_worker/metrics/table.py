@@ -25,11 +25,7 @@ class Metric:
 
 
 class Distribution:
-    """Observed values, counted by upper bound: what a histogram exports.
-
-    Args:
-        bounds: ascending, without the infinite one.
-    """
+    """Observed values, counted by upper bound (ascending, without the infinite one): what a histogram exports."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds

@@ -24,11 +24,7 @@ from upsertq_worker.ordering.ready import Ready, wait
 
 
 class Hold:
-    """Everything read and not yet settled.
-
-    Args:
-        quarantine: seconds for which a version whose answer was lost keeps other versions of its id waiting.
-    """
+    """Everything read and not yet settled; a version whose answer was lost keeps others waiting for `quarantine` s."""
 
     def __init__(self, quarantine: float) -> None:
         self._quarantine = quarantine
@@ -45,13 +41,8 @@ class Hold:
     def admit(self, shard: int, stream_id: str, entry: Entry, now: float, inherited_until: float | None = None) -> Held:
         """Take an entry that was read. A replayed one waits until `checked` is called for it.
 
-        Args:
-            shard: where it was read.
-            stream_id: its place there.
-            entry: itself.
-            now: the time in seconds.
-            inherited_until: it stood there at the takeover, and until then an earlier holder's request with it may
-                still take effect; `None` for an entry that came later, or where the takeover was clean.
+        Where it stood there at an unclean takeover, an earlier holder's request with it may still take effect until
+        `inherited_until`; that is `None` for an entry that came later, or where the takeover was clean.
         """
         held = Held(shard, stream_id, entry, entry.size, now, len(entry.ids), inherited=inherited_until is not None)
         self.entries.add(held)

@@ -42,10 +42,9 @@ ELSEWHERE, OURS, RUNS_MISSING = 0, 1, 2
 class RedisNotes:
     """What workers note for one another and for `upsertq status`, as worker `name` sees it: beats and pauses; books."""
 
-    def __init__(self, calls: Calls, shards: int, incarnation: str, name: str) -> None:
-        self._calls = calls
-        self._shards = shards
-        self._incarnation = incarnation
+    def __init__(self, server: AsyncServer, shape: QueueShape, name: str) -> None:
+        self._calls = Calls(server, shape)
+        self._shape = shape
         self.name = name
         self._tidied_at = 0.0
         self._ahead: float | None = None
@@ -54,11 +53,11 @@ class RedisNotes:
     async def books(self) -> Books:
         """As `Notes.books`."""
         calls = self._calls
-        names = [calls.keys.shard(shard).books for shard in range(self._shards)]
+        names = [calls.keys.shard(shard).books for shard in range(self._shape.shards)]
         commands = [["HMGET", name, "incarnation", *COUNTERS] for name in names]
         *replies, meta = await calls.sure("read the books", *commands, calls.meta)
         calls.check_meta(meta)
-        lost = [shard for shard, (found, *_) in enumerate(replies) if found != self._incarnation.encode()]
+        lost = [shard for shard, (found, *_) in enumerate(replies) if found != self._shape.incarnation.encode()]
         if lost:
             raise calls.lost(*lost)
         return total(of_reply(reply[1:], name) for reply, name in zip(replies, names, strict=True))
@@ -115,7 +114,7 @@ class RedisNotes:
     async def pace(self, asks: Sequence[Ask]) -> list[Given]:
         """As `Notes.pace`."""
         keys = self._calls.keys
-        call: Call = ([keys.meta, keys.pace], [self._incarnation, *pacing.arguments(asks)])
+        call: Call = ([keys.meta, keys.pace], [self._shape.incarnation, *pacing.arguments(asks)])
         return pacing.given_of(await self._calls.run_one(pacing.PACE, call, "share the pace"))
 
 
@@ -123,7 +122,7 @@ class RedisQueue(RedisNotes):
     """A queue on a Redis or Valkey server, as worker `name` sees it."""
 
     def __init__(self, server: AsyncServer, shape: QueueShape, name: str, lease: float) -> None:
-        super().__init__(Calls(server, shape), shape.shards, shape.incarnation, name)
+        super().__init__(server, shape, name)
         self._lease_ms = int(lease * 1000)
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
@@ -249,7 +248,7 @@ class RedisQueue(RedisNotes):
         """Settle each group in its shard, again with the books of runs that turn out to be concerned."""
 
         def call(shard: int, also: Sequence[str]) -> Call:
-            head = [self._incarnation, self._holder(held[shard])]
+            head = [self._shape.incarnation, self._holder(held[shard])]
             return SettleCall(self._calls.keys.shard(shard), head).of(groups[shard], also)
 
         faults, replies = await self._calls.run(SETTLE, {shard: call(shard, ()) for shard in groups}, "settle")
@@ -276,7 +275,7 @@ class RedisQueue(RedisNotes):
     def _books_call(self, shard: int, *arguments: Argument) -> Call:
         """A call of a script that touches a shard's lease and books."""
         keys = self._calls.keys.shard(shard)
-        return [keys.lease, keys.books], [self._incarnation, *arguments]
+        return [keys.lease, keys.books], [self._shape.incarnation, *arguments]
 
     def _holder(self, epoch: int) -> str:
         return f"{epoch}:{self.name}"
