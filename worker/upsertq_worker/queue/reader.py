@@ -48,6 +48,8 @@ class Reader:
     """Told after each read whether more is to come."""
     _looked_at: float = field(init=False, default=-POLL_SECONDS)
     """When the streams that were read to their end were looked at last."""
+    _came_at: float = field(init=False, default=-inf)
+    """When something came last although all had been read: its producer is at work."""
 
     def __post_init__(self, pauses: Pauses) -> None:
         context, signals, hold = self._context, self._signals, self._hold
@@ -137,11 +139,18 @@ class Reader:
             self._take_in(read, cursors, bells, count)
         finally:
             self.cursors.line_up(cursors.values())
-        drained = self._context.settings.until_empty and self.exhausted
+        if not behind and (read.deliveries or read.rings):
+            self._came_at = self._context.clock()
+        self._say_what_to_expect()
+        return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
+
+    def _say_what_to_expect(self) -> None:
+        """Whether more is to come: to a worker that is to stop when all is done nothing does, once all was read."""
+        settings, lingered = self._context.settings, self._context.clock() - self._came_at
+        drained = settings.until_empty and lingered >= settings.batch.linger and self.exhausted
         self._expect(not drained)
         if self._hold.ready.stirred or drained:
             self._signals.sendable.set()
-        return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
 
     async def _list_lanes(self) -> None:
         shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
