@@ -63,7 +63,8 @@ async def test_everything_goes_on_after_a_failover(watched: Any, tmp_path: Path)
         assert (blocking.flush(), await producer.flush()) == (100, 100)
         with primary.client() as client:
             client.set("last", "1")
-            assert client.wait(1, 60_000) == 1  # what was confirmed is on the replica
+            # what was confirmed is on the replica
+            wait_until(lambda: client.wait(1, 1_000) == 1, 60, "the replica has it")
         primary.kill()
         blocking.put_many(*numbered(200))
         await producer.put_many(*numbered(300))
