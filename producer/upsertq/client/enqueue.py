@@ -25,7 +25,7 @@ from upsertq.contract.protocol import (
     worst,
 )
 from upsertq.contract.queue import OTHER, QueueShape, meta_lost
-from upsertq.contract.wire import encode
+from upsertq.contract.wire import ENTRY_RECORDS, encode
 
 CALL_BYTES: Final = 2_000_000
 """Bytes after which one enqueue call to a shard is closed: enough to make the round trip cheap."""
@@ -42,7 +42,8 @@ ENQUEUE = Script.load("upsertq.contract", "enqueue")
 class Limits:
     """The backlog that a producer may build up, in records and bytes of payload; `None` is no limit.
 
-    Each shard is allowed its equal part, so a queue never exceeds a limit by more than an entry a shard.
+    Each shard is allowed its equal part, so a queue never exceeds the bytes by more than an entry a shard, and the
+    records by more than one a shard.
     """
 
     records: int | None = None
@@ -51,6 +52,10 @@ class Limits:
     def of_shard(self, shards: int) -> tuple[int, int]:
         """The part of one shard; 0 for no limit."""
         return _part(self.records, shards), _part(self.bytes, shards)
+
+    def of_entry(self, shards: int) -> int:
+        """Records that an entry may have: two fit into the part of a shard, so that a few that are stuck close none."""
+        return ENTRY_RECORDS if self.records is None else max(1, _part(self.records, shards) // 2)
 
 
 def _part(limit: int | None, shards: int) -> int:

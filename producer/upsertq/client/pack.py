@@ -40,12 +40,11 @@ class _Open:
         self.size = record.size
         self.ordinals = [ordinal]
 
-    @property
-    def full(self) -> bool:
-        """Whether it is a whole, half, third, and so on of a request: the largest that its bytes allow."""
+    def is_full(self, most: int) -> bool:
+        """Whether it has `most` records, or is a half, third, and so on of a request: the largest by its bytes."""
         count = len(self.records)
         parts = -(-wire.ENTRY_RECORDS * self.size // (count * wire.ENTRY_BYTES))
-        return count >= wire.ENTRY_RECORDS // parts
+        return count >= min(most, wire.ENTRY_RECORDS // parts)
 
     def takes(self, record: Record, run: str) -> bool:
         return self.size + record.size <= wire.ENTRY_BYTES and self.run == run and self.dim == record.dim
@@ -63,10 +62,13 @@ class Packer:
 
     `add` files a record; `ready` holds, per shard, the closed parcels in the order in which they must be enqueued;
     what enqueued the first k of a shard calls `confirm(shard, k)`. Nothing leaves the packer in any other way.
+
+    `most` are the records of an entry where the backlog is limited so that a full one would be too much at a time.
     """
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, most: int = wire.ENTRY_RECORDS) -> None:
         self._shards = shards
+        self._most = min(most, wire.ENTRY_RECORDS)
         self._open: dict[tuple[int, str], _Open] = {}
         self.ready: dict[int, deque[Parcel]] = {shard: deque() for shard in range(shards)}
         self.ready_records = 0
@@ -97,7 +99,7 @@ class Packer:
             gathering.add(record, ordinal)
         self.open_records += 1
         self.open_bytes += record.size
-        if gathering.full:
+        if gathering.is_full(self._most):
             self._close(lane, at)
 
     def close_all(self, at: int) -> None:

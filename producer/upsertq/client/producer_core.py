@@ -102,7 +102,7 @@ class Intake:
             self._shape = yield from queue.open_queue(
                 self.keys, self._wanted_shards, self._world.now_ms(), self._patience()
             )
-            self._packer = Packer(self._shape.shards)
+            self._packer = Packer(self._shape.shards, self._limits.of_entry(self._shape.shards))
             self._enqueuer = Enqueuer(
                 self.keys, self._shape, self._limits, self._token, self._ledger_ms, self._max_dead
             )
