@@ -23,6 +23,8 @@ DEATHS: Final = 2
 """Unclean deaths of a shard's holders in a row from which on it is drained with care."""
 ALONE: Final = 2
 """Deaths for which a record is blamed, after which it is given up."""
+UNCHECKED: Final = 5.0
+"""Seconds in which it is known of a replayed record whether it may be sent, unless its shard is damaged."""
 
 
 class Suspect(NamedTuple):
@@ -141,12 +143,16 @@ class Case:
         return list(islice((it for it in wanted if isinstance(it, Version) and ready.take_version(it, now)), most))
 
     def _waiting(self, held: Held, row: int | None, now: float) -> list[Held] | list[Version]:
-        """What waits of an entry or a record to be sent: of several versions of an id the newest, in any entry."""
+        """What waits of an entry or a record to be sent: of several versions of an id the newest, in any entry.
+
+        Not what was replayed and cannot be asked about, since something is damaged: it would wait for an operator.
+        """
         if held.versions is None and row is None:
             return [held] if held.queued else []
         versions = self.hold.take_apart(held, now)
         own = versions if row is None else versions[row : row + 1]
-        return [one.chain.waiting[-1] for one in own if one.chain.flying is None and one in one.chain.waiting]
+        newest = (one.chain.waiting[-1] for one in own if one.chain.flying is None and one in one.chain.waiting)
+        return [one for one in newest if not one.barred or now < one.held.since + UNCHECKED]
 
 
 def in_turn(inherited: Iterable[Held], records: int) -> Iterator[Held]:
