@@ -70,7 +70,8 @@ class Worker:
             hold,
             leases,
             lambda shard: self._reader.cursors.caught_up(shard),  # noqa: PLW0108 - it is made later
-            lambda namespace: self.sender.turns.admits(namespace),  # noqa: PLW0108 - so is this
+            lambda shard: self._reader.cursors.read_out(shard),  # noqa: PLW0108 - so is this
+            lambda namespace: self.sender.turns.admits(namespace),  # noqa: PLW0108 - and this
             self._waits,
             self._lost,
         )

@@ -40,7 +40,9 @@ class Careful:
     _hold: Hold
     _leases: Leases
     _caught_up: Callable[[int], bool]
-    """Whether all that was inherited in a shard is read."""
+    """Whether all that was inherited in a shard is read, but for lanes that are not read now."""
+    _read_out: Callable[[int], bool]
+    """Whether everything in a shard is read, in every lane."""
     _admits: Callable[[str], bool]
     """Whether something of a namespace may be sent now."""
     _waits: Callable[[str], bool]
@@ -191,7 +193,7 @@ class Careful:
         over = [case for case in self._cases.values() if case.is_over(now)]
         for case in self._cases.values():
             if case.blamed:
-                case.prune(over=case in over or not case.careful, all_read=self._caught_up(case.shard))
+                case.prune(over=case in over or not case.careful, all_read=self._read_out(case.shard))
         await self._write(over)
         for case in over:
             case.deaths = 0

@@ -93,7 +93,7 @@ class Case:
         return {one.row for one in known if one.row is not None}
 
     def prune(self, *, over: bool, all_read: bool) -> None:
-        """Blame nothing that is settled, where all that was inherited is read; after care only what is given up."""
+        """Blame nothing that is settled, where everything is read; after care only what is given up."""
         for one in list(self.blamed):
             settled = all_read and self.hold.entries.find(self.shard, one.stream_id) is None
             if settled or (over and one.row not in self.given_up(one.stream_id)):
