@@ -1,9 +1,8 @@
 """Owns `upsertq.load`: files into the queue in one call; which sources a load has, and by what it is known again."""
 
 import os
-import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from upsertq.client.load import Loaded, Plan
 from upsertq.client.load import load as load_plan
 from upsertq.client.producer import DEFAULT_LIMITS, DEFAULT_TIMEOUT, DEFAULT_URL
 from upsertq.client.rejects import MAX_BYTES
-from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.connect import CredentialProvider
 from upsertq.contract.errors import InvalidRecord, UsageError, shown
 from upsertq.contract.record import make_record
 from upsertq.contract.server import Server
-from upsertq.sources import Columns, Format, Place, fingerprint, id_files, is_stream, open_sources, places
+from upsertq.sources import Columns, Format, fingerprint, id_files, is_stream, open_sources, places
 from upsertq.sources.text import STDIN
 
 
@@ -93,11 +91,8 @@ def load(
     plan = plan_of(how, paths, wanted, format, id_paths, delimiter, namespace_from_folder=namespace_from_folder)
     if isinstance(url, Server):
         return load_plan(plan, url)
-    server = Server.at(url, credential_provider=credential_provider)
-    try:
-        return load_plan(plan, server, world=Circumstances(time.monotonic, time.time))
-    finally:
-        server.close()
+    with closing(Server.at(url, credential_provider=credential_provider)) as server:
+        return load_plan(plan, server)
 
 
 def plan_of(
@@ -116,7 +111,8 @@ def plan_of(
     kind = _kind(format)
     found = places(sources, kind)
     paths = [place.path for place in found]
-    if how.resume and any(map(is_stream, paths)):
+    streams = any(map(is_stream, paths))
+    if how.resume and streams:
         raise UsageError("--resume cannot find its place in a stream: name a file, or leave --resume out")
     try:
         make_record("any", [1.0], namespace=columns.namespace or "")
@@ -126,10 +122,12 @@ def plan_of(
     opened = open_sources(
         found, columns, format=kind, ids=ids, delimiter=separator, namespace_from_folder=namespace_from_folder
     )
-    _check_rejects(how.rejects, [*paths, *(source.name for source in opened), *id_files(paths, kind, ids)])
+    read = [*paths, *id_files(paths, kind, ids)]
+    _check_rejects(how.rejects, [*read, *(source.name for source in opened)])
     told = [format, *([f"delimiter={delimiter}"] if delimiter is not None else [])]
     told += [text for place in found for text in place.told(namespace_from_folder)]
-    return replace(how, sources=opened, fingerprint=_fingerprint(found, kind, ids, how.queue, columns, told))
+    known_by = None if streams else fingerprint(read, how.queue, columns, told)
+    return replace(how, sources=opened, fingerprint=known_by)
 
 
 def _kind(name: str | None) -> Format | None:
@@ -147,20 +145,6 @@ def _delimiter(told: str | None) -> str | None:
     if chosen is not None and (len(chosen) != 1 or not chosen.isascii() or chosen in '\r\n\0"'):
         raise UsageError(f"--delimiter is {shown(told)}; give one ASCII character, or 'tab'")
     return chosen
-
-
-def _fingerprint(
-    found: Sequence[Place],
-    kind: Format | None,
-    ids: Sequence[str],
-    queue: str,
-    columns: Columns,
-    told: Sequence[str | None],
-) -> str | None:
-    paths = [place.path for place in found]
-    if any(map(is_stream, paths)):
-        return None
-    return fingerprint([*paths, *id_files(paths, kind, ids)], queue, columns, told)
 
 
 def _check_rejects(rejects: Path | None, inputs: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
@@ -131,7 +131,8 @@ class _Session:
             watched.close()
 
     def load(self) -> Loaded:
-        with _rejects(self.plan) as rejects:
+        path, most = self.plan.rejects, self.plan.max_rejects
+        with nullcontext() if path is None else Rejects(path, most) as rejects:
             return self._load(rejects)
 
     def _load(self, rejects: Rejects | None) -> Loaded:
@@ -211,7 +212,7 @@ class _Session:
         return self.world.patience(self.plan.timeout, silent=silent)
 
 
-def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumstances | None = None) -> Loaded:
+def load(plan: Plan, server: Server, watch: Watch | None = None) -> Loaded:
     """Load the plan's sources.
 
     Raises:
@@ -220,7 +221,7 @@ def load(plan: Plan, server: Server, watch: Watch | None = None, world: Circumst
         Interrupted: the watch ended it; the message says how to go on.
         UpsertqError: it did not begin, and nothing was enqueued.
     """
-    return _Session(plan, server, watch or Watch(), world or Circumstances(time.monotonic, time.time)).load()
+    return _Session(plan, server, watch or Watch(), Circumstances(time.monotonic, time.time)).load()
 
 
 def new_run(now: float, rng: random.Random) -> str:
@@ -264,15 +265,6 @@ def _watched(conversation: Conversation[T], watch: Watch) -> Conversation[T]:
         return result
     finally:
         conversation.close()
-
-
-@contextmanager
-def _rejects(plan: Plan) -> Iterator[Rejects | None]:
-    if plan.rejects is None:
-        yield None
-        return
-    with Rejects(plan.rejects, plan.max_rejects) as rejects:
-        yield rejects
 
 
 def _stopped(loading: Loading) -> str:

@@ -39,10 +39,10 @@ class Link:
 
     def _replies(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:
-            return [self._client.execute_command(*_sent(commands[0]), **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
+            return [self._client.execute_command(*_sent(commands[0]))]  # type: ignore[no-untyped-call]
         with self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.execute_command(*_sent(command), **_parsing(command))  # type: ignore[no-untyped-call]
+                pipeline.execute_command(*_sent(command))  # type: ignore[no-untyped-call]
             replies = pipeline.execute(raise_on_error=False)
         return [failed(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
@@ -85,10 +85,10 @@ class AsyncLink:
 
     async def _replies(self, commands: Sequence[Command]) -> list[Any]:
         if len(commands) == 1:
-            return [await self._client.execute_command(*_sent(commands[0]), **_parsing(commands[0]))]  # type: ignore[no-untyped-call]
+            return [await self._client.execute_command(*_sent(commands[0]))]  # type: ignore[no-untyped-call]
         async with self._client.pipeline(transaction=False) as pipeline:
             for command in commands:
-                pipeline.execute_command(*_sent(command), **_parsing(command))
+                pipeline.execute_command(*_sent(command))
             replies = await pipeline.execute(raise_on_error=False)
         return [failed(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
@@ -105,11 +105,6 @@ class AsyncLink:
         for one in sentinels_of(self._client.connection_pool):
             await one.aclose()
         await self._client.aclose()
-
-
-def _parsing(command: Command) -> dict[str, Any]:
-    """What redis-py must be told to parse the reply to this command: its own method would tell it so itself."""
-    return {"parse_detail": True} if command[0] == "XPENDING" else {}
 
 
 def _sent(command: Command) -> Command:

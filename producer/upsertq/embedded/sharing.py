@@ -28,7 +28,7 @@ from upsertq.embedded.private_dir import make_private
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OLDEST: Final = (6, 2, 0)  # XAUTOCLAIM
+OLDEST: Final = (6, 2, 0)  # ranges without their first entry
 MULTI_PART: Final = (7, 0, 0)  # older servers overlook the directory of a multi-part append-only file and start empty
 ANSWER_TIMEOUT: Final = 60.0
 POLL: Final = 0.01
