@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import click
 
 from upsertq.cli import options
-from upsertq.cli.dead_acts import Act, Canary, carry_out, foretell
+from upsertq.cli.dead_acts import Act, Canary, carry_out, check_runs, foretell, planned
 from upsertq.cli.dead_options import Selection, selection
 from upsertq.cli.dead_shown import counted, document_of, dumped, export_line, item_of, page_of, table
 from upsertq.cli.exit_code import ExitCode
@@ -21,7 +21,7 @@ from upsertq.client.new_file import NewFile
 from upsertq.contract.dead_letter import Head
 from upsertq.contract.printable import printable
 from upsertq.contract.protocol import Patience
-from upsertq.dead.finding import Count, Plan, count, find_letters, find_picks, make_plan, walk
+from upsertq.dead.finding import Count, Plan, count, find_letters, walk
 from upsertq.dead.moves import discard as discard_letters
 from upsertq.dead.moves import replay as replay_letters
 
@@ -188,17 +188,12 @@ def _act(
         raise click.UsageError("name dead letters or choose them by options, not both")
     act.check_terminal()
     with existing_queue(url, name) as queue:
-        for run in chosen.runs:
-            queue.check_run(run)
-        keys, shards = queue.keys, queue.shape.shards
-        if dead_ids:
-            plan = queue.server.hold(find_picks(keys, shards, dead_ids, _patience(queue)))
-        elif act.dry_run:
+        if act.dry_run and not dead_ids:
+            check_runs(queue, chosen)
+            keys, shards = queue.keys, queue.shape.shards
             would = count(keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
             return foretell(act, queue, _warned(queue.server.hold(would)))
-        else:
-            conversation = make_plan(keys, shards, chosen.selector, chosen.limit, lambda: _patience(queue))
-            plan = _warned(queue.server.hold(conversation))
+        plan = _warned(planned(queue, dead_ids, chosen))
         return carry_out(act, queue, plan, canary, everything=chosen.everything and not dead_ids)
 
 
@@ -209,8 +204,7 @@ def _patience(queue: Reached) -> Patience:
 @contextmanager
 def _chosen(queue: Reached, chosen: Selection) -> Iterator[Iterator[Head]]:
     """The letters chosen, as they are read; says afterwards how many could not be."""
-    for run in chosen.runs:
-        queue.check_run(run)
+    check_runs(queue, chosen)
     yield walk(
         queue.server.hold,
         queue.keys,

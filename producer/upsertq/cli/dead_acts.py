@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 import click
 
 from upsertq.cli.asking import check_terminal
+from upsertq.cli.dead_options import Selection
 from upsertq.cli.dead_shown import counted
 from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.progress import progress_bar
@@ -15,7 +16,7 @@ from upsertq.contract.errors import UpsertqError
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Conversation, Patience
 from upsertq.contract.queue import QueueShape
-from upsertq.dead.finding import Count, Pick, Plan
+from upsertq.dead.finding import Count, Pick, Plan, find_picks, make_plan
 from upsertq.dead.moves import Tally, wait_until_replayed
 
 PATIENCE_SECONDS: Final = 30.0
@@ -60,6 +61,22 @@ class _Outcome:
     again: int = 0
     same: int = 0
     waited: bool = False
+
+
+def check_runs(queue: Reached, chosen: Selection) -> None:
+    """Raise `NotFound` for a run that the queue does not know."""
+    for run in chosen.runs:
+        queue.check_run(run)
+
+
+def planned(queue: Reached, dead_ids: Sequence[str], chosen: Selection) -> Plan:
+    """The letters named, or else those chosen; raises `NotFound` for a run that the queue does not know."""
+    keys, shards = queue.keys, queue.shape.shards
+    if dead_ids:
+        return queue.server.hold(find_picks(keys, shards, dead_ids, queue.patience(PATIENCE_SECONDS)))
+    check_runs(queue, chosen)
+    wanted = make_plan(keys, shards, chosen.selector, chosen.limit, lambda: queue.patience(PATIENCE_SECONDS))
+    return queue.server.hold(wanted)
 
 
 def carry_out(act: Act, queue: Reached, plan: Plan, canary: Canary | None, *, everything: bool) -> int:

@@ -95,14 +95,15 @@ def load_and_report(
             )
             return SIGNALLED + watch.signal
         except (WaitTimeout, LanePaused):
-            _report(plan, loaded, _receipt(plan, server, loaded), as_json=as_json, wait_too=wait_too)
+            _report(plan, loaded, receipt_of(plan, server, loaded), as_json=as_json, wait_too=wait_too)
             raise
-    found = _receipt(plan, server, loaded)
+    found = receipt_of(plan, server, loaded)
     _report(plan, loaded, found, as_json=as_json, wait_too=wait_too, waited=wait_too)
     return ExitCode.REJECTED_OR_DEAD if loaded.rejected or (wait_too and found.books.dead) else ExitCode.DONE
 
 
-def _receipt(plan: Plan, server: Server, loaded: Loaded) -> Receipt:
+def receipt_of(plan: Plan, server: Server, loaded: Loaded) -> Receipt:
+    """The receipt of the run that was loaded, as it stands."""
     keys, world = QueueKeys(plan.queue), Circumstances(time.monotonic, time.time)
     return server.hold(receipt.read(keys, loaded.shape, loaded.run, world.patience(PATIENCE_SECONDS)))
 

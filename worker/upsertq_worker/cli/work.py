@@ -2,8 +2,9 @@
 
 import asyncio
 import sys
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 
@@ -15,15 +16,19 @@ from upsertq.contract.books import Books
 from upsertq.contract.errors import UsageError
 from upsertq.contract.printable import printable
 from upsertq_worker.cli.config import WorkConfig
-from upsertq_worker.cli.http_options import http_address, http_options
+from upsertq_worker.cli.http_options import HttpAddress, http_address, http_options
 from upsertq_worker.cli.options import api_key, index_options, log_format
 from upsertq_worker.context import Tally
 from upsertq_worker.delivery.sender import Refused
 from upsertq_worker.edge.process import Watch, ignore_hangup, log_to_stderr, open_first, run_loop
 from upsertq_worker.edge.process import work as work_until_stopped
+from upsertq_worker.events import Event, Events
 from upsertq_worker.worker import Worker
 
+Done: TypeAlias = tuple[Tally, Books]
 MOST_PROCESSES: Final = 256
+STREAMS: Final = 200
+"""Streams that a scrape of a worker looks at, of which there are many; `upsertq metrics` walks over all of them."""
 HTTP_OF_ONE: Final = (
     "--http is for one worker, and --processes starts several: leave one of them out. `upsertq metrics --http` beside "
     "them serves the figures of the queue"
@@ -77,15 +82,38 @@ def work(
         where = (url, queue_name, address, settings)
         drain = partial(work_until_stopped, *where, timeout=config.request_timeout, allow_eviction=allow_eviction)
         if listening is not None:
-            from upsertq_worker.cli.served import served  # noqa: PLC0415 - slow to import, and often not asked for
-
-            drain = partial(served, drain, listening, url, queue_name, scale_records)
+            drain = partial(_served, drain, listening, url, queue_name, scale_records)
         try:
             tally, books = run_loop(drain(watch=None if as_json else _watch()))
         except Refused as error:
             click.echo(printable(f"upsertq: {error}"), err=True)
             return ExitCode.PAUSED
     return _report(queue_name, tally, books, as_json=as_json, ended=settings.until_empty)
+
+
+async def _served(
+    drain: Callable[..., Coroutine[Any, Any, Done]],
+    address: HttpAddress,
+    url: str,
+    queue: str,
+    scale_records: int,
+    *,
+    watch: Watch | None,
+) -> Done:
+    """Drain, and serve health and metrics from before the queue's server is asked for anything."""
+    from upsertq_worker.edge import http_server, monitor, queue_reader  # noqa: PLC0415 - slow, and often not asked for
+
+    async with queue_reader.QueueReader(url, queue, sample=STREAMS) as reader:
+        shown = monitor.WorkerMonitor(reader, scale_records)
+
+        async def watch_too(worker: Worker) -> None:
+            await shown.watch(worker)
+            if watch is not None:
+                await watch(worker)
+
+        async with http_server.serving(address.host, address.port, address.token, shown.routes) as at:
+            Events().tell(Event.LISTENING, url=at)
+            return await drain(watch=watch_too)
 
 
 def _work_as_processes(redis_url: str | None, queue: str, count: int, given: dict[str, Any], *, as_json: bool) -> int:

@@ -1,9 +1,7 @@
 """Owns the job that loads files. It reads what the environment of the rq worker lets it read, and resumes itself."""
 
 import os
-import random
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -11,13 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from upsertq.cli.exit_code import ExitCode
+from upsertq.cli.load import receipt_of
 from upsertq.cli.load_options import LoadOptions
-from upsertq.client import receipt
 from upsertq.client.load import Interrupted, Loaded, Plan, Watch, load
 from upsertq.client.loading import Loading
-from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.errors import UsageError, shown
-from upsertq.contract.keys import QueueKeys
 from upsertq.contract.server import Server
 from upsertq.sources import Source, id_files, places
 from upsertq.sources.kinds import Format
@@ -31,7 +27,6 @@ REJECTS: Final = "UPSERTQ_REJECTS_DIR"
 """Environment variable: the folder that jobs may write rejects to; none where it is not set."""
 SYSTEM: Final = {("/", "proc"), ("/", "sys"), ("/", "dev")}
 """Where the environment of a process can be read, or something without an end."""
-PATIENCE_SECONDS: Final = 30.0
 
 
 def ingest(sources: object, queue: str, run: str | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +81,7 @@ def _check_files(paths: Sequence[str]) -> None:
 
 def _receipt(plan: Plan, server: Server, loaded: Loaded) -> dict[str, Any]:
     """What `upsertq load --json` prints, and the exit code."""
-    patience = Circumstances(time.monotonic, time.time, random.Random()).patience(PATIENCE_SECONDS)
-    found = server.hold(receipt.read(QueueKeys(plan.queue), loaded.shape, loaded.run, patience))
+    found = receipt_of(plan, server, loaded)
     own = {name: getattr(loaded, name) for name in ("run", "loaded", "rejected", "skipped")}
     code = ExitCode.REJECTED_OR_DEAD if loaded.rejected else ExitCode.DONE
     return {"queue": plan.queue, **own, "load_seconds": loaded.seconds, **found.books.as_dict(), "exit_code": code}
@@ -97,29 +91,29 @@ class _Watched(Watch):
     """Notes how far a load is, and ends it once the word to stop has come."""
 
     def __init__(self, context: JobContext) -> None:
-        self._desk = context
+        self._context = context
         self._asked = threading.Event()
         STOP.wake = self._asked.set
         self._check()
 
     def begins(self, run: str, *, resumed: bool) -> None:
         """Note the run before its first record is enqueued: by it a second attempt knows that this was the first."""
-        self._desk.keep(run=run, resumed=resumed, process=os.getpid())
+        self._context.keep(run=run, resumed=resumed, process=os.getpid())
 
     def reads(self, source: Source) -> None:
         """Note the source."""
-        self._desk.notes["source"] = source.name
+        self._context.notes["source"] = source.name
 
     def advances(self, done: int, loading: Loading) -> None:
         """Note the records that are in the queue."""
         self._check()
         more = {"rejected": loading.rejected, "skipped": loading.skipped, "waits": ""}
-        self._desk.progress(loading.confirmed, done=done, **more)
+        self._context.progress(loading.confirmed, done=done, **more)
 
     def waits(self, why: str) -> None:
         """Note why nothing moves."""
         self._check()
-        self._desk.note(waits=why)
+        self._context.note(waits=why)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until the time is over or the word comes."""

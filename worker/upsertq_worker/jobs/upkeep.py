@@ -2,22 +2,19 @@
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Final
 
 from upsertq.admin.audit import audit as recount
-from upsertq.cli.dead_acts import Act, Canary, carry_out
+from upsertq.cli.dead_acts import Act, Canary, carry_out, planned
 from upsertq.cli.dead_options import Selection
 from upsertq.cli.exit_code import ExitCode
-from upsertq.cli.reach import Reached, existing_queue
+from upsertq.cli.reach import existing_queue
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.errors import UsageError
-from upsertq.contract.keys import QueueKeys
-from upsertq.contract.protocol import Conversation, Patience
-from upsertq.contract.queue import QueueShape
-from upsertq.dead.finding import Pick, Plan, find_picks, make_plan
+from upsertq.contract.protocol import Conversation
 from upsertq.dead.moves import Tally
 from upsertq.dead.moves import replay as replay_letters
 from upsertq_worker.job_arguments import fitted, named
@@ -49,37 +46,22 @@ def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     if how.dead_ids and not chosen.everything:
         raise UsageError("name dead letters or choose them, not both")
 
-    def move(
-        keys: QueueKeys,
-        shape: QueueShape,
-        picks: Sequence[Pick],
-        tally: Tally,
-        patience: Callable[[], Patience],
-        watch: Callable[[Tally], None],
-    ) -> Conversation[None]:
+    def move(*given: Any) -> Conversation[None]:
+        *letters, watch = given
+
         def noted(now: Tally) -> None:
             watch(now)
             context.progress(now.done, gone=now.gone)
 
-        yield from replay_letters(keys, shape, picks, tally, patience, noted)
+        return replay_letters(*letters, noted)  # type: ignore[call-arg]  # as if these were all
 
     act = Act("replay", "replayed", move, as_json=True, dry_run=False, yes=True)
     canary = None if how.first is None else Canary(max(1, how.first), how.timeout)
     STOP.interrupt()  # at any instant each letter is in one place
     with existing_queue(context.url, named("queue", queue)) as reached, redirect_stdout(io.StringIO()) as printed:
-        found = _plan(reached, chosen, how)
+        found = planned(reached, how.dead_ids, chosen)
         code = carry_out(act, reached, found, canary, everything=chosen.everything)
     return {**json.loads(printed.getvalue()), "exit_code": code}
-
-
-def _plan(queue: Reached, chosen: Selection, how: How) -> Plan:
-    keys, shards = queue.keys, queue.shape.shards
-    if how.dead_ids:
-        return queue.server.hold(find_picks(keys, shards, how.dead_ids, queue.patience(PATIENCE_SECONDS)))
-    for run in chosen.runs:
-        queue.check_run(run)
-    wanted = make_plan(keys, shards, chosen.selector, chosen.limit, lambda: queue.patience(PATIENCE_SECONDS))
-    return queue.server.hold(wanted)
 
 
 def audit(queue: str) -> dict[str, Any]:
