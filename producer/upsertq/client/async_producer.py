@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -129,9 +128,7 @@ class AsyncProducer:
                 raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """As `Producer.__exit__`."""
         await self._close(seal=kind is None)
 
@@ -192,9 +189,7 @@ class AsyncRun:
         await self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """As `Run.__exit__`."""
         if kind is None:
             await self._producer._seal(self.name)  # noqa: SLF001 - of one make

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any, Self
 
 import numpy.typing as npt
@@ -226,9 +225,7 @@ class Producer:
                 raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """As `close`; after an exception in the block the flush still happens, and its runs stay open."""
         self._close(seal=kind is None)
 
@@ -289,9 +286,7 @@ class Run:
         self._producer._begin(self.name)  # noqa: SLF001 - of one make
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Flush, and seal the run; after an exception in the block the flush still happens, and the run stays open."""
         if kind is None:
             self._producer._seal(self.name)  # noqa: SLF001 - of one make
