@@ -1,12 +1,19 @@
 """Owns the text that Prometheus reads: the only module that names prometheus_client. It counts nothing."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from upsertq_worker.metrics.table import Distribution, Family, Kind, Value
+from upsertq_worker.metrics.table import Distribution, Family, Kind
+
+_MADE: Final[Mapping[Kind, Any]] = {
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+}
 
 
 class Exposition:
@@ -29,32 +36,10 @@ class Exposition:
         return map(_family, self._families)
 
 
-def _family(family: Family) -> Metric:
-    labels = ["queue", *family.metric.labels]
-    arguments = family.metric.name, family.metric.help
-    match family.metric.kind:
-        case Kind.COUNTER:
-            counter = CounterMetricFamily(*arguments, labels=labels)
-            _add_numbers(counter.add_metric, family)
-            return counter
-        case Kind.GAUGE:
-            gauge = GaugeMetricFamily(*arguments, labels=labels)
-            _add_numbers(gauge.add_metric, family)
-            return gauge
-        case Kind.HISTOGRAM:
-            histogram = HistogramMetricFamily(*arguments, labels=labels)
-            for names, found in _values(family):
-                assert isinstance(found, Distribution)  # noqa: S101 - what a histogram's family holds
-                histogram.add_metric(names, found.cumulated(), found.total)
-            return histogram
-
-
-def _add_numbers(add: Callable[[list[str], float], None], family: Family) -> None:
-    for names, value in _values(family):
-        assert not isinstance(value, Distribution)  # noqa: S101 - of a histogram alone
-        add(names, value)
-
-
-def _values(family: Family) -> Iterator[tuple[list[str], Value]]:
+def _family(family: Family) -> Any:
+    metric = family.metric
+    made = _MADE[metric.kind](metric.name, metric.help, labels=["queue", *metric.labels])
     for names, value in family.values.items():
-        yield [family.queue, *names], value
+        figures = (value.cumulated(), value.total) if isinstance(value, Distribution) else (value,)
+        made.add_metric([family.queue, *names], *figures)
+    return made
