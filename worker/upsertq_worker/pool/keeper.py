@@ -7,6 +7,7 @@ from typing import Any, Final
 from upsertq.contract.errors import QueueLost, ServerRefused, ServerUnavailable
 from upsertq_worker.absence import Absence
 from upsertq_worker.context import Context, Signals, signalled
+from upsertq_worker.damage import Damage
 from upsertq_worker.events import Event
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.pool.handover import Handover
@@ -44,7 +45,6 @@ class Keeper:
     """The content of a heartbeat."""
     _changed: Callable[[Sequence[int]], None]
     """Told which shards were lost, or gained anew, after each round; also when there were none."""
-    _faulty: set[int] = field(init=False, default_factory=set)
     _plan: Plan = field(init=False, default=Plan(0))
     _heard: Others = field(init=False, default_factory=Others)
     others: dict[str, int] = field(init=False, default_factory=dict)
@@ -57,6 +57,7 @@ class Keeper:
 
     def __post_init__(self) -> None:
         self._absence = Absence("take leases", self._context, self._signals)
+        self._damage = Damage(self._context, self._signals)
         self._moved_at = self._context.clock()
 
     @property
@@ -125,7 +126,9 @@ class Keeper:
             await self._absence.wait(error)
             return False
         self._absence.over()
-        self._tell_faults()
+        faults = self._leases.faults  # of shards that no worker can have
+        self._damage.sound(set(range(self._context.shards)) - faults.keys())
+        self._damage.found(faults)
         self._say_share()
         return True
 
@@ -220,18 +223,6 @@ class Keeper:
         if unclean:
             deaths = max(grant.deaths for grant in unclean)
             events.tell(Event.UNCLEAN_TAKEOVER, shards=len(unclean), deaths=deaths)
-
-    def _tell_faults(self) -> None:
-        """Raise an alarm for each shard that no worker can have, and end those of the mended."""
-        events, alarms, faults = self._context.events, self._signals.alarms, self._leases.faults
-        for shard in self._faulty - faults.keys():
-            events.tell(Event.SHARD_MENDED, shard=shard)
-            alarms.pop(f"shard {shard}", None)
-        for shard, fault in faults.items():
-            if shard not in self._faulty:
-                events.tell(Event.SHARD_DAMAGED, shard=shard, error=fault)
-            alarms[f"shard {shard}"] = fault
-        self._faulty = set(faults)
 
     def _say_share(self) -> None:
         """Say how many shards are ours, where that has changed and is as it should be; or that we stand by."""
