@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from upsertq.contract.books import COUNTERS, REASON, Books, check_incarnation
+from upsertq.contract.books import COUNTERS, REASON, Books, check_incarnations
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.figures import counter
 from upsertq.contract.keys import QueueKeys
@@ -216,7 +216,7 @@ class _Shard:
         ask = ask_script(RECOUNT, [(names, arguments)])
         (reply,) = yield from persistently(ask, self.patience, f"recount shard {self.shard}")
         if reply[0] == OTHER:
-            check_incarnation(self.keys, self.shard, self.incarnation, reply[1])
+            check_incarnations(self.keys, {self.shard: reply[1]}, self.incarnation)
         return count.add(reply, asked)
 
 

@@ -15,7 +15,7 @@ import orjson
 from upsertq.admin.run_list import Listed, books_of, decoded
 from upsertq.admin.workers import time_of
 from upsertq.contract import scanning
-from upsertq.contract.books import check_incarnation
+from upsertq.contract.books import check_incarnations
 from upsertq.contract.keys import QueueKeys
 from upsertq.contract.protocol import Argument, Conversation, Patience, Script, ask_all, ask_script, persistently
 from upsertq.contract.queue import OTHER, QueueShape, meta_lost
@@ -114,7 +114,7 @@ def _purge(
     replies = yield from persistently(ask_script(PURGE, calls), patience(), "remove the books of runs")
     for shard, reply in enumerate(replies):
         if reply[0] == OTHER:
-            check_incarnation(keys, shard, shape.incarnation, reply[1])
+            check_incarnations(keys, {shard: reply[1]}, shape.incarnation)
     changes = [
         (run, marks[run], b"" if all(removed) else marks[run].replace(_PURGED, b""))
         for run, *removed in zip(marked, *replies, strict=True)

@@ -116,11 +116,6 @@ def read(
     return total(parts)
 
 
-def check_incarnation(keys: QueueKeys, shard: int, expected: str, found: bytes, pending: int | None = None) -> None:
-    """As `check_incarnations`, of one shard."""
-    check_incarnations(keys, {shard: found}, expected, pending)
-
-
 def check_incarnations(keys: QueueKeys, found: Mapping[int, bytes], expected: str, pending: int | None = None) -> None:
     """Raise `QueueLost` where the books of shards hold another incarnation than the queue's, or none.
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from upsertq.client.waiting import MAX_POLL, PATIENCE_SECONDS
-from upsertq.contract.books import check_incarnation
+from upsertq.contract.books import check_incarnations
 from upsertq.contract.circumstances import Circumstances
 from upsertq.contract.dead_letter import Reason, decode_head
 from upsertq.contract.errors import WaitTimeout
@@ -127,7 +127,7 @@ class _Move:
                         self.unsure.add(shard)
                     continue
                 if reply[0] == OTHER:
-                    check_incarnation(self.keys, shard, self.shape.incarnation, reply[1])
+                    check_incarnations(self.keys, {shard: reply[1]}, self.shape.incarnation)
                 self._count(call, reply, sure=shard not in self.unsure)
                 self.unsure.discard(shard)
                 del waiting[shard][: len(call)]

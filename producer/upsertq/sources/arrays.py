@@ -34,7 +34,7 @@ _LOOK: Final = 64
 """Bytes at the beginning of a cell that tell text from floats before the rest is looked at."""
 
 
-def batch_chunk(pa: Any, batch: Any, layout: Layout, begin: int, *, done: int) -> Chunk:
+def batch_chunk(pa: Any, batch: Any, layout: Layout, begin: int) -> Chunk:
     """The chunk of `batch`, whose first row is number `begin` (from 0) of its source.
 
     Its columns have types that `check_types` found good, and it is no larger than a chunk may be.
@@ -54,7 +54,7 @@ def batch_chunk(pa: Any, batch: Any, layout: Layout, begin: int, *, done: int) -
         if layout.namespace
         else layout.default_namespace,
         positions=range(begin + 1, begin + count + 1),
-        done=done,
+        done=0,  # for the source to say
         faults=faults,
     )
 

@@ -127,7 +127,7 @@ def _pieces(pa: Any, found: tuple[Any, int], layout: Layout, begin: int, mapped:
 def _chunks(pa: Any, batch: Any, layout: Layout, begin: int) -> Iterator[Chunk]:
     """The chunks of rows that are few enough for one, unless they take too much once decoded."""
     if batch.nbytes <= DECODED_BYTES and all(is_plain(pa, batch.column(name).type) for name in layout.needed):
-        yield batch_chunk(pa, batch, layout, begin, done=0)
+        yield batch_chunk(pa, batch, layout, begin)
         return
     sizes = np.zeros(len(batch))
     for name in layout.needed:
@@ -137,7 +137,7 @@ def _chunks(pa: Any, batch: Any, layout: Layout, begin: int) -> Iterator[Chunk]:
     while at < len(batch):
         end = int(np.searchsorted(ends, DECODED_BYTES + (ends[at - 1] if at else 0), side="right"))
         if end > at:
-            yield batch_chunk(pa, batch.slice(at, end - at), layout, begin + at, done=0)
+            yield batch_chunk(pa, batch.slice(at, end - at), layout, begin + at)
         else:
             end = at + 1
             yield _too_large(int(sizes[at]), begin + at)
