@@ -252,8 +252,4 @@ class Applier:
 
 def _told(batch: Batch) -> dict[str, Any]:
     """What events say of a batch."""
-    return {
-        "records": batch.count,
-        "lane": spoken(scope_of(batch.namespace)),
-        "namespace": batch.namespace,
-    }
+    return {"records": batch.count, "lane": spoken(scope_of(batch.namespace)), "namespace": batch.namespace}

@@ -79,12 +79,7 @@ class Limiter:
         self.budget.succeeded()
 
     def pushed_back(
-        self,
-        namespace: str,
-        started: float,
-        now: float,
-        rng: random.Random,
-        retry_after: float | None,
+        self, namespace: str, started: float, now: float, rng: random.Random, retry_after: float | None
     ) -> None:
         """A request of this namespace that started at `started` was refused for now, or had no answer."""
         self.of(namespace).pushed_back(started, now, retry_after, rng)

@@ -19,11 +19,7 @@ class JobContext:
     """What a job has at hand; `notes` are sent to Redis by `save`, at most once a second."""
 
     def __init__(
-        self,
-        url: str,
-        notes: dict[str, Any],
-        save: Callable[[], None],
-        clock: Callable[[], float] = time.monotonic,
+        self, url: str, notes: dict[str, Any], save: Callable[[], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.url = url
         self.notes = notes

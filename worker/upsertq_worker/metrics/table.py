@@ -85,9 +85,7 @@ def _histogram(name: str, text: str) -> Metric:
 
 # of the queue: every process that exports them exports the same figures, so aggregate them by max
 RECORDS: Final = _counter(
-    "records_total",
-    "Records in the queue's books, by state; dead falls by replay and discard.",
-    "state",
+    "records_total", "Records in the queue's books, by state; dead falls by replay and discard.", "state"
 )
 PENDING: Final = _gauge("pending_records", "Records that are pending in the queue, those in flight included.")
 PENDING_BYTES: Final = _gauge("pending_bytes", "Payload of the pending records.")

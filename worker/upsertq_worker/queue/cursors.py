@@ -50,24 +50,20 @@ class DamagedShards(Protocol):
         """Whether this shard is to be left alone for now."""
 
 
+@dataclass(eq=False)
 class Cursors:
-    """The cursors of the shards held.
+    """The cursors of the shards held."""
 
-    Args:
-        wanted: whether more of a namespace may be read now.
-        damage: shards that cannot be read.
-        draining: shards of which nothing more is to be read.
-    """
-
-    def __init__(self, wanted: Callable[[str], bool], damage: DamagedShards, draining: Container[int] = ()) -> None:
-        self._wanted = wanted
-        self._damage = damage
-        self._draining = draining
-        self.shards: dict[int, Shard] = {}
-        self.behind: deque[Cursor] = deque()
-        """Streams that may have more than was read, in turn."""
-        self._at_end: deque[Cursor] = deque()
-        """Streams that were read to their end, in turn."""
+    _wanted: Callable[[str], bool]
+    """Whether more of a namespace may be read now."""
+    _damage: DamagedShards
+    _draining: Container[int]
+    """Shards of which nothing more is to be read."""
+    shards: dict[int, Shard] = field(init=False, default_factory=dict)
+    behind: deque[Cursor] = field(init=False, default_factory=deque)
+    """Streams that may have more than was read, in turn."""
+    _at_end: deque[Cursor] = field(init=False, default_factory=deque)
+    """Streams that were read to their end, in turn."""
 
     def readable(self) -> dict[int, Shard]:
         """The shards that are not to be left alone for now."""
