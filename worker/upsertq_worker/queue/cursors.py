@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Final, Protocol
 
 from upsertq_worker.queue.lease import Takeover, place_of
@@ -64,6 +65,8 @@ class Cursors:
     """Streams that may have more than was read, in turn."""
     _at_end: deque[Cursor] = field(init=False, default_factory=deque)
     """Streams that were read to their end, in turn."""
+    looked_at: float = field(init=False, default=-inf)
+    """When such streams had their turn last."""
 
     def readable(self) -> dict[int, Shard]:
         """The shards that are not to be left alone for now."""
@@ -126,6 +129,7 @@ class Cursors:
 
     def take_at_end(self, now: float) -> list[Cursor]:
         """The streams whose turn it is of those that were read to their end."""
+        self.looked_at = now
         return self._turns(self._at_end, WATCHED_STREAMS, now)
 
     def line_up(self, cursors: Iterable[Cursor]) -> None:

@@ -46,8 +46,6 @@ class Reader:
     """Told of each entry that was taken in, before any of it can be sent."""
     _expect: Callable[[bool], None]
     """Told after each read whether more is to come."""
-    _looked_at: float = field(init=False, default=-POLL_SECONDS)
-    """When the streams that were read to their end were looked at last."""
     _came_at: float = field(init=False, default=-inf)
     """When something came last although all had been read: its producer is at work."""
 
@@ -120,37 +118,26 @@ class Reader:
         now = self._context.clock()
         behind = self.cursors.take_behind(now)
         held_back = bool(self.cursors.behind)
-        due = self._looked_at + POLL_SECONDS - now
+        due = self.cursors.looked_at + POLL_SECONDS - now
         if due > 0 and held_back and not behind:
             return due
-        at_end: list[Cursor] = []
-        if due <= 0 or not behind:
-            at_end = self.cursors.take_at_end(now)
-            self._looked_at = now
+        at_end = self.cursors.take_at_end(now) if due <= 0 or not behind else ()
         cursors = {(one.shard, one.namespace): one for one in (*behind, *at_end)}
+        places = {stream: one.place for stream, one in cursors.items()}
         count = self._share.of_each(len(behind))
         try:
-            read = await self._queue.read(
-                {stream: one.place for stream, one in cursors.items()},
-                bells,
-                count,
-                0.0 if behind or held_back else READ_WAIT,
-            )
+            read = await self._queue.read(places, bells, count, 0.0 if behind or held_back else READ_WAIT)
             self._take_in(read, cursors, bells, count)
         finally:
             self.cursors.line_up(cursors.values())
         if not behind and (read.deliveries or read.rings):
             self._came_at = self._context.clock()
-        self._say_what_to_expect()
-        return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
-
-    def _say_what_to_expect(self) -> None:
-        """Whether more is to come: to a worker that is to stop when all is done nothing does, once all was read."""
         settings, lingered = self._context.settings, self._context.clock() - self._came_at
         drained = settings.until_empty and lingered >= settings.batch.linger and self.exhausted
         self._expect(not drained)
         if self._hold.ready.stirred or drained:
             self._signals.sendable.set()
+        return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
 
     async def _list_lanes(self) -> None:
         shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
