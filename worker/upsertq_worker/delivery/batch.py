@@ -225,11 +225,12 @@ class Batcher:
         return None
 
     def _watch(self, lane: Lane) -> None:
-        """See to it that a lane with something to send is looked at again when it is due."""
+        """See to it that a lane with something to send is looked at again when it is due; one without is forgotten."""
         if lane.full or lane.namespace in self._refused:
             return
         since = lane.oldest()
         if since is None:
+            self.hold.ready.forget(lane)
             return
         if self._fills(lane):
             lane.full = True

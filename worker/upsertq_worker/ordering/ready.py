@@ -44,7 +44,7 @@ class Lane:
 
 
 class Ready:
-    """The lanes of one hold."""
+    """The lanes of one hold of which something waits."""
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
@@ -129,6 +129,11 @@ class Ready:
         """Let an entry or a key stand in line no more."""
         if item.queued:
             self._leave(item)
+
+    def forget(self, lane: Lane) -> None:
+        """Nothing of this lane waits any more: namespaces can be many."""
+        if self.lanes.get(lane.namespace) is lane:
+            del self.lanes[lane.namespace]
 
     def close(self, shard: int, entries: Sequence[Held], now: float) -> None:
         """Let nothing of a shard, whose entries these are, stand in line any more but the rest of what was begun."""
