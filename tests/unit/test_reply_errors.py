@@ -26,7 +26,6 @@ PASSING: Final = {
     "UNKILLABLE Sorry the script already executed write commands against the dataset.": Trouble.NOT_READY,
     "READONLY You can't write against a read only replica.": Trouble.NOT_READY,
     "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)": Trouble.NOT_READY,
-    "NOGROUP No such key 'k' or consumer group 'g'": Trouble.NOT_READY,
     "ERR max number of clients reached": Trouble.NOT_READY,
     "ERR max number of clients + cluster connections reached": Trouble.NOT_READY,
     "OOM command not allowed when used memory > 'maxmemory'.": Trouble.FULL,

@@ -79,8 +79,7 @@ _SIGNS: Final = (
     _Sign(_NOT_READY, r"\bNOREPLICAS\b", "are its replicas connected (min-replicas-to-write)?"),
     _Sign(_NOT_READY, r"\b(BUSY|UNKILLABLE)\b", "a script runs on it: SCRIPT KILL ends it"),
     _Sign(_NOT_READY, r"max (number of clients|concurrent connections)", "raise its limit (maxclients)"),
-    # the consumer group went with its stream, or the server became a replica under a blocked read
-    _Sign(_NOT_READY, r"\b(NOGROUP|UNBLOCKED)\b"),
+    _Sign(_NOT_READY, r"\bUNBLOCKED\b"),  # the server became a replica under a blocked read
     _Sign(_NOT_READY, r"no upstream host|upstream (failure|reset)"),  # of a proxy
     _Sign(_AWAY, r"\[(SSL|X509)\b", _TLS, foreign=True),
     _Sign(_AWAY, _NO_WORDS, kinds=(exceptions.InvalidResponse, *_UNREADABLE), foreign=True),
