@@ -6,7 +6,7 @@ DEMO_VENV ?= .venv-demo
 BIN = $(VENV)/bin
 PYTEST_ARGS ?=
 # most tests wait for processes: more of them than processors run side by side
-WORKERS ?= 4
+WORKERS ?= 6
 # a wait that ran out on a busy machine is no verdict: it is tried once more, and the summary says so
 WAITS = --reruns 1 --only-rerun "in vain until" --only-rerun TimeoutExpired
 SEEDS ?= 10000
