@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +14,10 @@ from upsertq.cli.exit_code import ExitCode
 from upsertq.cli.reach import existing_queue
 from upsertq.contract.dead_letter import Reason
 from upsertq.contract.errors import UsageError
-from upsertq.contract.protocol import Conversation
+from upsertq.contract.keys import QueueKeys
+from upsertq.contract.protocol import Conversation, Patience
+from upsertq.contract.queue import QueueShape
+from upsertq.dead.finding import Pick
 from upsertq.dead.moves import Tally
 from upsertq.dead.moves import replay as replay_letters
 from upsertq_worker.job_arguments import fitted, named
@@ -46,14 +49,19 @@ def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     if how.dead_ids and not chosen.everything:
         raise UsageError("name dead letters or choose them, not both")
 
-    def move(*given: Any) -> Conversation[None]:
-        *letters, watch = given
-
+    def move(
+        keys: QueueKeys,
+        shape: QueueShape,
+        picks: Sequence[Pick],
+        tally: Tally,
+        patience: Callable[[], Patience],
+        watch: Callable[[Tally], None],
+    ) -> Conversation[None]:
         def noted(now: Tally) -> None:
             watch(now)
             context.progress(now.done, gone=now.gone)
 
-        return replay_letters(*letters, noted)  # type: ignore[call-arg]  # as if these were all
+        return replay_letters(keys, shape, picks, tally, patience, noted)
 
     act = Act("replay", "replayed", move, as_json=True, dry_run=False, yes=True)
     canary = None if how.first is None else Canary(max(1, how.first), how.timeout)
