@@ -106,6 +106,7 @@ def test_a_replayed_one_is_found_again(redis_server: RealServer, tmp_path: Path)
     assert books(url, "q")["acked"] == len(IDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [IDS, IDS[:60] * 20], ids=["records", "versions"])
 def test_workers_killed_by_chance_cost_no_record(ids: Sequence[str], redis_server: RealServer, tmp_path: Path) -> None:
     """Eight SIGKILLs, each soon after a worker's first answer: nothing is dead, no id goes back to an older version."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
+import pytest
 
 from processes import books, call, document, emulated, start
 from waiting import wait_until
@@ -94,6 +95,7 @@ def test_a_namespace_that_is_paused_in_mid_drain_stops_no_other(redis_url: str, 
     call("audit", "--queue", "q", url=redis_url)
 
 
+@pytest.mark.slow
 def test_a_namespace_held_to_its_rate_stops_no_other(redis_url: str, tmp_path: Path) -> None:
     """The service is too busy for one namespace: while it crawls, the one behind it in the stream is drained."""
     # a worker searches past a slow namespace once it knows of another one

@@ -36,6 +36,7 @@ def ids_in(client: redis.Redis, key: str) -> Counter[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "counter"), [("replay", "pending"), ("discard", "discarded")])
 def test_a_killed_command_is_done_in_part(redis_server: RealServer, tmp_path: Path, command: str, counter: str) -> None:
     """Killed twice in mid-work, each letter is dead or moved, once; a third call does what is left."""

@@ -39,6 +39,7 @@ def await_records(index: Index, count: int) -> None:
     wait_until(lambda: index.counters["records"] >= count, 60, f"{count:,} records in the index")
 
 
+@pytest.mark.slow
 def test_a_worker_killed_twenty_times_loses_nothing(redis_url: str, tmp_path: Path) -> None:
     """SIGKILL in mid-drain, 20 times in a row, each time in the middle of requests; the 21st worker finishes."""
     data = Dataset.make(12_000, 32)

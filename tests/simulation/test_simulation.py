@@ -45,6 +45,7 @@ def first_only(values: Sequence[Any], one_in: int = 0) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", first_only(range(0, SEEDS, BLOCK)))
 def test_the_promises_hold_in_every_history(start: int) -> None:
     """Whatever is killed, stopped, lost, late or refused: nothing is lost or stale, and the books balance."""
