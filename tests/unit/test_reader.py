@@ -15,7 +15,7 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read
-from upsertq_worker.queue.reader import Reader
+from upsertq_worker.queue.reader import POLL_SECONDS, Reader
 from upsertq_worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from upsertq_worker.queue.protocols import Stream
 
 
-def fields(name: str) -> dict[bytes, bytes]:
+def fields(name: str, namespace: str = "") -> dict[bytes, bytes]:
     """Return an entry of one record as the server holds it."""
-    flat = [part if isinstance(part, bytes) else str(part).encode() for part in encode(Entry("", (name,), 1, bytes(4)))]
+    entry = Entry(namespace, (name,), 1, bytes(4))
+    flat = [part if isinstance(part, bytes) else str(part).encode() for part in encode(entry)]
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -63,3 +64,40 @@ async def test_an_emptied_stream_that_is_there_again_is_not_read_anew(clock: str
     await reader._round()
     assert queue.asked == [START, next_place]
     assert [held.stream_id for held in admitted] == ["10-0"]
+
+
+class Backlog:
+    """A queue of one shard with two lanes, of which one has an entry, and the other no end of them."""
+
+    def __init__(self) -> None:
+        self.asked: list[set[str]] = []
+
+    async def lanes(self, _: object) -> dict[int, LaneList]:
+        """Return the lanes."""
+        return {0: LaneList(START, ["few", "many"])}
+
+    async def read(self, cursors: Mapping[Stream, str], _bells: object, count: int, wait: float) -> Read:
+        """Return what was asked for of `many`, and an entry of `few` at first."""
+        assert wait == 0
+        self.asked.append({namespace for _, namespace in cursors})
+        found = []
+        for (shard, namespace), place in cursors.items():
+            first = int(place.split("-")[0]) + 1
+            numbers = range(first, first + count) if namespace == "many" else range(first, 2)
+            found += [Delivery(shard, namespace, f"{n}-0", fields(f"{n}", namespace)) for n in numbers]
+        return Read(found)
+
+
+async def test_streams_at_their_end_are_not_looked_at_in_each_read() -> None:
+    """While there is more to read elsewhere they have their turn now and then: lanes can be many."""
+    queue: Any = Backlog()
+    now = 100.0
+    context = Context("w", 1, Settings(), lambda: now, time.time, random.Random(1), Events())
+    leases = Leases(10.0, 5.0)
+    leases.granted([Grant(0, 1)], 0.0, 0.0)
+    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), lambda _: None, lambda _: None)
+    reader._follow_leases()
+    for seconds in (0.0, 0.0, POLL_SECONDS / 2, POLL_SECONDS, 0.0):
+        now += seconds
+        await reader._round()
+    assert queue.asked == [{"few", "many"}, {"few", "many"}, {"many"}, {"few", "many"}, {"many"}]
