@@ -207,6 +207,13 @@ class World:
         (one,) = (one for one in self.hired if one.process.name == name)
         one.process.kill()
 
+    async def killed_in_flight(self, *names: str, seconds: float) -> None:
+        """Start workers of these names one after another, and kill each once it has posted, within `seconds`."""
+        for name in names:
+            self.start(name)
+            await self.until(lambda name=name: bool(self.posts) and self.posts[-1].worker == name, seconds=seconds)  # type: ignore[misc]
+            self.kill(name)
+
     async def deaths_until(self, condition: Callable[[], bool], *, seconds: float, **settings: Any) -> int:
         """Start a worker after each death until `condition` holds; returns the number of deaths.
 

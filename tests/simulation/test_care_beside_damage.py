@@ -40,10 +40,7 @@ def test_a_replayed_record_that_cannot_be_asked_about_ends_care(monkeypatch: pyt
     world.react = lambda post: Reaction(seconds=0.05 if post.worker == "w3" else 5.0)
 
     async def story() -> None:
-        for name in ("w1", "w2"):
-            world.start(name)
-            await world.until(lambda name=name: bool(world.posts) and world.posts[-1].worker == name, seconds=40)  # type: ignore[misc]
-            world.kill(name)
+        await world.killed_in_flight("w1", "w2", seconds=40)
         world.start("w3")
         await world.until(lambda: bool(world.posts) and world.posts[-1].worker == "w3", seconds=40)
         await asyncio.sleep(20)

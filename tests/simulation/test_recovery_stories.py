@@ -58,10 +58,7 @@ def test_after_two_unclean_deaths_suspects_go_one_entry_at_a_time() -> None:
     world.react = react
 
     async def story() -> None:
-        for name in ("w1", "w2"):
-            world.start(name)
-            await world.until(lambda name=name: bool(world.posts) and world.posts[-1].worker == name, seconds=15)  # type: ignore[misc]
-            world.kill(name)
+        await world.killed_in_flight("w1", "w2", seconds=15)
         world.start("w3")
         await world.until(lambda: not world.left(), seconds=60)
         assert min(two.at - one.at for one, two in pairwise(alone)) >= 0.1

@@ -1,4 +1,4 @@
-"""Owns how a paused lane is noted on the server (its scope, since when, why, by whom) and how a note comes and goes.
+"""Owns how a paused lane is noted on the server (its scope, time, reason and author) and how a note comes and goes.
 
 Everything here is a conversation (see `upsertq.contract.protocol`) or pure; it never does I/O itself.
 """
@@ -152,7 +152,7 @@ def resuming(keys: QueueKeys, scope: str) -> str:
 
 
 def describe(scope: str, paused: Paused) -> str:
-    """A pause as one line: what is paused, why, since when and by whom."""
+    """A pause as one line: what is paused, why, since when, and what set it."""
     since = datetime.fromtimestamp(paused.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     why = paused.message if paused.by_hand else f"{paused.reason}: {paused.message}"
     return one_line(f"{spoken(scope)}: {why} (since {since}, by {paused.by}{', by hand' if paused.by_hand else ''})")
