@@ -33,7 +33,7 @@ test: $(VENV)/.ready ## run every test that proves the promises (they start real
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not proof" $(WAITS) $(PYTEST_ARGS)
 
 proof: $(VENV)/.ready ## plant each bug that the tests must catch, and simulate 250 histories more than `make test`
-	$(BIN)/pytest -n 3 -m proof $(PYTEST_ARGS) tests/simulation tests/laws/test_transitions.py
+	$(BIN)/pytest -n 3 -m proof $(PYTEST_ARGS) tests/simulation tests/laws/test_transitions.py tests/faults/test_chaos_short.py
 
 check: $(VENV)/.ready ## lint, format and type checks
 	$(BIN)/ruff check .

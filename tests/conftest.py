@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,7 @@ import hypothesis
 import pytest
 import redis
 import redis.asyncio
+import redis.utils
 from hypothesis.internal.conjecture import providers
 
 import clusters
@@ -43,6 +45,9 @@ hypothesis.settings.register_profile("upsertq", deadline=None)
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("upsertq"), max_examples=25)
 hypothesis.settings.load_profile("upsertq")
 # the machine that runs this may be busy: how long one example takes says nothing
+
+# redis-py looks its own version up in the file system for each client; the tests make thousands
+redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
 
 # Hypothesis would also try the constants of all modules of ours that happen to be imported: with a given seed the
 # examples would depend on which tests came before in the same process.

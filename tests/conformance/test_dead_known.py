@@ -78,12 +78,6 @@ def server(backend: Backend) -> Counting:
     return Counting(server)
 
 
-def by_reading(server: Counting, selector: Selector) -> list[str]:
-    """The dead ids that a selector takes of all letters, in the order of death."""
-    heads = dead.walk(server.hold, KEYS, SHARDS, patience)
-    return [head.dead_id for head in heads if selector.takes(head)]
-
-
 SELECTORS = [
     Selector(reasons=frozenset(reasons), runs=frozenset(runs), ids=frozenset(ids), namespaces=frozenset(namespaces))
     for reasons, runs, ids, namespaces in product(
@@ -97,12 +91,13 @@ SELECTORS = [
 
 def test_what_is_known_agrees_with_what_is_read(server: Counting) -> None:
     """Counts, lists and plans are the same as those of reading everything, with and without a limit."""
-    assert len(by_reading(server, Selector())) == 64
-    for selector in SELECTORS:
-        expected = by_reading(server, selector)
+    everything = list(dead.walk(server.hold, KEYS, SHARDS, patience))
+    assert len(everything) == 64
+    for at, selector in enumerate(SELECTORS):
+        expected = [head.dead_id for head in everything if selector.takes(head)]
         heads = list(dead.walk(server.hold, KEYS, SHARDS, patience, selector=selector))
         assert [head.dead_id for head in heads] == expected, selector
-        for limit in (None, 1, 3, 1_000):
+        for limit in (None, (1, 3, 1_000)[at % 3]):
             plan = server.hold(dead.make_plan(KEYS, SHARDS, selector, limit, patience))
             assert sorted(f"{pick.shard}:{pick.stream_id}" for pick in plan.picks) == sorted(expected[:limit])
             count = server.hold(dead.count(KEYS, SHARDS, selector, limit, patience))

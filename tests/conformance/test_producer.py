@@ -304,15 +304,15 @@ def test_many_namespaces_do_not_fill_the_memory(
     backend: Backend, make: Callable[..., Producer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Entries that are not full are sent too once many are open, for few ever are with very many namespaces."""
-    monkeypatch.setattr("upsertq.client.producer_core.OPEN_RECORDS", 2_000)
-    monkeypatch.setattr("upsertq.client.producer_core.SEND_RECORDS", 1_000)
+    monkeypatch.setattr("upsertq.client.producer_core.OPEN_RECORDS", 400)
+    monkeypatch.setattr("upsertq.client.producer_core.SEND_RECORDS", 200)
     with make() as producer:
         most = 0
-        for i in range(5_000):
+        for i in range(1_200):
             producer.put(f"id{i}", [1.0], namespace=f"n{i}")
             most = max(most, producer.buffered)
-        assert most <= 2_000
-    assert len(ids(backend)) == 5_000
+        assert most <= 400
+    assert len(ids(backend)) == 1_200
 
 
 async def test_async_producer(backend: Backend) -> None:

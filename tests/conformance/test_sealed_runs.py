@@ -97,7 +97,7 @@ def test_an_open_run_is_not_done(hall: Hall) -> None:
 
 def test_what_is_added_meanwhile_renews_the_patience_with_an_open_run(hall: Hall) -> None:
     """A load that is slow, but goes on, is waited for until it seals its run."""
-    producer, ends = hall.producer(), 1_000 + 5 * OPEN_TIMEOUT
+    producer, ends = hall.producer(), 1_000 + OPEN_TIMEOUT
     put(producer, "a")
 
     def happens() -> None:

@@ -43,7 +43,7 @@ def test_the_promises_hold_under_kills_and_faults(tmp_path: Path) -> None:
     assert 0 < verdict["look_gap_median"] < 2
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(120)
 def test_a_write_that_lags_beyond_the_quarantine_is_found(tmp_path: Path) -> None:
     """An old version that lands when newer ones were settled fails the verdict, though a newer one follows at once."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from servers import RealServer
 
 KEYS = QueueKeys("q")
-COUNT = 30_000
+COUNT = 16_000
 NAMES = [f"i{i}" for i in range(COUNT)]
 
 

@@ -20,7 +20,7 @@ import upsertq_emulator
 import upsertq_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 ROOTS: Final = {
     package.__name__: Path(package.__file__ or "").parent
@@ -134,6 +134,12 @@ def sources() -> dict[str, ast.Module]:
     return found
 
 
+@cache
+def nodes(module: str) -> tuple[ast.AST, ...]:
+    """Return every node of a module's tree."""
+    return tuple(ast.walk(sources()[module]))
+
+
 def place(module: str) -> str:
     """Return a module's file, as the table above names it."""
     package = module.split(".", maxsplit=1)[0]
@@ -150,7 +156,7 @@ def imports(module: str) -> tuple[str, ...]:
 
 
 def _imports(module: str) -> Iterator[str]:
-    for node in ast.walk(sources()[module]):
+    for node in nodes(module):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -171,29 +177,29 @@ def test_the_sources_are_found() -> None:
     assert len(sources()) > 30
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_do_nothing(module: str) -> None:
+def test_pure_modules_do_nothing() -> None:
     """A pure module imports nothing that has a clock, a connection, a process or a file."""
-    assert not {name for name in imports(module) if top(name) in IMPURE}
+    for module in PURE:
+        assert not {name for name in imports(module) if top(name) in IMPURE}, module
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_rest_on_pure_ones(module: str) -> None:
+def test_pure_modules_rest_on_pure_ones() -> None:
     """What a pure module imports of this project is pure itself."""
-    ours = {name for name in imports(module) if top(name) in ROOTS}
-    assert ours <= PURE, ours - PURE
+    for module in PURE:
+        ours = {name for name in imports(module) if top(name) in ROOTS}
+        assert ours <= PURE, (module, ours - PURE)
 
 
-@pytest.mark.parametrize("module", sorted(PURE))
-def test_pure_modules_are_given_their_randomness(module: str) -> None:
+def test_pure_modules_are_given_their_randomness() -> None:
     """A pure module may name the type `random.Random`, never the generator that all share."""
-    for node in ast.walk(sources()[module]):
-        if isinstance(node, ast.ImportFrom) and node.module in {"random", "secrets"}:
-            assert [alias.name for alias in node.names] == ["Random"]
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
-            assert node.attr == "Random"
-        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        assert called not in {"open", "print", "input", "uuid.uuid1", "datetime.now", "random.Random"}, called
+    for module in PURE:
+        for node in nodes(module):
+            if isinstance(node, ast.ImportFrom) and node.module in {"random", "secrets"}:
+                assert [alias.name for alias in node.names] == ["Random"], module
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "random":
+                assert node.attr == "Random", module
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert called not in {"open", "print", "input", "uuid.uuid1", "datetime.now", "random.Random"}, module
 
 
 def test_dependencies_run_one_way() -> None:
@@ -213,8 +219,8 @@ def test_foreign_libraries_have_their_place(library: str) -> None:
 def test_nothing_is_said_past_the_guarded_streams() -> None:
     """What people read leaves by the streams that a command guards; rich alone writes below them."""
     strays = defaultdict(list)
-    for module, tree in sources().items():
-        for node in ast.walk(tree):
+    for module in sources():
+        for node in nodes(module):
             name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
             if re.fullmatch(r"sys\.(__std(out|err)__|std(out|err)\.(buffer|detach|fileno|raw))", name):
                 strays[module].append(name)
@@ -224,15 +230,15 @@ def test_nothing_is_said_past_the_guarded_streams() -> None:
 def test_keys_are_spelled_in_one_module() -> None:
     """The names of keys are made in `keys` alone: a message may begin with `upsertq: `, a key never has a space."""
     strays = defaultdict(list)
-    for module, tree in sources().items():
+    for module in sources():
         documentation = {
             node.body[0].value
-            for node in ast.walk(tree)
+            for node in nodes(module)
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             and node.body
             and isinstance(node.body[0], ast.Expr)
         }
-        for node in ast.walk(tree):
+        for node in nodes(module):
             if isinstance(node, ast.Constant) and node not in documentation:
                 text = node.value.decode("latin-1") if isinstance(node.value, bytes) else str(node.value)
                 if re.search(r"upsertq:(?!\s|$)|upsertq:$", text):
@@ -311,9 +317,8 @@ def test_packages_of_the_worker_stay_small() -> None:
     assert counts.most_common(1)[0][1] <= MOST_MODULES
 
 
-def functions(node: ast.AST) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
-    """Return the functions of a module, or the methods and properties of a class."""
-    inside = node.body if isinstance(node, ast.ClassDef) else ast.walk(node)
+def functions(inside: Iterable[ast.AST]) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Return the functions among the nodes of a module, or the methods and properties in the body of a class."""
     return [one for one in inside if isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
@@ -330,16 +335,16 @@ def test_modules_stay_short() -> None:
 
 def test_classes_of_the_worker_stay_small() -> None:
     """No class has more than 14 methods and properties, public or not."""
-    trees = [tree for name, tree in sources().items() if top(name) == "upsertq_worker"]
-    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    assert {node.name for node in classes if len(functions(node)) > MOST_METHODS} == set()
+    worker = [name for name in sources() if top(name) == "upsertq_worker"]
+    classes = [node for name in worker for node in nodes(name) if isinstance(node, ast.ClassDef)]
+    assert {node.name for node in classes if len(functions(node.body)) > MOST_METHODS} == set()
 
 
 @pytest.mark.parametrize("root", sorted(ROOTS))
 def test_functions_stay_short(root: str) -> None:
     """Nearly all have 30 lines at most, and in the worker none has more than 40, but for those that are named."""
-    trees = {name: tree for name, tree in sources().items() if top(name) == root}
-    found = [(f"{name}.{one.name}", lines(one)) for name, tree in trees.items() for one in functions(tree)]
+    modules = [name for name in sources() if top(name) == root]
+    found = [(f"{name}.{one.name}", lines(one)) for name in modules for one in functions(nodes(name))]
     assert sum(size <= SHORT_FUNCTION for _, size in found) >= 0.95 * len(found)
     if root == "upsertq_worker":
         assert {name for name, size in found if size > LONGEST_FUNCTION} == LONG_FUNCTIONS

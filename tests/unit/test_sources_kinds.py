@@ -137,16 +137,16 @@ def test_a_broken_first_line_does_not_make_lines_a_document(tmp_path: Path, firs
 
 @pytest.mark.slow
 def test_a_large_array_is_read_in_little_memory(tmp_path: Path) -> None:
-    """30 MB on one line, which would take 180 MB as a whole."""
+    """18 MB on one line, which would take 100 MB as a whole."""
     row = json.dumps({"id": "a", "values": [0.125] * 1_500})
     path = tmp_path / "a.json"
-    path.write_text("[" + ",".join([row] * 3_000) + "]")
-    assert path.stat().st_size > 30_000_000
+    path.write_text("[" + ",".join([row] * 1_800) + "]")
+    assert path.stat().st_size > MAX_LINE
     tracemalloc.start()
     try:
         (source,) = open_sources([str(path)], Columns())
-        assert sum(len(chunk) for chunk in source.chunks()) == 3_000
-        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+        assert sum(len(chunk) for chunk in source.chunks()) == 1_800
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
     finally:
         tracemalloc.stop()
 

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Final
 
 from upsertq.contract.errors import QueueDamaged, QueueLost, QueueReopened
@@ -39,7 +39,7 @@ class Books:
 
     def as_dict(self) -> dict[str, int]:
         """The counters by name."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in COUNTERS}
 
     def __add__(self, other: "Books") -> "Books":
         return Books(*(getattr(self, name) + getattr(other, name) for name in COUNTERS))
