@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -45,6 +46,11 @@ hypothesis.settings.register_profile("upsertq", deadline=None)
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("upsertq"), max_examples=25)
 hypothesis.settings.load_profile("upsertq")
 # the machine that runs this may be busy: how long one example takes says nothing
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and with them all the processes that they
+# start; some tests interrupt these.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # redis-py looks its own version up in the file system for each client; the tests make thousands
 redis.utils.get_lib_version = functools.cache(redis.utils.get_lib_version)
