@@ -111,6 +111,17 @@ def test_a_fenced_shard_is_asked_for_anew() -> None:
     assert leases.epochs == {1: 7}
 
 
+def test_a_denial_under_an_older_epoch_says_nothing_of_the_lease_held() -> None:
+    """It answers what was sent before the lease was lost and taken again; nor need one that is not held be fenced."""
+    leases = held()
+    sent = dict(leases.epochs)
+    leases.fenced(0)
+    assert leases.denied({0, 1}, sent) == {1}
+    leases.granted([Grant(0, 5, "me"), KEPT[1]], 112.0, 112.0)
+    assert leases.denied({0, 1}, sent) == {1}
+    assert leases.denied({0, 1}, leases.epochs) == {0, 1}
+
+
 def test_without_a_shard_nothing_is_safe() -> None:
     """A standby sends nothing."""
     leases = Leases(10.0, QUARANTINE)

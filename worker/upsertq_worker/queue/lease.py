@@ -1,6 +1,6 @@
 """Owns what a worker knows about the leases it holds, and until when it may act on them. Pure: it is told the time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from upsertq_worker.queue.protocols import Grant
@@ -107,6 +107,13 @@ class Leases:
         self.takeovers.pop(shard, None)
         self.draining.pop(shard, None)
         self._silent.pop(shard, None)
+
+    def denied(self, shards: Iterable[int], sent: Mapping[int, int]) -> frozenset[int]:
+        """Those of these shards that are ours under the epoch with which the server denied them.
+
+        An answer to a call of before, sent under an older epoch, says nothing of the lease that is held now.
+        """
+        return frozenset(shard for shard in shards if self.epochs.get(shard) == sent[shard])
 
     def quarantine_end(self, shard: int) -> float:
         """When the requests of a former holder of this shard of ours, which died, can take effect no more."""

@@ -1,7 +1,7 @@
 """Owns the carrying out of settlements: one call at a time, in order, repeated until the server confirms it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from upsertq.contract.errors import ServerUnavailable
 from upsertq_worker.absence import Absence
@@ -105,5 +105,5 @@ class Settler:
             self._tally.superseded += one.settlement.superseded
             self._tally.dead += len(one.settlement.dead)
         context.events.tell(Event.SETTLED, entries=len(carried_out))
-        self._settled(came_of_it)
+        self._settled(replace(came_of_it, foreign=self._leases.denied(came_of_it.foreign, held)))
         return True

@@ -208,8 +208,9 @@ class Careful:
                 marks[shard], case.mark = mark, None
         if not marks:
             return
-        foreign = await self._queue.mark({shard: held[shard] for shard in marks}, marks, 0 if over else None)
+        sent = {shard: held[shard] for shard in marks}
+        foreign = await self._queue.mark(sent, marks, 0 if over else None)
         for shard, mark in marks.items():
             cases[shard].mark = mark
-        if foreign:
-            self._lost(foreign)
+        if denied := self._leases.denied(foreign, sent):
+            self._lost(denied)
