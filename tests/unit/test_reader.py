@@ -14,7 +14,7 @@ from upsertq_worker.events import Events
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.queue.lease import Leases
-from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read
+from upsertq_worker.queue.protocols import START, Delivery, Grant, LaneList, Read, Ring
 from upsertq_worker.queue.reader import POLL_SECONDS, Reader
 from upsertq_worker.settings import Settings
 
@@ -101,3 +101,43 @@ async def test_streams_at_their_end_are_not_looked_at_in_each_read() -> None:
         now += seconds
         await reader._round()
     assert queue.asked == [{"few", "many"}, {"few", "many"}, {"many"}, {"few", "many"}, {"many"}]
+
+
+class Relisted:
+    """A queue of one shard: a lane gets its stream anew while more rings come than one read brings."""
+
+    def __init__(self) -> None:
+        self.listed = 0
+        self.asked: list[set[str]] = []
+
+    async def lanes(self, _: object) -> dict[int, LaneList]:
+        """Return the lane; the second time its new stream is there, and its ring was the latest."""
+        self.listed += 1
+        return {0: LaneList(START, ["again"]) if self.listed == 1 else LaneList("30-0", ["again", "other"])}
+
+    async def read(self, cursors: Mapping[Stream, str], _bells: object, count: int, _wait: object) -> Read:
+        """Return the lane's first entry, then as many rings as were asked for, then nothing."""
+        self.asked.append({namespace for _, namespace in cursors})
+        if len(self.asked) == 1:
+            return Read([Delivery(0, "again", "10-0", fields("a", "again"))])
+        new = len(self.asked) == 2
+        return Read(rings=[Ring(0, "other", f"{20 + number}-0") for number in range(count) if new])
+
+
+async def test_a_lane_that_is_there_again_when_all_are_listed_is_read_on() -> None:
+    """Its first stream was emptied at 15, which is told after its second one was listed: its ring is not heard."""
+    queue: Any = Relisted()
+    now = 100.0
+    context = Context("w", 1, Settings(), lambda: now, time.time, random.Random(1), Events())
+    leases = Leases(10.0, 5.0)
+    leases.granted([Grant(0, 1)], 0.0, 0.0)
+    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), lambda _: None, lambda _: None)
+    reader._follow_leases()
+    await reader._round()
+    await reader._round()
+    await reader._list_lanes()
+    reader.emptied({(0, "again"): "15-0"})
+    now += POLL_SECONDS
+    await reader._round()
+    assert queue.listed == 2
+    assert queue.asked[-1] == {"again", "other"}

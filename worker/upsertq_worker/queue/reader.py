@@ -143,16 +143,16 @@ class Reader:
         shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
         if not shards:
             return
-        found: dict[str, list[int]] = {}
+        found: dict[str, list[tuple[int, str]]] = {}
         for shard, lanes in (await self._queue.lanes(list(shards))).items():
             if self.cursors.shards.get(shard) is shards[shard]:
                 shards[shard].bell = lanes.place
                 for namespace in lanes.namespaces:
-                    found.setdefault(namespace, []).append(shard)
+                    found.setdefault(namespace, []).append((shard, lanes.place))
         # a lane's streams one after another: what is read in one turn is sent in one batch
         for namespace, ones in found.items():
-            for shard in ones:
-                self.cursors.follow(shard, namespace)
+            for shard, place in ones:  # a ring up to here, maybe of this very stream, is heard no more
+                self.cursors.follow(shard, namespace, place_of(place))
 
     def _take_in(self, read: Read, cursors: Mapping[Stream, Cursor], bells: Mapping[int, str], count: int) -> None:
         for stream, fault in read.faults.items():
