@@ -159,6 +159,15 @@ async def test_a_read_waits_for_what_comes(bench: Bench) -> None:
     assert len((await worker.read({}, {0: START, 1: START}, 10, 10.0)).rings) == 1
 
 
+async def test_a_foreign_entry_in_a_bell_ends_one_wait_only(bench: Bench) -> None:
+    """It names no lane, and its place is passed: else each read would find it again at once, and none would wait."""
+    worker = await bench.holder()
+    bench.sync.xadd(KEYS.shard(0).bell, {"other": "field"})
+    (ring,) = (await worker.read({}, {0: START}, 10, 0.01)).rings
+    assert ring.namespace is None
+    assert (await worker.read({}, {0: ring.place}, 10, 0.01)).rings == []
+
+
 async def test_a_stream_that_is_none_is_named(bench: Bench, backend: Backend) -> None:
     """It is told which one it is, and the others can be read without it."""
     if backend.server is None:

@@ -141,3 +141,34 @@ async def test_a_lane_that_is_there_again_when_all_are_listed_is_read_on() -> No
     await reader._round()
     assert queue.listed == 2
     assert queue.asked[-1] == {"again", "other"}
+
+
+class Tampered:
+    """A queue of one shard, in whose bell something stands that is no word of a lane."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def lanes(self, _: object) -> dict[int, LaneList]:
+        """Return no lane."""
+        return {0: LaneList(START, [])}
+
+    async def read(self, _: object, bells: Mapping[int, str], *_arguments: object) -> Read:
+        """Return what is behind the place in the bell."""
+        self.heard.append(bells[0])
+        return Read(rings=[Ring(0, None, "20-0")]) if bells[0] == START else Read()
+
+
+async def test_what_rings_for_no_lane_is_passed() -> None:
+    """Each read that waits would find it again, and end at once."""
+    queue: Any = Tampered()
+    context = Context("w", 1, Settings(), time.monotonic, time.time, random.Random(1), Events())
+    leases, hold = Leases(10.0, 5.0), Hold(5.0)
+    leases.granted([Grant(0, 1)], 0.0, 0.0)
+    hold.admit(0, "1-0", Entry("", ("a",), 1, bytes(4)), 0.0)
+    reader = Reader(context, Signals(), queue, hold, leases, Pauses(), lambda _: None, lambda _: None)
+    reader._follow_leases()
+    await reader._round()
+    await reader._round()
+    assert queue.heard == [START, "20-0"]
+    assert not reader.cursors.behind

@@ -107,7 +107,8 @@ class Cursors:
             if known is None or known.bell != bells[shard]:
                 continue  # it was lost and gained anew meanwhile
             for ring in ones:
-                self.follow(shard, ring.namespace, place_of(ring.place))
+                if ring.namespace is not None:
+                    self.follow(shard, ring.namespace, place_of(ring.place))
             # a bell keeps the latest words only: where there may be more, the lanes are listed
             known.bell = ones[-1].place if len(ones) < count else None
 

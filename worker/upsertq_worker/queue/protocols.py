@@ -62,7 +62,8 @@ class Ring:
     """Word that a namespace got a stream in a shard; `place` is its place in the shard's bell."""
 
     shard: int
-    namespace: str
+    namespace: str | None
+    """`None` for what stands in the bell and is no such word: its place is passed all the same."""
     place: str
 
 

@@ -177,8 +177,8 @@ class RedisQueue(RedisNotes):
         for name, entries in reply or ():
             if name in shards:
                 shard = shards[name]
-                heard = [(place, fields[b"ns"]) for place, fields in entries if b"ns" in fields]
-                rings += [Ring(shard, name_of(namespace), place.decode()) for place, namespace in heard]
+                heard = [(place, fields.get(b"ns")) for place, fields in entries]
+                rings += [Ring(shard, None if ns is None else name_of(ns), place.decode()) for place, ns in heard]
             else:
                 shard, namespace = streams[name]
                 deliveries += [Delivery(shard, namespace, place.decode(), fields) for place, fields in entries]
