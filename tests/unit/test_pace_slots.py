@@ -219,6 +219,23 @@ def test_the_limiter_admits_what_has_a_slot_and_asks_for_more() -> None:
     assert [ask.wanted for ask in slots.asks(0.5)] == [2]
 
 
+def test_the_gates_of_lanes_that_are_quiet_after_trouble_are_forgotten() -> None:
+    """Each lane of a thousand was pushed back once, and then accepted; one waits still, for its retry."""
+    limiter = Limiter(16, waiting=lambda namespace: int(namespace == "waits"))
+    for name in [*map(str, range(1_000)), "waits", "gone"]:
+        limiter.started(name, 1.0, retry=False)
+        limiter.pushed_back(name, 1.0, 1.0, random.Random(1), None)
+        limiter.landed(name, retry=False)
+        if name not in {"waits", "gone"}:
+            limiter.started(name, 2.0, retry=True)
+            limiter.succeeded(name, 1_000)
+            limiter.landed(name, retry=True)
+    limiter.started("other", 3.0 + FORGOTTEN, retry=False)
+    assert limiter.failing("waits")
+    assert not limiter.failing("gone")
+    assert len(list(limiter.openings())) == 1 + len({"waits", "other"})
+
+
 class FakePace:
     """A server that keeps the pace, or is away."""
 

@@ -28,6 +28,8 @@ class Gate:
     backoff: Backoff = field(default_factory=Backoff)
     limit: float = field(init=False)
     in_flight: int = 0
+    used_at: float = 0.0
+    """When a request started last."""
     opens_at: float = 0.0
     """No request starts before this time."""
     failures: int = 0

@@ -1,6 +1,6 @@
 """Owns what may start: the gates of all lanes, the budget that their retries share, and the slots of the shared pace.
 
-A gate is kept for each namespace that is in trouble or in flight, and for no other.
+A gate is kept for each namespace that is in trouble or in flight, or was not long ago, and for no other.
 """
 
 import random
@@ -14,6 +14,8 @@ from upsertq_worker.pace.slots import Slots
 
 BACKOFF: Final = Backoff(0.2, 5.0)
 """Seconds between two probes: of a lane that fails alone, and of a service that is away."""
+FORGOTTEN: Final = 60.0
+"""Seconds after which the gate of a lane of which nothing started, and nothing that failed waits, is forgotten."""
 
 
 @dataclass(slots=True)
@@ -32,6 +34,7 @@ class Limiter:
     """How many requests of a namespace could start now."""
     _flying: int = 0
     _gates: dict[str, Gate] = field(default_factory=dict)
+    _tidied_at: float = 0.0
 
     @property
     def in_flight(self) -> dict[str, int]:
@@ -56,7 +59,10 @@ class Limiter:
 
     def started(self, namespace: str, now: float, *, retry: bool) -> int:
         """A request of this namespace is in flight; returns the version of its slot, 0 where it needed none."""
-        self.of(namespace).in_flight += 1
+        if now >= self._tidied_at + FORGOTTEN:
+            self._tidy(now)
+        gate = self.of(namespace)
+        gate.in_flight, gate.used_at = gate.in_flight + 1, now
         self.budget.in_flight += retry
         self._flying += 1
         version = self.slots.spend(namespace, now)
@@ -101,6 +107,17 @@ class Limiter:
         yield from self.slots.openings()
         for gate in self._gates.values():
             yield gate.opens_at
+
+    def _tidy(self, now: float) -> None:
+        """Forget what is told of lanes that had trouble and are quiet: namespaces can be many."""
+        self._tidied_at = now
+        self._gates = {
+            namespace: gate
+            for namespace, gate in self._gates.items()
+            if gate.in_flight
+            or now < max(gate.used_at + FORGOTTEN, gate.opens_at)
+            or (gate.failures and self.waiting(namespace))
+        }
 
     def _want_slots(self, namespace: str, now: float) -> None:
         if self.slots.paces_lane(namespace):
