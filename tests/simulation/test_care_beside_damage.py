@@ -1,8 +1,9 @@
-"""Care for one shard, in which something is damaged, keeps no other shard waiting."""
+"""One shard, in which something is damaged, keeps no other shard waiting, nor the end of a drain."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from checker import Filed
@@ -10,12 +11,14 @@ from queue_link import QueueLink
 from story_world import Reaction, World
 from upsertq.contract import wire
 from upsertq.contract.keys import shard_of
-from upsertq_worker.queue.protocols import ShardsDamaged
+from upsertq_worker.queue.protocols import Settled, ShardsDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import pytest
+
+    from upsertq_worker.flow.usage import Metered
 
 DAMAGED = 0
 
@@ -52,3 +55,43 @@ def test_a_replayed_record_that_cannot_be_asked_about_ends_care(monkeypatch: pyt
         assert world.index[key] == 1
 
     world.tell(story())
+
+
+async def _ends_and_tells(world: World) -> None:
+    """A drain ends, with what is damaged, once the other shard is drained."""
+    one = world.start("w1", until_empty=True)
+    await world.until(one.task.done, seconds=30)
+    assert not world.queue.shards[1 - DAMAGED].streams
+    assert "shard 0 stopped: no hash" in str(one.task.exception())
+    world.hired.remove(one)
+
+
+def test_a_drain_ends_where_nothing_can_be_settled_in_a_shard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its records are in the index, and stay pending: only the keys of its dead letters are damaged."""
+    world = World(shards=2)
+    settle = QueueLink.settle
+
+    async def settled(link: QueueLink, held: Mapping[int, int], ones: Sequence[Metered]) -> Settled:
+        sound = [one for one in ones if one.settlement.shard != DAMAGED]
+        came_of_it = await settle(link, held, sound) if sound else Settled(frozenset())
+        return replace(came_of_it, faults={DAMAGED: "no hash"} if len(sound) < len(ones) else {})
+
+    monkeypatch.setattr(QueueLink, "settle", settled)
+    world.fill("docs", 4)
+    world.tell(_ends_and_tells(world))
+
+
+def test_a_drain_ends_where_nothing_replayed_can_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent, and waits for somebody to mend the marks."""
+    world = World(shards=2)
+
+    async def superseded(_: QueueLink, replayed: Sequence[tuple[int, wire.Entry]]) -> list[bool]:
+        raise ShardsDamaged({shard: "no hash" for shard, _ in replayed})
+
+    monkeypatch.setattr(QueueLink, "superseded", superseded)
+    key = "docs", next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == DAMAGED)
+    record = wire.Record(key[1], key[0], b"\0\0\x80?", b"", b'{"version":1}')
+    entry = wire.pack([record], run="", at=0)._replace(seq="0-1-0", depth=1)
+    world.checker.enqueued(DAMAGED, world.queue.enqueue(DAMAGED, entry), Filed("", entry.size, ((key, 1),)))
+    world.fill("images", 4)
+    world.tell(_ends_and_tells(world))

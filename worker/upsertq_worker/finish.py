@@ -29,6 +29,8 @@ class Finish:
     _pauses: Pauses
     _idle: Callable[[], bool]
     """Whether nothing that was read is left to do."""
+    _rests: Callable[[], bool]
+    """Whether whatever is left to do waits for damage to be mended."""
     _landed_at: Callable[[], float]
     """When a batch landed last."""
 
@@ -55,11 +57,11 @@ class Finish:
             await signalled(signals.calm if settings.until_empty else signals.stopping, wait)
 
     async def _look(self) -> None:
-        until_empty = self._context.settings.until_empty
-        if self._idle():
+        until_empty, idle = self._context.settings.until_empty, self._idle()
+        if idle:
             await self._missing.look()
-            if until_empty:
-                await self._stop_if_empty()
+        if until_empty and (idle or self._rests()):
+            await self._stop_if_empty()
         elif until_empty:
             self._stop_if_stuck()
 
@@ -88,7 +90,7 @@ class Finish:
         halted = {name: alarm for name, alarm in self._signals.alarms.items() if name.startswith("shard ")}
         leases = self._leases
         ours = 0 < leases.target <= len(leases.epochs) + len(leases.faults)
-        if (halted or damaged) and self._idle() and ours and self._reader.exhausted:
+        if (halted or damaged) and (self._idle() or self._rests()) and ours and self._reader.exhausted:
             where, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
             self._signals.fail(WorldError(f"{where} stopped: {alarm}"))
         elif self._pauses.paused:

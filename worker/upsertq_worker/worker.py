@@ -94,7 +94,15 @@ class Worker:
             context, signals, queue, leases, handover, lambda: careful.pinned, self.report, self._leases_changed
         )
         self._finish = Finish(
-            context, signals, queue, leases, self._reader, pauses, lambda: self.idle, lambda: sender.applier.landed_at
+            context,
+            signals,
+            queue,
+            leases,
+            self._reader,
+            pauses,
+            lambda: self.idle,
+            self._settler.rests,
+            lambda: sender.applier.landed_at,
         )
 
     def stop(self) -> None:

@@ -46,6 +46,12 @@ class Settler:
             one.shard == shard for one in self._hold.settlements
         )
 
+    def rests(self) -> bool:
+        """Whether something of our shards is damaged, and all that is left to do here is in such shards."""
+        held, alarms = self._leases.epochs, self._signals.alarms
+        sound = [shard for shard in held if f"shard {shard}" not in alarms]
+        return len(sound) < len(held) and not any(self._hold.entries.of(one) or self.owes(one) for one in sound)
+
     async def run(self) -> None:
         """Settle until the worker stops; what is left then is for `flush`."""
         signals = self._signals
