@@ -1,4 +1,4 @@
-"""One shard, in which something is damaged, keeps no other shard waiting, nor the end of a drain."""
+"""One shard, in which something is damaged, keeps no other shard waiting, nor the end of a drain or of a handover."""
 
 from __future__ import annotations
 
@@ -95,3 +95,30 @@ def test_a_drain_ends_where_nothing_replayed_can_be_asked_about(monkeypatch: pyt
     world.checker.enqueued(DAMAGED, world.queue.enqueue(DAMAGED, entry), Filed("", entry.size, ((key, 1),)))
     world.fill("images", 4)
     world.tell(_ends_and_tells(world))
+
+
+def test_a_shard_that_is_damaged_when_it_is_handed_over_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was sound when its lease was prolonged last; it is let go, and its lease runs out."""
+    world = World(shards=4)
+    release = QueueLink.release
+    damaged: list[int] = []
+
+    async def released(link: QueueLink, held: Mapping[int, int], keep: Mapping[int, float]) -> None:
+        if damaged:
+            await release(link, held, keep)
+            return
+        damaged.append(min(held))
+        await release(link, {shard: epoch for shard, epoch in held.items() if shard not in damaged}, keep)
+        raise ShardsDamaged(dict.fromkeys(damaged, "no hash"))
+
+    monkeypatch.setattr(QueueLink, "release", released)
+
+    async def story() -> None:
+        first = world.start("w1")
+        await world.until(lambda: len(world.queue.held_by("w1")) == world.shards, seconds=10)
+        world.start("w2")
+        await world.until(lambda: bool(damaged), seconds=10)
+        await world.until(lambda: len(world.queue.held_by("w2")) == world.shards // 2, seconds=20)
+        assert not first.task.done()
+
+    world.tell(story())

@@ -1,6 +1,7 @@
 """Owns one worker's leases and heartbeat: prolongs them, shares out with the others, gives them up at the end."""
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.pool.handover import Handover
 from upsertq_worker.pool.share_out import Others, Plan, share_out
 from upsertq_worker.queue.lease import Change, Leases
-from upsertq_worker.queue.protocols import Queue
+from upsertq_worker.queue.protocols import Queue, ShardsDamaged
 
 ROUNDS: Final = 4
 """Times that a lease is prolonged in its life, at least."""
@@ -207,7 +208,8 @@ class Keeper:
             self._changed(())
         held, keep = handover.owed()
         if held:
-            await self._queue.release(held, keep)
+            with suppress(ShardsDamaged):  # their leases run out by themselves, and the others were released
+                await self._queue.release(held, keep)
             for shard in held:
                 handover.parting.pop(shard, None)
             self._moved_at = self._context.clock()
