@@ -197,7 +197,7 @@ class Twins:
         )
 
     def _heard(self, rings: Sequence[Ring]) -> list[tuple[int, str]]:
-        return sorted((self.number(one.shard, one.place), one.namespace) for one in rings)
+        return sorted((self.number(one.shard, one.place), str(one.namespace)) for one in rings)
 
     def number(self, shard: int, stream_id: str) -> int:
         """Return the number of an entry by either of its ids."""
