@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 DAMAGED = 0
 
 
+def _replayed(world: World) -> tuple[str, str]:
+    """Put a record that was replayed into the damaged shard; returns its key."""
+    key = "docs", next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == DAMAGED)
+    record = wire.Record(key[1], key[0], b"\0\0\x80?", b"", b'{"version":1}')
+    entry = wire.pack([record], run="", at=0)._replace(seq="0-1-0", depth=1)
+    world.checker.enqueued(DAMAGED, world.queue.enqueue(DAMAGED, entry), Filed("", entry.size, ((key, 1),)))
+    return key
+
+
 def test_a_replayed_record_that_cannot_be_asked_about_ends_care(monkeypatch: pytest.MonkeyPatch) -> None:
     """The marks of its shard are damaged, so it is not sent; the other shard is drained all the same."""
     world = World(shards=2)
@@ -35,10 +44,7 @@ def test_a_replayed_record_that_cannot_be_asked_about_ends_care(monkeypatch: pyt
         return await ask(link, replayed)
 
     monkeypatch.setattr(QueueLink, "superseded", superseded)
-    key = "docs", next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == DAMAGED)
-    record = wire.Record(key[1], key[0], b"\0\0\x80?", b"", b'{"version":1}')
-    entry = wire.pack([record], run="", at=0)._replace(seq="0-1-0", depth=1)
-    world.checker.enqueued(DAMAGED, world.queue.enqueue(DAMAGED, entry), Filed("", entry.size, ((key, 1),)))
+    key = _replayed(world)
     world.fill("images", 4)
     world.react = lambda post: Reaction(seconds=0.05 if post.worker == "w3" else 5.0)
 
@@ -82,17 +88,14 @@ def test_a_drain_ends_where_nothing_can_be_settled_in_a_shard(monkeypatch: pytes
 
 
 def test_a_drain_ends_where_nothing_replayed_can_be_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not sent, and waits for somebody to mend the marks."""
+    """It is not sent, and waits for its marks to be mended."""
     world = World(shards=2)
 
     async def superseded(_: QueueLink, replayed: Sequence[tuple[int, wire.Entry]]) -> list[bool]:
         raise ShardsDamaged({shard: "no hash" for shard, _ in replayed})
 
     monkeypatch.setattr(QueueLink, "superseded", superseded)
-    key = "docs", next(name for name in map(str, range(100)) if shard_of("docs", name, 2) == DAMAGED)
-    record = wire.Record(key[1], key[0], b"\0\0\x80?", b"", b'{"version":1}')
-    entry = wire.pack([record], run="", at=0)._replace(seq="0-1-0", depth=1)
-    world.checker.enqueued(DAMAGED, world.queue.enqueue(DAMAGED, entry), Filed("", entry.size, ((key, 1),)))
+    _replayed(world)
     world.fill("images", 4)
     world.tell(_ends_and_tells(world))
 

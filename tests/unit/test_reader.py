@@ -19,7 +19,7 @@ from upsertq_worker.queue.reader import POLL_SECONDS, Reader
 from upsertq_worker.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from upsertq_worker.ordering.model import Held
     from upsertq_worker.queue.protocols import Stream
@@ -30,6 +30,21 @@ def fields(name: str, namespace: str = "") -> dict[bytes, bytes]:
     entry = Entry(namespace, (name,), 1, bytes(4))
     flat = [part if isinstance(part, bytes) else str(part).encode() for part in encode(entry)]
     return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def made(
+    queue: Any,
+    clock: Callable[[], float] = time.monotonic,
+    hold: Hold | None = None,
+    admitted: Callable[[Held], None] = lambda _: None,
+) -> Reader:
+    """Return a reader that holds the one shard of this queue."""
+    context = Context("w", 1, Settings(), clock, time.time, random.Random(1), Events())
+    leases = Leases(10.0, 5.0)
+    leases.granted([Grant(0, 1)], 0.0, 0.0)
+    reader = Reader(context, Signals(), queue, hold or Hold(5.0), leases, Pauses(), admitted, lambda _: None)
+    reader._follow_leases()
+    return reader
 
 
 class Shard:
@@ -53,12 +68,8 @@ class Shard:
 async def test_an_emptied_stream_that_is_there_again_is_not_read_anew(clock: str, next_place: str) -> None:
     """It was emptied at an earlier time than that of the entry that was read: the entry is of its next life."""
     queue: Any = Shard()
-    context = Context("w", 1, Settings(), time.monotonic, time.time, random.Random(1), Events())
-    leases = Leases(10.0, 5.0)
-    leases.granted([Grant(0, 1)], 0.0, 0.0)
     admitted: list[Held] = []
-    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), admitted.append, lambda _: None)
-    reader._follow_leases()
+    reader = made(queue, admitted=admitted.append)
     await reader._round()
     reader.emptied({(0, ""): clock})
     await reader._round()
@@ -92,11 +103,7 @@ async def test_streams_at_their_end_are_not_looked_at_in_each_read() -> None:
     """While there is more to read elsewhere they have their turn now and then: lanes can be many."""
     queue: Any = Backlog()
     now = 100.0
-    context = Context("w", 1, Settings(), lambda: now, time.time, random.Random(1), Events())
-    leases = Leases(10.0, 5.0)
-    leases.granted([Grant(0, 1)], 0.0, 0.0)
-    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), lambda _: None, lambda _: None)
-    reader._follow_leases()
+    reader = made(queue, lambda: now)
     for seconds in (0.0, 0.0, POLL_SECONDS / 2, POLL_SECONDS, 0.0):
         now += seconds
         await reader._round()
@@ -128,11 +135,7 @@ async def test_a_lane_that_is_there_again_when_all_are_listed_is_read_on() -> No
     """Its first stream was emptied at 15, which is told after its second one was listed: its ring is not heard."""
     queue: Any = Relisted()
     now = 100.0
-    context = Context("w", 1, Settings(), lambda: now, time.time, random.Random(1), Events())
-    leases = Leases(10.0, 5.0)
-    leases.granted([Grant(0, 1)], 0.0, 0.0)
-    reader = Reader(context, Signals(), queue, Hold(5.0), leases, Pauses(), lambda _: None, lambda _: None)
-    reader._follow_leases()
+    reader = made(queue, lambda: now)
     await reader._round()
     await reader._round()
     await reader._list_lanes()
@@ -162,12 +165,9 @@ class Tampered:
 async def test_what_rings_for_no_lane_is_passed() -> None:
     """Each read that waits would find it again, and end at once."""
     queue: Any = Tampered()
-    context = Context("w", 1, Settings(), time.monotonic, time.time, random.Random(1), Events())
-    leases, hold = Leases(10.0, 5.0), Hold(5.0)
-    leases.granted([Grant(0, 1)], 0.0, 0.0)
+    hold = Hold(5.0)
     hold.admit(0, "1-0", Entry("", ("a",), 1, bytes(4)), 0.0)
-    reader = Reader(context, Signals(), queue, hold, leases, Pauses(), lambda _: None, lambda _: None)
-    reader._follow_leases()
+    reader = made(queue, hold=hold)
     await reader._round()
     await reader._round()
     assert queue.heard == [START, "20-0"]

@@ -12,6 +12,7 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.queue.lease import Leases
 from upsertq_worker.queue.protocols import Queue
 from upsertq_worker.queue.reader import Reader
+from upsertq_worker.queue.settler import Settler
 from upsertq_worker.recovery.missing import Missing
 
 LOOK_SECONDS = 0.2
@@ -26,11 +27,10 @@ class Finish:
     _queue: Queue
     _leases: Leases
     _reader: Reader
+    _settler: Settler
     _pauses: Pauses
     _idle: Callable[[], bool]
     """Whether nothing that was read is left to do."""
-    _rests: Callable[[], bool]
-    """Whether whatever is left to do waits for damage to be mended."""
     _landed_at: Callable[[], float]
     """When a batch landed last."""
 
@@ -60,7 +60,7 @@ class Finish:
         until_empty, idle = self._context.settings.until_empty, self._idle()
         if idle:
             await self._missing.look()
-        if until_empty and (idle or self._rests()):
+        if until_empty and (idle or self._settler.rests()):
             await self._stop_if_empty()
         elif until_empty:
             self._stop_if_stuck()
@@ -90,7 +90,7 @@ class Finish:
         halted = {name: alarm for name, alarm in self._signals.alarms.items() if name.startswith("shard ")}
         leases = self._leases
         ours = 0 < leases.target <= len(leases.epochs) + len(leases.faults)
-        if (halted or damaged) and (self._idle() or self._rests()) and ours and self._reader.exhausted:
+        if (halted or damaged) and (self._idle() or self._settler.rests()) and ours and self._reader.exhausted:
             where, alarm = next(iter(halted.items()), ("the queue", str(damaged)))
             self._signals.fail(WorldError(f"{where} stopped: {alarm}"))
         elif self._pauses.paused:

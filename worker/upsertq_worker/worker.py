@@ -78,31 +78,24 @@ class Worker:
         self.sender = sender = Sender(
             context, signals, index, hold, limiter, self._pausing, leases, careful, meter, tally, self._halt
         )
-        self._reader = Reader(
+        self._reader = reader = Reader(
             context, signals, queue, hold, leases, pauses, careful.admitted, sender.turns.batcher.expect
         )
-        self._settler = Settler(context, signals, queue, hold, leases, meter, tally, self._settled)
+        self._settler = settler = Settler(context, signals, queue, hold, leases, meter, tally, self._settled)
         handover = Handover(
             context,
             leases,
             hold,
-            lambda shard: sender.turns.carries(shard) or self._settler.owes(shard),
+            lambda shard: sender.turns.carries(shard) or settler.owes(shard),
             self._waits,
             self._forget,
         )
         self._keeper = Keeper(
             context, signals, queue, leases, handover, lambda: careful.pinned, self.report, self._leases_changed
         )
+        applier = sender.applier
         self._finish = Finish(
-            context,
-            signals,
-            queue,
-            leases,
-            self._reader,
-            pauses,
-            lambda: self.idle,
-            self._settler.rests,
-            lambda: sender.applier.landed_at,
+            context, signals, queue, leases, reader, settler, pauses, lambda: self.idle, lambda: applier.landed_at
         )
 
     def stop(self) -> None:

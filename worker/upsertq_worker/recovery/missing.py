@@ -75,7 +75,7 @@ class Missing:
         # at the 2nd, 4th, 8th look, and so on: the search goes through all keys of the server
         if looks >= SEARCH_LOOKS and looks & (looks - 1) == 0:
             fresh: list[str] = []
-            with suppress(ServerRefused):  # a user who may not search (ACL) is alarmed all the same
+            with suppress(ServerRefused):  # a login that may not search (ACL) has the alarm all the same
                 names = await self._queue.streams(shard)
                 fresh = [name for name in names if self._cursors.follow(shard, name)]
             if fresh:
