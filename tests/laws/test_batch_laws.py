@@ -246,5 +246,5 @@ def test_a_batch_of_lost_shards_posts_the_rest() -> None:
     feeder.hold.admit(1, "1-0", pack([record("other", "", 1)], run="", at=0), 0.0)
     batch = feeder.batcher.next(1.0, yes)
     assert batch is not None
-    feeder.hold.drop(0)
+    feeder.hold.drop(0, 1.0)
     assert [vector["id"] for vector in orjson.loads(bytes(batch.body()))["vectors"]] == ["other"]

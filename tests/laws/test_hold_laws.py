@@ -143,18 +143,19 @@ class HoldLaws(RuleBasedStateMachine):
 
     @rule(shard=shards, luck=st.integers(0, 5))
     def drop(self, shard: int, luck: int) -> None:
-        """The shard's lease is lost; what comes of its requests in flight no longer counts."""
+        """The shard's lease is lost; its requests in flight are given up, and may take effect all the same."""
         if luck:
             return
-        self.hold.drop(shard)
+        self.hold.drop(shard, self.now)
         for item in [item for item in self.flying if entry_of(item).shard == shard]:
             assert entry_of(item).dropped
             self.flying.remove(item)
+            for _, key, order in records_of(item):
+                self.travelling.setdefault(key, {})[order] = self.now + QUARANTINE
             self.hold.lost(item, self.now)
             self.hold.put_back(item, self.now)
             self.hold.acknowledge(item, self.now)
         self.read = {at: read for at, read in self.read.items() if read.shard != shard}
-        self.travelling = {key: until for key, until in self.travelling.items() if not key[1].endswith(str(shard))}
         self.acked = {key: order for key, order in self.acked.items() if not key[1].endswith(str(shard))}
         assert not self.hold.settlements
 
@@ -355,7 +356,7 @@ class Pair(RuleBasedStateMachine):
         """Both lose a lease."""
         if not luck:
             for hold in (self.fast, self.slow):
-                hold.drop(shard)
+                hold.drop(shard, self.now)
             self.flying = [pair for pair in self.flying if not entry_of(pair[0][0]).dropped]
 
     @invariant()
@@ -475,14 +476,14 @@ def taken_of(hold: Hold, namespace: str) -> list[Item]:
 
 
 def test_a_lane_that_is_dropped_leaves_nothing_and_the_others_all() -> None:
-    """Whatever comes back for it no longer counts, and no timer of it wakes anything; it can be read anew."""
+    """Whatever comes back for it no longer counts, what may take effect is forgotten in time; it can be read anew."""
     hold = Hold(QUARANTINE)
     for place, namespace in enumerate(("n", "n", "", "n"), 5):
         hold.admit(0, f"{place}-0", made(0, ["a", f"b{place}"], namespace), 0.0, 4.0 if place == 6 else None)
     flying = taken_of(hold, "n")
     assert flying
     hold.admit(1, "5-0", made(1, "a", "n"), 0.0)
-    hold.drop(0, "n")
+    hold.drop(0, 1.0, "n")
     assert len(hold.entries) == 2
     assert set(hold.entries.weights) == {"", "n"}
     for item in flying:

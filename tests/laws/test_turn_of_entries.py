@@ -62,7 +62,7 @@ def test_no_lane_is_kept_once_nothing_of_it_waits(steps: list[tuple[int, str]]) 
                 refused.add(f"ns{lane}")
                 send()
             case _:
-                hold.drop(lane % 2)
+                hold.drop(lane % 2, now)
     refused.clear()
     now += 10
     send()

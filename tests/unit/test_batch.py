@@ -103,7 +103,7 @@ def test_a_record_of_which_no_json_can_be_made_is_named(monkeypatch: pytest.Monk
     with pytest.raises(Unsendable, match=r"entry 2-0 cannot be sent .*no such thing") as raised:
         batcher.next(1.0, lambda _: True)
     assert (raised.value.shard, raised.value.namespace) == (3, "n")
-    hold.drop(3)
+    hold.drop(3, 1.0)
     batch = batcher.next(1.0, lambda _: True)
     assert batch is not None
     assert batch.ids == ("a",)

@@ -46,7 +46,7 @@ class Stage:
     def _forget(self, shards: Sequence[int]) -> None:
         self.gone += shards
         for shard in shards:
-            self.hold.drop(shard)
+            self.hold.drop(shard, self.now)
 
     def read(self, number: int, *ids: str, shard: int = 0, namespace: str = "n") -> Held:
         """An entry comes in."""

@@ -194,7 +194,7 @@ class Worker:
 
     def _forget(self, shards: Sequence[int]) -> None:
         for shard in shards:
-            self.hold.drop(shard)
+            self.hold.drop(shard, self.context.clock())
         self._reader.forget(shards)
         self._careful.forget(shards)
         self._settler.forget(shards)
@@ -206,7 +206,7 @@ class Worker:
         self.signals.alarms[f"shard {shard}: {lane}"] = fault
         self.context.events.tell(Event.LANE_HALTED, shard=shard, lane=lane, error=fault)
         self._reader.halt(shard, namespace)
-        self.hold.drop(shard, namespace)
+        self.hold.drop(shard, self.context.clock(), namespace)
         self.signals.readable.set()
 
     def _waits(self, namespace: str) -> bool:

@@ -178,20 +178,28 @@ class Hold:
                 self.keys.forget_if_done(target)
         return self.keys.timers[0][0] if self.keys.timers else None
 
-    def drop(self, shard: int, namespace: str | None = None) -> None:
+    def drop(self, shard: int, now: float, namespace: str | None = None) -> None:
         """Forget a shard whose lease is gone (another worker has its entries, or will), or one lane of it.
 
+        What may still take effect is remembered: the shard may be ours again at once, and read up to an older version.
         A lane is dropped where one of its entries cannot be sent, for none is passed over.
         """
         for held in self.entries.take_out(shard, namespace):
             held.dropped = True
             self.ready.withdraw(held)
-        for known in self.keys.take_out(shard, namespace):
+        for key, known in self.keys.take_out(shard, namespace):
             if isinstance(known, Chain):
+                if known.flying is not None:
+                    self.keys.lose_version(known.flying, now, now + self._quarantine)
                 known.waiting.clear()
                 self.ready.withdraw(known)
+                until, lost = known.quarantined_until, known.lost
             else:
                 known.dropped = True
+                until = max(known.lost_until, now + self._quarantine if known.in_flight else 0.0)
+                lost = known.order_of(key[1])
+            if until > now:
+                self.keys.remember(Chain(shard, key, now, lost=lost), until)
         if namespace is None:
             self.ready.closed.discard(shard)
             self.settlements[:] = [settlement for settlement in self.settlements if settlement.shard != shard]
@@ -227,8 +235,7 @@ class Hold:
             return found
         known[record_id] = chain = Chain(held.shard, (held.entry.namespace, record_id), now)
         if found is not None:
-            milliseconds, number, first = found.order
-            chain.acked = (milliseconds, number, first + found.entry.ids.index(record_id))
+            chain.acked = found.order_of(record_id)
             if found.lost_until > now:
                 self.keys.quarantine(chain, found.lost_until)
         return chain

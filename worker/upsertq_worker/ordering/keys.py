@@ -45,14 +45,22 @@ class Keys:
                 del known[record_id]
                 self._tidy(chain.shard, namespace)
 
-    def take_out(self, shard: int, namespace: str | None) -> list[Held | Chain]:
-        """All that is known of a shard, or of one lane of it, and is not any more."""
-        lanes = self.lanes.pop(shard, {}) if namespace is None else self.lanes.get(shard, {})
+    def take_out(self, shard: int, namespace: str | None) -> list[tuple[tuple[str, str], Held | Chain]]:
+        """The keys of a shard, or of one lane of it, and all that is known of them and is not any more."""
+        lanes = self.lanes.get(shard, {})
         if namespace is None:
+            self.lanes.pop(shard, None)
             self.timers = [timer for timer in self.timers if timer[2].shard != shard]
             heapq.heapify(self.timers)
-            return [one for known in lanes.values() for one in known.values()]
-        return list(lanes.pop(namespace, {}).values())
+        else:
+            lanes = {namespace: lanes.pop(namespace, {})}
+        return [((space, name), one) for space, known in lanes.items() for name, one in known.items()]
+
+    def remember(self, chain: Chain, until: float) -> None:
+        """Know a key by this chain, which has no versions: until then a former one of it may take effect."""
+        namespace, record_id = chain.key
+        self.lanes.setdefault(chain.shard, {}).setdefault(namespace, {})[record_id] = chain
+        self.quarantine(chain, until)
 
     def lose_entry(self, held: Held, until: float) -> None:
         """Until then an earlier copy of this whole entry may take effect."""
@@ -63,7 +71,7 @@ class Keys:
         """Until then an earlier copy of this version may take effect, and no other one of its key may be sent."""
         chain = version.chain
         still = now < chain.quarantined_until
-        chain.lost = None if still and chain.lost is not version else version
+        chain.lost = None if still and chain.lost != version.order else version.order
         self.quarantine(chain, until)
 
     def quarantine(self, chain: Chain, until: float) -> None:

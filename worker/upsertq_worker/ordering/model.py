@@ -98,6 +98,11 @@ class Held:
         milliseconds, number, *row = map(int, (self.entry.seq or self.stream_id).split("-"))
         return milliseconds, number, row[0] if row else 0
 
+    def order_of(self, record_id: str) -> Order:
+        """The place of this record of a whole entry among all versions of its id."""
+        milliseconds, number, first = self.order
+        return milliseconds, number, first + self.entry.ids.index(record_id)
+
     def shrink(self) -> None:
         """Let go of the payload, and keep the ids."""
         self.entry = self.entry._replace(values=b"", sparse=b"", metadata=b"")
@@ -166,8 +171,8 @@ class Chain:
     acked: Order | None = None
     """The newest version acknowledged: an older one that is read later (a replay) is superseded by it."""
     quarantined_until: float = 0.0
-    lost: Version | None = None
-    """The one version that may be sent during the quarantine, for only it can still be travelling."""
+    lost: Order | None = None
+    """Which one version may be sent during the quarantine, for only it can still be travelling."""
 
 
 Item: TypeAlias = Held | Version

@@ -210,7 +210,7 @@ def _next(chain: Chain, now: float) -> Version | None:
     if chain.flying is not None or not chain.waiting:
         return None
     newest = chain.waiting[-1]
-    if newest.barred or (now < chain.quarantined_until and newest is not chain.lost):
+    if newest.barred or (now < chain.quarantined_until and newest.order != chain.lost):
         return None
     return newest
 
