@@ -28,7 +28,7 @@ from upsertq_worker.queue.replays import Replays
 
 READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries."""
-POLL_SECONDS: Final = 0.05
+POLL_SECONDS: Final = 0.2
 """Between two looks for new entries behind those read while there is more to read elsewhere, or no room for it."""
 
 
