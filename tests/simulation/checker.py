@@ -18,7 +18,7 @@ from upsertq_worker.recovery.suspects import ALONE
 from upsertq_worker.settings import MOST_CULPRITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from upsertq.contract.books import Books
     from upsertq.contract.wire import Entry
@@ -206,6 +206,11 @@ class Checker:
         if settlement.acked + settlement.superseded + len(settlement.dead) != len(filed.records):
             self.violated(f"{settlement} accounts for other than its {len(filed.records)} records")
         self._check_fates(settlement, filed)
+
+    def undone(self, entries: Iterable[tuple[int, str]]) -> None:
+        """The server lost the settlements of these entries, if there were any."""
+        for one in entries:
+            self._filed[one].settled = False
 
     def booked(self, whose: tuple[int, str], books: Books, *, records: int, size: int, dead: int) -> None:
         """Books of a shard and run were written.

@@ -162,6 +162,20 @@ class World:
         """Pause a namespace by hand."""
         self.queue.paused[scope_of(namespace)] = by_hand("", WALL + self.loop.now, "an operator")
 
+    def replica(self) -> Callable[[], None]:
+        """Have a replica that gets no more writes; returns what makes it the primary, while leases go on."""
+        kept = [
+            ({name: dict(one) for name, one in model.streams.items()}, model.books.copy())
+            for model in self.queue.shards
+        ]
+
+        def take_over() -> None:
+            for shard, (model, (streams, books)) in enumerate(zip(self.queue.shards, kept, strict=True)):
+                model.streams, model.books = streams, books
+                self.checker.undone((shard, stream_id) for stream in streams.values() for stream_id in stream)
+
+        return take_over
+
     def left(self, namespace: str | None = None) -> int:
         """Entries in the queue, of all namespaces or of one."""
         return sum(

@@ -65,6 +65,25 @@ def test_a_worker_that_drains_what_is_there_ends_with_it() -> None:
     world.tell(story())
 
 
+@pytest.mark.parametrize("left", [5, 0])
+def test_settlements_that_a_failover_undid_are_made_again(left: int) -> None:
+    """A replica that lagged behind takes over: entries stand in the stream again behind the place of their reader."""
+    world = World()
+    world.fill("docs", 40)
+    world.react = lambda _post: Reaction(seconds=0.2)
+
+    async def story() -> None:
+        one = world.start("w1", concurrency=1)
+        await world.until(lambda: world.left() <= 30, seconds=10)
+        take_over = world.replica()
+        await world.until(lambda: world.left() <= left, seconds=10, step=0.01)
+        take_over()
+        await world.until(lambda: not world.left(), seconds=30)
+        assert not one.worker.report()["alarms"]
+
+    world.tell(story())
+
+
 @pytest.mark.slow
 def test_a_hot_id_in_each_of_thousands_of_entries_is_fast() -> None:
     """Its versions supersede one another; the rest of the entries goes in full batches."""

@@ -53,7 +53,7 @@ class Event(Enum):
     LANE_MENDED = Kind(logging.INFO, "shard {shard} goes on reading {lane}")
     LANES_FOUND = Kind(
         logging.WARNING,
-        "shard {shard}: {lanes} streams were not in the set of its lanes, of which the server lost some: they are read",
+        "shard {shard}: the server lost settlements, or a part of the list of lanes: {lanes} streams are read anew",
     )
     RECORDS_MISSING = Kind(logging.ERROR, "shard {shard}: {error}")
     RECORDS_FOUND = Kind(logging.INFO, "shard {shard}: what was missing is there again, or counted no more")

@@ -97,6 +97,13 @@ class Cursors:
         self.behind.append(cursor)
         return True
 
+    def again(self, shard: int, namespace: str) -> None:
+        """Read this lane's stream from its first entry on: nothing of it is held here."""
+        if cursor := self.find(shard, namespace):
+            cursor.gone = True
+            del self.shards[shard].lanes[namespace]
+        self.follow(shard, namespace)
+
     def hear(self, rings: Sequence[Ring], bells: Mapping[int, str], count: int) -> None:
         """Follow the lanes that the bells named behind these places, `count` words a bell at most."""
         heard: dict[int, list[Ring]] = {}

@@ -1,6 +1,7 @@
 """Owns the search for records that the books of a shard count as pending while nothing that is read holds them.
 
-Where the server lost the set of a shard's lanes, the streams are found again; where it lost a stream, an alarm says so.
+Where the server lost the set of a shard's lanes, the streams are found again; where it lost settlements, as a replica
+that lagged behind and took over, what was read before is read again; where it lost a stream, an alarm says so.
 It decides nothing while anything is left to do, and never changes what is on the server.
 """
 
@@ -74,13 +75,15 @@ class Missing:
     async def _suspect(self, shard: int, one: Counted, looks: int) -> None:
         # at the 2nd, 4th, 8th look, and so on: the search goes through all keys of the server
         if looks >= SEARCH_LOOKS and looks & (looks - 1) == 0:
-            fresh: list[str] = []
+            names: list[str] = []
             with suppress(ServerRefused):  # a login that may not search (ACL) has the alarm all the same
                 names = await self._queue.streams(shard)
-                fresh = [name for name in names if self._cursors.follow(shard, name)]
-            if fresh:
-                self._context.events.tell(Event.LANES_FOUND, shard=shard, lanes=len(fresh))
-                del self._seen[shard]
+            if shard not in self._read_out():
+                return  # something came meanwhile, which may be what these streams hold
+            for name in names:
+                self._cursors.again(shard, name)
+            if names:
+                self._context.events.tell(Event.LANES_FOUND, shard=shard, lanes=len(names))
                 return
         if looks >= ALARM_LOOKS:
             self._alarms[_name(shard)] = fault = (
