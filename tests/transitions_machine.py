@@ -241,7 +241,7 @@ class Transitions(RuleBasedStateMachine):
         raw = self.raw()[shard]
         model.buried(died, [one for one in raw.dead if order_of(one) > model.last_dead])
         assert order_of(reply[2].decode()) == model.last
-        assert {space.decode() for space in reply[3:]} == {one.namespace for one in settlings} - model.lanes()
+        assert {space.decode() for space in reply[4:]} == {one.namespace for one in settlings} - model.lanes()
         self.settled[shard] = [*self.settled[shard], *settlings][-5:]
 
     # the world

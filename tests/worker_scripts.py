@@ -104,7 +104,12 @@ class ShardWorker:
 
 
 def settle_call(
-    keys: ShardKeys, mark: str, settlings: Sequence[Settling], now_ms: int = 0, also: Sequence[str] = ()
+    keys: ShardKeys,
+    mark: str,
+    settlings: Sequence[Settling],
+    now_ms: int = 0,
+    also: Sequence[str] = (),
+    told: int = 0,
 ) -> tuple[list[str], list[Argument]]:
     """Keys and arguments (without the incarnation) of one call of the settle script."""
     names = [keys.lease, keys.books, keys.lanes, keys.dead, keys.dead_ids]
@@ -116,7 +121,7 @@ def settle_call(
             place[name] = len(names)
         return place[name]
 
-    arguments: list[Argument] = [mark, now_ms, len(settlings)]
+    arguments: list[Argument] = [mark, told, now_ms, len(settlings)]
     for one in settlings:
         books = placed(keys.run(one.run)) if one.run else 0
         arguments += [one.stream_id, placed(keys.stream(one.namespace)), one.namespace, books, one.run]

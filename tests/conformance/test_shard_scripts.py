@@ -249,10 +249,10 @@ def test_a_lane_has_a_stream_while_it_has_entries(bench: Bench) -> None:
     assert [(i.decode(), f[b"ns"]) for i, f in bell] == [(first, b"n"), (other, b"m")]
     assert bench.client.smembers(SHARD.lanes) == {b"n", b"m"}
     reply = bench.worker.settle([bench.settling(first, "n"), bench.settling(other, "m")])
-    assert reply == [1, 2, other.encode(), b"m"]
+    assert reply == [1, 2, other.encode(), 2, b"m"]
     assert bench.client.smembers(SHARD.lanes) == {b"n"}
     assert not bench.client.exists(SHARD.stream("m"))
-    assert bench.worker.settle([bench.settling(second, "n")]) == [1, 1, other.encode(), b"n"]
+    assert bench.worker.settle([bench.settling(second, "n")]) == [1, 1, other.encode(), 3, b"n"]
     assert not bench.client.exists(SHARD.lanes)
     again = bench.put("a", namespace="n")
     assert place(again) > place(other)

@@ -266,6 +266,25 @@ async def test_a_fenced_worker_settles_nothing(bench: Bench) -> None:
     assert "pending" not in bench.shard_books(0)
 
 
+async def test_nothing_is_settled_where_the_server_lost_settlements(bench: Bench) -> None:
+    """What it has again may be older than what is settled now. A new holder, which reads all of it, may go on."""
+    worker, heir = await bench.holder(), bench.worker("heir")
+    for first in (0, 20):
+        await bench.put([f"{number}" for number in range(first, first + 20)])
+    one, two = (settlement(read) for read in await read_all(worker) if read.shard == 0)
+    names = KEYS.shard(0).stream(""), KEYS.shard(0).books
+    replica: list[Any] = [bench.sync.dump(name) for name in names]
+    assert await settle_all(worker, OURS, [one]) == frozenset()
+    for name, kept in zip(names, replica, strict=True):
+        bench.sync.restore(name, 0, kept, replace=True)
+    assert await settle_all(worker, OURS, [two]) == {0}
+    assert bench.sync.xlen(KEYS.shard(0).stream("")) == len([one, two])
+    bench.expire(0)
+    await heir.lease({0: 0}, take=True)
+    assert await settle_all(heir, {0: 2}, [one, two]) == frozenset()
+    assert await bench.drifts() == ()
+
+
 async def test_a_damaged_shard_settles_nothing_and_the_others_all(bench: Bench) -> None:
     """What is damaged is told by shard; mended, the same settlements are carried out."""
     await bench.put([f"{number}" for number in range(20)])

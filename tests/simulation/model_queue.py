@@ -203,10 +203,12 @@ class ModelQueue:
         self.checker.note("mark", f"{name}: {shard} {mark}")
         return True
 
-    def settle(self, shard: int, epoch: int, name: str, settlements: Sequence[Metered]) -> dict[Stream, str] | None:
+    def settle(
+        self, shard: int, epoch: int, name: str, settlements: Sequence[Metered], told: int = 0
+    ) -> dict[Stream, str] | None:
         """`settle.lua`; returns the streams that it emptied, `None` where the lease is not the caller's."""
         model = self.shards[shard]
-        if not self.owns(shard, epoch, name):
+        if not self.owns(shard, epoch, name) or model.books["settles"] < told:
             return None
         for metered in settlements:
             one = metered.settlement
@@ -214,6 +216,7 @@ class ModelQueue:
             entry = stream[one.stream_id][1] if one.stream_id in stream else None
             if not self.remove(model, one):
                 continue
+            model.books["settles"] += 1
             for books in self._books_of(model, one.run):
                 books.update(
                     pending=-one.records,

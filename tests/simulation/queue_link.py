@@ -38,6 +38,8 @@ class QueueLink:
         self._queue = queue
         self._faults = faults
         self._process = process
+        self._settles: dict[tuple[int, int], int] = {}
+        """By shard and epoch: how many entries were ever settled there, as it was told last."""
 
     @property
     def _name(self) -> str:
@@ -117,11 +119,22 @@ class QueueLink:
         by_shard: dict[int, list[Metered]] = {}
         for one in settlements:
             by_shard.setdefault(one.settlement.shard, []).append(one)
-        replies = await self._call(
-            "settle", [_bind(queue.settle, shard, held[shard], name, ones) for shard, ones in by_shard.items()]
-        )
-        foreign = frozenset(shard for shard, emptied in zip(by_shard, replies, strict=True) if emptied is None)
-        return Settled(foreign, {stream: clock for one in replies for stream, clock in (one or {}).items()})
+        told = {shard: self._settles.get((shard, held[shard]), 0) for shard in by_shard}
+
+        def settle(shard: int, ones: list[Metered]) -> tuple[dict[Stream, str] | None, int]:
+            emptied = queue.settle(shard, held[shard], name, ones, told[shard])
+            return emptied, queue.shards[shard].books["settles"]
+
+        replies = await self._call("settle", [_bind(settle, shard, ones) for shard, ones in by_shard.items()])
+        emptied: dict[Stream, str] = {}
+        foreign: set[int] = set()
+        for shard, (streams, settles) in zip(by_shard, replies, strict=True):
+            if streams is None:
+                foreign.add(shard)
+            else:
+                emptied |= streams
+                self._settles[shard, held[shard]] = settles
+        return Settled(frozenset(foreign), emptied)
 
     async def books(self) -> Books:
         """As `Queue.books`."""

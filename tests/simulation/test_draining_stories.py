@@ -84,6 +84,26 @@ def test_settlements_that_a_failover_undid_are_made_again(left: int) -> None:
     world.tell(story())
 
 
+def test_a_version_that_a_failover_brought_back_overwrites_no_newer_one() -> None:
+    """Its settlement is lost; a newer one that comes then is not settled before it is read again."""
+    world = World()
+    world.react = lambda post: Reaction(seconds=10.0 if ("docs", "slow") in post.keys else 0.2)
+
+    async def story() -> None:
+        world.start("w1")
+        world.enqueue("docs", "slow")
+        await world.until(lambda: bool(world.posts), seconds=10)
+        world.enqueue("docs", "a")
+        take_over = world.replica()
+        await world.until(lambda: world.left() == 1, seconds=10, step=0.01)
+        take_over()
+        world.enqueue("docs", "a")
+        await world.until(lambda: not world.left(), seconds=60)
+        assert world.index["docs", "a"] == 2
+
+    world.tell(story())
+
+
 @pytest.mark.slow
 def test_a_hot_id_in_each_of_thousands_of_entries_is_fast() -> None:
     """Its versions supersede one another; the rest of the entries goes in full batches."""

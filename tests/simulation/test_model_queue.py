@@ -341,7 +341,7 @@ class Twins:
 
 def _is_counter(name: bytes) -> bool:
     text = name.decode()
-    figures = {*COUNTERS, "requests", "retries", "posted", "settled_at"}
+    figures = {*COUNTERS, "requests", "retries", "posted", "settled_at", "settles"}
     return text in figures or text.startswith((REASON, "lsn:"))
 
 

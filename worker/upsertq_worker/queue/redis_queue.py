@@ -124,6 +124,8 @@ class RedisQueue(RedisNotes):
     def __init__(self, server: AsyncServer, shape: QueueShape, name: str, lease: float) -> None:
         super().__init__(server, shape, name)
         self._lease_ms = int(lease * 1000)
+        self._settles: dict[int, tuple[int, int]] = {}
+        """By shard: our epoch, and how many entries were ever settled there, as it was told last."""
 
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """As `Queue.lease`."""
@@ -209,7 +211,8 @@ class RedisQueue(RedisNotes):
                 if reply[0] == ELSEWHERE:
                     foreign.add(shard)
                 else:
-                    emptied |= {(shard, name_of(namespace)): text_of(reply[2]) for namespace in reply[3:]}
+                    self._settles[shard] = held[shard], reply[3]
+                    emptied |= {(shard, name_of(namespace)): text_of(reply[2]) for namespace in reply[4:]}
             done = foreign | faults.keys()
             left = {shard: ones[SETTLE_ENTRIES:] for shard, ones in left.items() if shard not in done}
             left = {shard: ones for shard, ones in left.items() if ones}
@@ -248,7 +251,12 @@ class RedisQueue(RedisNotes):
         """Settle each group in its shard, again with the books of runs that turn out to be concerned."""
 
         def call(shard: int, also: Sequence[str]) -> Call:
-            head = [self._shape.incarnation, self._holder(held[shard])]
+            epoch, told = self._settles.get(shard, (0, 0))
+            head: list[Argument] = [
+                self._shape.incarnation,
+                self._holder(held[shard]),
+                told if epoch == held[shard] else 0,
+            ]
             return SettleCall(self._calls.keys.shard(shard), head).of(groups[shard], also)
 
         faults, replies = await self._calls.run(SETTLE, {shard: call(shard, ()) for shard in groups}, "settle")

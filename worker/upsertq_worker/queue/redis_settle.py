@@ -21,7 +21,7 @@ class SettleCall:
 
     Args:
         keys: of the shard.
-        head: incarnation and holder.
+        head: incarnation, holder, and entries settled in the shard that the holder was told of.
     """
 
     def __init__(self, keys: ShardKeys, head: Sequence[Argument]) -> None:

@@ -1,15 +1,17 @@
 -- Settle entries of one shard: take them out of their streams and put their records into the books, all at once.
 -- KEYS: 1 lease, 2 books, 3 lanes, 4 dead letters, 5 marks of dead ids, then the streams of the lanes and the books of
 --       the runs that occur
--- ARGV: 1 incarnation, 2 'epoch:name' of the lease, 3 time in ms (0: not told), 4 number of entries; then for each:
+-- ARGV: 1 incarnation, 2 'epoch:name' of the lease, 3 entries settled here that the holder was told of (0: none), 4 time
+--       in ms (0: not told), 5 number of entries; then for each:
 --       stream id, place of its stream among KEYS, namespace, place of its run's books (0: no run), run or '', records,
 --       bytes, acked, superseded, sequence ('ms-n', of a replayed one 'ms-n-row'), number of dead letters, number of
 --       figures; then for each dead letter: row, sequence, reason, number of stream fields and values f, f fields and
 --       values; then for each figure: place of the books among KEYS, name, value (added; of a name that begins with
 --       'lsn:' the greatest is kept). At the end may follow: 'ids' and for each entry its ids as JSON (else an entry is
 --       read whole where there are marks); 'also' and for other runs place of its books among KEYS, run
--- Returns: {1, entries settled now, clock, namespaces of these streams that are empty now...}
---       {0, the lease's value or ''} when the lease is not ours
+-- Returns: {1, entries settled now, clock, entries ever settled here, namespaces of these streams that are empty now...}
+--       {0, the lease's value or ''} when the lease is not ours, or when the server has lost settlements that its holder
+--       was told of, as in a failover: what it has read is not all that is pending before what it would settle
 --       {2, run...} when letters of other runs would be superseded: call again with these after 'also'
 --       {-1, incarnation found or ''} for another incarnation
 --       or the error DAMAGED, which names what cannot be read; in all cases but the first nothing was done
@@ -101,8 +103,9 @@ end
 
 -- what is asked for
 
-local entries, place_of, at = {}, {}, 5
-for i = 1, tonumber(ARGV[4]) do
+want(2, 'settles')
+local entries, place_of, at = {}, {}, 6
+for i = 1, tonumber(ARGV[5]) do
   local letters = tonumber(ARGV[at + 10])
   local entry = {at = at, id = ARGV[at], stream = tonumber(ARGV[at + 1]), letters = letters}
   entry.books = tonumber(ARGV[at + 3])
@@ -285,6 +288,7 @@ if fault then return redis.error_reply(fault) end
 for place in pairs(names) do read_books(place) end
 local clock = redis.call('HGET', KEYS[2], 'clock')
 if fault then return redis.error_reply(fault) end
+if values[2]['settles'] < tonumber(ARGV[3]) then return {0, current} end
 
 -- from here on nothing fails
 
@@ -294,7 +298,7 @@ for _, letter in ipairs(new_letters) do
     letter.dead_id = redis.call('XADD', KEYS[4], '*', unpack(ARGV, letter.at, letter.to))
   end
 end
-local settled, time = 0, tonumber(ARGV[3])
+local settled, time = 0, tonumber(ARGV[4])
 for _, entry in ipairs(entries) do
   if not entry.gone and redis.call('XDEL', KEYS[entry.stream], entry.id) == 1 then
     settled = settled + 1
@@ -348,8 +352,9 @@ for _, field in ipairs(touched) do
     redis.call('HDEL', KEYS[5], field)
   end
 end
+count(2, 'settles', settled)
 for place in pairs(names) do write_books(place) end
-local reply = {1, settled, clock or '0-0'}
+local reply = {1, settled, clock or '0-0', values[2]['settles']}
 for _, stream in ipairs(streams) do
   if left[stream.place] == 0 then
     redis.call('DEL', KEYS[stream.place])
