@@ -12,13 +12,14 @@ from servers import available_kinds
 from upsertq.client.async_producer import AsyncProducer
 from upsertq.contract.books import Books
 from upsertq.contract.errors import QueueFull, QueueLost, ServerUnavailable
+from upsertq.contract.pauses import QUEUE, Paused, by_hand, note, scope_of
 from upsertq.contract.server import AsyncServer
 from upsertq_worker.queue.protocols import START, Settled, ShardsDamaged
 from waiting import wait_until_async
 from worker_bench import KEYS, OURS, SHARDS, Bench, read_all, settle_all, settlement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from conftest import Backend
     from servers import RealServer, ServerKind
@@ -353,6 +354,35 @@ async def test_another_creation_of_the_queue_is_refused(bench: Bench) -> None:
     assert {key: value for key, value in after.items() if f":{shard}}}".encode() in key} == {
         key: value for key, value in before.items() if f":{shard}}}".encode() in key
     }
+
+
+async def test_a_pause_by_hand_of_this_very_moment_stays(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator pauses what the service had paused, just when a worker notes that the service takes it again."""
+    worker = bench.worker()
+    hand = note(by_hand("until noon", 2.0, "ana"))
+    await worker.note({QUEUE: Paused("quota", "the month's limit", 1.0, "me")})
+    ask = worker._calls.ask
+
+    async def crossed(*commands: Sequence[Any]) -> list[Any]:
+        replies = await ask(*commands)
+        if commands[0][0] == "HGETALL":
+            bench.sync.hset(KEYS.paused, QUEUE, hand)
+        return replies
+
+    monkeypatch.setattr(worker._calls, "ask", crossed)
+    await worker.note({QUEUE: None})
+    assert bench.sync.hget(KEYS.paused, QUEUE) == hand
+
+
+async def test_a_pause_that_ended_is_noted_no_more(bench: Bench) -> None:
+    """The first word of why a scope is paused stays until then; one by hand stays in any case."""
+    worker, scopes = bench.worker(), [QUEUE, scope_of("a"), scope_of("b")]
+    bench.sync.hset(KEYS.paused, scope_of("b"), note(by_hand("", 1.0, "ana")))
+    await worker.note({scope: Paused("quota", scope, 1.0, "me") for scope in scopes})
+    await worker.note({scope: Paused("quota", "again", 2.0, "me") for scope in scopes})
+    assert [(await worker.pauses())[scope].message for scope in scopes] == [*scopes[:2], "paused by hand"]
+    await worker.note(dict.fromkeys([*scopes, scope_of("never paused")]))
+    assert list(await worker.pauses()) == scopes[2:]
 
 
 async def test_heartbeats_come_and_go(bench: Bench) -> None:

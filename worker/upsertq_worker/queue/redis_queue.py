@@ -31,6 +31,7 @@ LEASE: Final = Script.load("upsertq_worker", "lease")
 RELEASE: Final = Script.load("upsertq_worker", "release")
 MARK: Final = Script.load("upsertq_worker", "mark")
 SETTLE: Final = Script.load("upsertq_worker", "settle")
+RENOTE: Final = Script.load("upsertq.contract", "renote")
 TIDY_SECONDS: Final = 60.0
 """How often the heartbeats of workers that are long gone are taken away."""
 SETTLE_ENTRIES: Final = 200
@@ -64,16 +65,20 @@ class RedisNotes:
 
     async def note(self, changes: Mapping[str, Paused | None]) -> None:
         """As `Notes.note`."""
-        key = self._calls.keys.paused
-        # what was paused by hand meanwhile ends by hand
-        by_hand = {scope for scope, paused in (await self.pauses()).items() if paused.by_hand}
-        commands: list[list[Argument]] = [
-            ["HDEL", key, scope] if why is None else ["HSETNX", key, scope, note(why)]
-            for scope, why in changes.items()
-            if scope not in by_hand
+        calls, keys, what = self._calls, self._calls.keys, "note a pause"
+        (reply,) = await calls.sure(what, ["HGETALL", keys.paused])
+        noted, by_hand = named(reply), {scope for scope, paused in of_pauses(reply).items() if paused.by_hand}
+        ended: list[Argument] = []
+        for scope in changes.keys() & noted.keys() - by_hand:
+            if changes[scope] is None:
+                ended += [scope, noted[scope], ""]
+        if ended:  # each as it was noted: what is paused by hand in this very moment ends by hand
+            await calls.run_one(RENOTE, ([keys.meta, keys.paused], [self._shape.incarnation, *ended]), what)
+        begun: list[list[Argument]] = [
+            ["HSETNX", keys.paused, scope, note(why)] for scope, why in changes.items() if why is not None
         ]
-        if commands:
-            await self._calls.sure("note a pause", *commands)
+        if begun:
+            await calls.sure(what, *begun)
 
     async def pauses(self) -> dict[str, Paused]:
         """As `Notes.pauses`."""

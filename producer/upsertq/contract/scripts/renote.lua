@@ -1,5 +1,5 @@
--- Note runs otherwise than they were noted, or take them out of the notes; each only if it is noted as it was.
--- KEYS: 1 meta, 2 runs
+-- Note runs otherwise than they were noted, or take them out of the notes; each only if it is noted as it was. Pauses, too.
+-- KEYS: 1 meta, 2 runs, or pauses
 -- ARGV: 1 incarnation; then for each run: its name, the note that it has, the note that it gets ('': none)
 -- Returns: for each run 1 where it is noted so now, else 0; {-1, incarnation found or ''} for another incarnation:
 --       nothing was done
