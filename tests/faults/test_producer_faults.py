@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -434,3 +436,31 @@ def test_an_invalid_record_needs_no_server_twice(make_server: Callable[..., Real
     server.start()
     producer.close()
     check(server, ["a", "b"])
+
+
+FORKS: Final = """
+import os, sys, upsertq
+
+producer = upsertq.Producer("q", url=sys.argv[1], shards=2)
+if sys.argv[2] == "opened":
+    producer.put("id000000", [1.0])
+    producer.flush()
+children = []
+for child in range(3):
+    children.append(os.fork())
+    if not children[-1]:
+        producer.put_many([f"id{n:06}" for n in range(100 + 100 * child, 200 + 100 * child)], [[1.0]] * 100)
+        os._exit(producer.flush() != 100)
+codes = [os.waitpid(child, 0)[1] for child in children]
+producer.put_many([f"id{n:06}" for n in range(1, 100)], [[1.0]] * 99)
+producer.flush()
+sys.exit(max(codes))
+"""
+
+
+@pytest.mark.parametrize("state", ["new", "opened"])
+def test_a_forked_producer_loses_nothing(redis_server: RealServer, state: str) -> None:
+    """What each of the processes confirms is in the queue, though all of them have the same producer."""
+    done = subprocess.run([sys.executable, "-c", FORKS, redis_server.url, state], check=False, timeout=60)
+    assert done.returncode == 0
+    check(redis_server, numbered(400)[0][state == "new" :])

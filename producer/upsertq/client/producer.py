@@ -1,5 +1,6 @@
 """Owns the producer that blocking code uses; what it does is decided in `upsertq.client.producer_core`."""
 
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ def intake_of(
     queue: str, shards: int | None, limits: Limits, max_dead: int | None, timeout: float, *, allow_eviction: bool
 ) -> Intake:
     """The intake of a producer on the real clocks; arguments as `Producer`'s."""
-    world = Circumstances(time.monotonic, time.time)
+    world = Circumstances(time.monotonic, time.time, process=os.getpid)
     return Intake(
         queue,
         shards=shards,
@@ -44,6 +45,8 @@ class Producer:
 
     `put` validates and takes a record; it is durable once the `flush` that follows returns (leaving the `with` block
     flushes). Records are packed by 50, so flush after a piece of work, not after each record.
+
+    After a fork parent and child may both go on with it. Flush before: what is not confirmed is enqueued by both.
 
     Args:
         queue: name of the queue, created when it is not there.

@@ -75,6 +75,7 @@ class Intake:
         self._limits = limits
         self._world = world
         self._token = token or uuid.uuid4().hex
+        self._process = world.process()
         self._ledger_ms = ledger_ms
         self._max_dead = max_dead
         self._allow_eviction = allow_eviction
@@ -235,6 +236,10 @@ class Intake:
 
     def _send(self) -> Conversation[None]:
         assert self._enqueuer is not None  # noqa: S101 - `open` came first
+        if self._process != self._world.process():
+            # parent and child number on from the same ordinal: in one ledger the records of one would pass for enqueued
+            self._process = self._world.process()
+            self._enqueuer = replace(self._enqueuer, token=uuid.uuid4().hex)
         before = self._packer.ready_records
         try:
             yield from self._enqueuer.enqueue(self._packer, self._patience)

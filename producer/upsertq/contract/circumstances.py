@@ -1,4 +1,4 @@
-"""Owns what the world gives a producer and a command: clocks and randomness. Tests give their own."""
+"""Owns what the world gives a producer and a command: clocks, randomness, a process. Tests give their own."""
 
 import random
 from collections.abc import Callable
@@ -10,13 +10,15 @@ from upsertq.contract.protocol import Patience
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What the world gives a producer: clocks and randomness. Tests give their own."""
+    """What the world gives a producer: clocks, randomness, a process. Tests give their own."""
 
     clock: Callable[[], float]
     """Seconds from any origin, never going back."""
     wall: Callable[[], float]
     """Seconds since 1970."""
     rng: random.Random = field(default_factory=random.Random)
+    process: Callable[[], int] = int
+    """The process that asks: another number after a fork."""
 
     def now_ms(self) -> int:
         """Milliseconds since 1970."""
