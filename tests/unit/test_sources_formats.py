@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from upsertq.client.loading import outcomes
+from upsertq.contract.errors import SourceError
 from upsertq.contract.wire import Record
 from upsertq.sources import Columns, Fault, open_sources
 
@@ -130,6 +132,24 @@ WRITERS: list[Callable[[Path, Sequence[Row]], Path]] = [
     arrow_stream,
     feather,
 ]
+
+
+def test_what_follows_the_end_of_an_arrow_stream_is_never_left_out(tmp_path: Path) -> None:
+    """Streams that were joined into one file are refused: a reader stops at the end of the first; zeros are padding."""
+    data = pa.table({"id": ["a", "b"], "values": pa.array([[1.0], [2.0]], pa.list_(pa.float32()))})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, data.schema) as writer:
+        writer.write_table(data)
+    stream, path = sink.getvalue(), tmp_path / "a.arrows"
+    for more in (stream, stream[:-8], b"more"):
+        path.write_bytes(stream + more)
+        (source,) = open_sources([str(path)], Columns())
+        with pytest.raises(SourceError, match="after the end of its stream"):
+            list(source.chunks())
+    for end in (stream, stream[:-8], stream + bytes(56)):
+        path.write_bytes(end)
+        (source,) = open_sources([str(path)], Columns())
+        assert [record_id for chunk in source.chunks() for record_id in chunk.ids] == ["a", "b"]
 
 
 def written(path: Path, content: bytes) -> Path:

@@ -4,6 +4,7 @@ A header that lies about it would make the library allocate what it says. Only A
 its documented places, and nothing of the data; `Broken` is raised where the framing is none.
 """
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _MARK: Final = 0xFFFFFFFF
 _SCHEMA, _DICTIONARY, _BATCH = 1, 2, 3
 _MAGIC: Final = b"ARROW1"
 _PAD: Final = 8
+_DATA: Final = re.compile(rb"[^\0]")
 
 
 class Broken(Exception):  # noqa: N818 - internal: becomes a SourceError
@@ -56,15 +58,20 @@ def file_messages(content: Any) -> tuple[list[Message], list[Message]]:
 
 
 def stream_messages(content: Any) -> Iterator[Message]:
-    """The dictionaries and record batches of a stream, each as it is reached."""
+    """The dictionaries and record batches of a stream, each as it is reached; zeros alone may follow its end."""
     at = 0
     try:
         while at + 4 <= len(content):
-            message, at = _message(content, at)
+            message, after = _message(content, at)
             if message is not None:
                 yield message
-            if not at:
+            if not after:
+                marked = struct.unpack_from("<I", content, at)[0] == _MARK
+                # the library reads no further, and what several streams were joined into would be loaded in part
+                if _DATA.search(content, at + (8 if marked else 4)):
+                    raise Broken("it goes on after the end of its stream: write each stream into a file of its own")
                 return
+            at = after
     except (struct.error, IndexError) as error:
         raise Broken(str(error)) from None
 
