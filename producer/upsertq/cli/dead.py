@@ -100,7 +100,7 @@ def show(*, dead_ids: tuple[str, ...], redis_url: str | None, queue_name: str, a
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=options.Number(min=0),
     metavar="S",
     default=FIRST_TIMEOUT,
     show_default=True,

@@ -33,7 +33,7 @@ SIGNALLED = 128
 @options.common
 @click.option("--wait", "wait_too", is_flag=True, help="Then wait until nothing of the run is pending.")
 @click.option(
-    "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
+    "--wait-timeout", type=options.Number(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
 )
 @options.pause_timeout
 def load(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from upsertq.cli.options import allow_eviction, run, several
+from upsertq.cli.options import Number, allow_eviction, run, several
 from upsertq.client.enqueue import Limits
 from upsertq.client.files import plan_of
 from upsertq.client.load import Plan
@@ -106,7 +106,7 @@ _options = several(
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         default=TIMEOUT,
         show_default=True,
         metavar="S",

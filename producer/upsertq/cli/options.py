@@ -1,5 +1,6 @@
 """Owns the options that commands share, and how a command gets its server: option, environment, or embedded."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -44,6 +45,17 @@ class Name(_TextType):
             return checked_name(self.kind, value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number within a range; `nan`, which every range lets pass, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number, or click's usage error."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{shown(value)} is no number", param, ctx)
+        return number
 
 
 class Duration(_TextType):
@@ -109,7 +121,7 @@ run = click.option("--run", "run_name", type=Name("run"), default=None, help="Na
 
 pause_timeout = click.option(
     "--pause-timeout",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=PAUSE_TIMEOUT,
     show_default=True,
     metavar="S",

@@ -31,7 +31,7 @@ WATCH_PATIENCE = 30.0
 @click.option("--watch", is_flag=True, help="Look again and again until interrupted, and show rates.")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=options.Number(0.1, 86_400),
     default=2.0,
     show_default=True,
     metavar="S",

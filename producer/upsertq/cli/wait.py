@@ -17,13 +17,11 @@ from upsertq.contract.errors import LanePaused, WaitTimeout
 @click.command()
 @options.common
 @options.run
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="S", help="Give up after so many seconds (exit code 4)."
-)
+@click.option("--timeout", type=options.Number(min=0), metavar="S", help="Give up after so many seconds (exit code 4).")
 @options.pause_timeout
 @click.option(
     "--open-timeout",
-    type=click.FloatRange(min=0),
+    type=options.Number(min=0),
     default=OPEN_TIMEOUT,
     show_default=True,
     metavar="S",

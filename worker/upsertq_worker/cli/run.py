@@ -38,7 +38,7 @@ class WorkerEnded(WorldError):  # noqa: N818 - as its siblings in `upsertq.contr
 @log_format
 @options.common
 @click.option(
-    "--wait-timeout", type=click.FloatRange(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
+    "--wait-timeout", type=options.Number(min=0), metavar="S", help="Give up waiting after so many seconds (code 4)."
 )
 def run(
     *,

@@ -38,7 +38,7 @@ _redis_url = click.option(
 _wait = click.option("--wait", is_flag=True, help="Follow the job; end with its receipt and its exit code.")
 _timeout = click.option(
     "--wait-timeout",
-    type=click.FloatRange(min=0),
+    type=options.Number(min=0),
     metavar="S",
     help="Give up following after so many seconds (code 4).",
 )
@@ -79,7 +79,7 @@ def ingest(*, load_options: LoadOptions, queue_name: str, **how: Any) -> int:
 
 @submit.command(short_help="Drain a queue into an index.")
 @index_options("--request-timeout")
-@click.option("--seconds", type=click.FloatRange(min=1), metavar="S", help="Stop after so many seconds.")
+@click.option("--seconds", type=options.Number(min=1), metavar="S", help="Stop after so many seconds.")
 @click.option(
     "--slots",
     type=click.IntRange(1, 256),
@@ -109,9 +109,7 @@ def drain(*, index_host: str, seconds: float | None, slots: int | None, queue_na
 @click.argument("dead_ids", nargs=-1, metavar="[DEAD_ID]...")
 @selection
 @click.option("--first", type=click.IntRange(min=1), metavar="N", help="Replay N first, as `upsertq dead replay` does.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="S", help="With --first: wait so many seconds for them."
-)
+@click.option("--timeout", type=options.Number(min=0), metavar="S", help="With --first: wait so many seconds for them.")
 @_common
 def replay(
     *,
