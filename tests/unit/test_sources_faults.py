@@ -58,6 +58,8 @@ def read(path: Path, content: str | bytes) -> list[tuple[int, Record | Fault]]:
         (json.dumps({"id": "x", "values": [1, 2], "metadata": {"t": "x" * 41_000}}), "metadata", "bytes as JSON"),
         ('{"id": "x", "values": [1, 2], "sparse_values": [1]}', "sparse_values", "give a flat JSON object"),
         ('{"id": "x", "values": [1, 2], "namespace": 3.5}', "namespace", "give a string"),
+        ('{"id": "x", "values": [1, 2], "namespace": false}', "namespace", "is False, a bool; give a string"),
+        ('{"id": "x", "values": [1, 2], "namespace": []}', "namespace", "is [], a list; give a string"),
     ],
 )
 def test_each_bad_line_is_one_fault_between_good_ones(tmp_path: Path, line: str, field: str, reason: str) -> None:
@@ -114,6 +116,12 @@ def test_a_reject_keeps_the_records_fields(tmp_path: Path) -> None:
     assert why["line"] == 1
     assert why["source"].endswith("a.jsonl")
     assert "must be finite" in why["reason"]
+
+
+def test_a_reject_keeps_what_is_no_namespace(tmp_path: Path) -> None:
+    """Left out, it would be the default namespace when the reject is loaded again."""
+    told = reject(tmp_path, '{"id": "x", "values": [1, 2], "namespace": false}')
+    assert told["namespace"] is False
 
 
 def test_a_reject_of_a_broken_line_keeps_its_text(tmp_path: Path) -> None:

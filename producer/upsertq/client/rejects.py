@@ -76,12 +76,13 @@ class Rejects:
 
 def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
     """The line for one reject: the record's fields as far as JSON can say them, and why it was rejected."""
+    space = chunk.namespaces if isinstance(chunk.namespaces, str) else chunk.namespaces[row]
     cells = {
         "id": chunk.ids[row],
         "values": None if chunk.values is None else chunk.values[row],
         "sparse_values": None if chunk.sparse is None else chunk.sparse[row],
         "metadata": None if chunk.metadata is None else chunk.metadata[row],
-        "namespace": (chunk.namespaces if isinstance(chunk.namespaces, str) else chunk.namespaces[row]) or None,
+        "namespace": None if space == "" else space,
     }
     record: dict[str, Any] = {name: _sayable(cell) for name, cell in cells.items() if cell is not None}
     where = {"source": _sayable(source.name), source.unit: chunk.positions[row]}
