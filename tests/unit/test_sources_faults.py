@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from upsertq.client.loading import outcomes
@@ -128,6 +130,55 @@ def test_a_reject_of_a_broken_line_keeps_its_text(tmp_path: Path) -> None:
     """There is no record to keep, so the line itself is kept."""
     told = reject(tmp_path, '{"id": "x", values}')
     assert told["_reject"]["text"] == '{"id": "x", values}'
+
+
+@pytest.mark.parametrize(
+    ("cells", "kept"),
+    [
+        ({"metadata": "{bad"}, {"metadata": "{bad"}),
+        ({"metadata": [1]}, {"metadata": []}),
+        ({"sparse_values": "no"}, {"sparse_values": "no"}),
+        ({"values": "1 and 2"}, {"values": "1 and 2"}),
+        ({"id": None}, {"id": []}),
+    ],
+)
+def test_a_reject_of_a_cell_keeps_the_others_and_is_one_again(
+    tmp_path: Path, cells: dict[str, Any], kept: dict[str, Any]
+) -> None:
+    """One cell cannot be read: the rest of the record is kept, and loads only with that cell corrected."""
+    record = {"id": "x", "values": [1.0, 2.0], "metadata": {"a": "b"}, "namespace": "n"}
+    told = reject(tmp_path, json.dumps(record | cells))
+    del told["_reject"]
+    assert told == record | kept
+    assert reject(tmp_path, json.dumps(told))["_reject"]
+
+
+def test_a_reject_of_a_deletion_is_no_record(tmp_path: Path) -> None:
+    """The field that says what it is would be missing: loaded again it would be an upsert."""
+    told = reject(tmp_path, '{"id": "x", "values": [1, 2], "op": "delete"}')
+    assert "values" not in told
+    assert reject(tmp_path, json.dumps(told))["_reject"]
+
+
+def test_a_reject_of_a_column_never_loads_without_its_cell(tmp_path: Path) -> None:
+    """What Arrow holds and JSON cannot say is marked, not left out: metadata, sparse values and the namespace."""
+    good = {"id": pa.array(["x"]), "values": pa.array([[1.0, 2.0]], pa.list_(pa.float32()))}
+    twice = pa.array([[("a", "1"), ("a", "2")]], pa.map_(pa.string(), pa.string()))
+    for name, cell, kept in [
+        ("metadata", pa.array(["{bad"]), "{bad"),
+        ("metadata", twice, []),
+        ("sparse_values", pa.array(["bad"]), "bad"),
+        ("namespace", pa.array([b"\xff\xfe"]), []),
+    ]:
+        pa.parquet.write_table(pa.table(good | {name: cell}), tmp_path / "a.parquet")
+        (source,) = open_sources([str(tmp_path / "a.parquet")], Columns())
+        (chunk,) = source.chunks()
+        (fault,) = outcomes(chunk, None)
+        assert isinstance(fault, Fault)
+        told = json.loads(line_of(source, chunk, 0, fault))
+        del told["_reject"]
+        assert told == {"id": "x", "values": [1.0, 2.0], name: kept}
+        assert reject(tmp_path, json.dumps(told))["_reject"]
 
 
 def test_reading_ignores_what_a_reject_adds(tmp_path: Path) -> None:

@@ -84,6 +84,9 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
         "metadata": None if chunk.metadata is None else chunk.metadata[row],
         "namespace": None if space == "" else space,
     }
+    if row in chunk.faults and fault.field in cells and (cells[fault.field] is None or fault.field == "namespace"):
+        # what could not be read is no longer here: the record must not load without it unless it is corrected
+        cells[fault.field] = []
     record: dict[str, Any] = {name: _sayable(cell) for name, cell in cells.items() if cell is not None}
     where = {"source": _sayable(source.name), source.unit: chunk.positions[row]}
     reject = {**where, "field": _sayable(fault.field), "reason": _sayable(fault.reason)}

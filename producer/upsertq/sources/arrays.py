@@ -185,12 +185,12 @@ def _metadata(pa: Any, arrays: dict[str, Any], layout: Layout, faults: dict[int,
 
 
 def _each(cells: Iterable[Any], read: Callable[[Any], Any], faults: dict[int, Fault]) -> list[Any]:
-    """Each cell as `read` reads it; one that cannot be read is `None` and a fault."""
+    """Each cell as `read` reads it; one that cannot be read is a fault and, where it is text, stays as it is."""
     done: list[Any] = []
     for index, cell in enumerate(cells):
         try:
             done.append(read(cell))
         except Misread as error:
             faults.setdefault(index, Fault(error.field, error.reason))
-            done.append(None)
+            done.append(cell if isinstance(cell, str) else None)
     return done

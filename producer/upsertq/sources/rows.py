@@ -88,7 +88,7 @@ class RowReader:
                 read.append(self._cells_of(row))
             except Misread as error:
                 faults[index] = Fault(error.field, error.reason)
-                read.append((row.get(self.id), None, None, None, self._kept_namespace(row)))
+                read.append((row.get(self.id), *self._kept_cells(row), self._kept_namespace(row)))
         ids, values, sparse, metadata, spaces = map(list, zip(*read, strict=True)) if read else ([], [], [], [], [])
         return Chunk(
             ids=ids,
@@ -145,19 +145,45 @@ class RowReader:
             raise Misread("id", f"is missing: the record has {listed([n for n in row if n not in NOTES])}")
         if not WATCHED.isdisjoint(row):
             refuse_others(row, self._data)
+        return (
+            # integers have one obvious spelling; a `bool` is none
+            str(record_id) if type(record_id) is int else record_id,
+            self._values_of(row),
+            self._sparse_of(row),
+            self._metadata_of(row),
+            self._namespace_of(row),
+        )
+
+    def _kept_cells(self, row: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+        """Values, sparse values and metadata of a row with a fault: what cannot be read is text, or `None`.
+
+        Nothing is kept of what is no upsert: the field that says so is not in its reject, which would be one.
+        """
+        try:
+            refuse_others(row, self._data)
+        except Misread:
+            return None, None, None
+        kept: list[Any] = []
+        for name, read in (
+            ("" if self._spread else self._values[0], self._values_of),
+            (next((name for name in self._sparse if row.get(name) is not None), ""), self._sparse_of),
+            ("metadata" if self._columns.metadata is None else "", self._metadata_of),
+        ):
+            try:
+                kept.append(read(row))
+            except Misread:
+                cell = row.get(name) if name else None
+                kept.append(cell if isinstance(cell, str) else None)
+        values, sparse, metadata = kept
+        return values, sparse, metadata
+
+    def _sparse_of(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         sparse = None
         for name in self._sparse:
             sparse = row.get(name) if sparse is None else sparse
         if sparse is None and self._columns.sparse is not None:
             self._spellings.check(row, self._columns.sparse, "sparse_values")
-        return (
-            # integers have one obvious spelling; a `bool` is none
-            str(record_id) if type(record_id) is int else record_id,
-            self._values_of(row),
-            None if sparse is None else as_object("sparse_values", sparse),
-            self._metadata_of(row),
-            self._namespace_of(row),
-        )
+        return None if sparse is None else as_object("sparse_values", sparse)
 
     def _namespace_of(self, row: Mapping[str, Any]) -> Any:
         default = self._columns.namespace or ""
