@@ -13,6 +13,8 @@ from upsertq.cli.load_options import LoadOptions
 from upsertq.contract.errors import UsageError
 from upsertq_worker.cli.config import WorkConfig
 from upsertq_worker.job_arguments import MOST_BYTES, MOST_TEXT, check, fitted, named, texts
+from upsertq_worker.jobs import replay
+from upsertq_worker.jobs.job_context import JobContext, active
 
 
 def nested(depth: int) -> Any:
@@ -117,3 +119,9 @@ def test_a_default_of_its_own_is_kept() -> None:
         one: int = 7
 
     assert fitted(Kind, {}).one == 7
+
+
+def test_a_replay_of_nothing_is_refused() -> None:
+    """As the command has it: a limit of 0 is an argument that does not fit, not an error on the way."""
+    with active(JobContext("redis://127.0.0.1:1", {}, lambda: None)), pytest.raises(UsageError, match="limit is 0"):
+        replay("q", {"limit": 0})

@@ -46,6 +46,8 @@ def replay(queue: str, selector: Mapping[str, Any], plan: Mapping[str, Any]) -> 
     unknown = set(chosen.reasons) - {reason.value for reason in Reason}
     if unknown:
         raise UsageError(f"there is no reason {', '.join(sorted(unknown))}: choose of {', '.join(Reason)}")
+    if chosen.limit == 0:
+        raise UsageError("limit is 0, at which nothing is chosen: give a number from 1 on")
     if how.dead_ids and not chosen.everything:
         raise UsageError("name dead letters or choose them, not both")
 
