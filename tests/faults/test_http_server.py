@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from upsertq.contract.errors import WorldError
 from upsertq_worker.edge import http_server
 from upsertq_worker.edge.http_server import Page, Route, serving
+from upsertq_worker.edge.process import run_loop
 from waiting import wait_until_async
 
 if TYPE_CHECKING:
@@ -184,6 +185,27 @@ async def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
                 await reader.read()
         await wait_until_async(lambda: get(port), 10, "there is room again")
         assert ASKED
+
+
+def test_strangers_cost_no_more_on_the_loop_of_a_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Silent connections are cut and more than so many are closed there too, whose transports are not asyncio's."""
+    monkeypatch.setattr(http_server, "CONNECTIONS_MAX", 5)
+    monkeypatch.setattr(http_server, "CONNECTION_SECONDS", 0.5)
+
+    async def story() -> None:
+        async with listening() as port, asyncio.timeout(10):
+            held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+            assert await get(port) == b""
+            for reader, writer in held:
+                with suppress(ConnectionError):
+                    assert await reader.read() == b""
+                writer.close()
+            await wait_until_async(lambda: get(port), 10, "there is room again")
+
+    run_loop(story())
+    assert caplog.messages == []
 
 
 async def test_a_bug_is_a_500_and_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
