@@ -3,6 +3,7 @@
 After a failure that passes it keeps no idle connection: behind the same address another server may be the primary now.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -74,10 +75,14 @@ class AsyncLink:
 
     async def ask(self, commands: Sequence[Command]) -> list[Any]:
         """As `Link.ask`."""
+        before = _cancellations()
         try:
             replies = await self._replies(commands)
         except (*MAPPED, OSError) as error:
             replies = [failed(error)] * len(commands)
+        if _cancellations() > before:
+            # Python 3.11: `asyncio.wait_for`, within the client, drops one that comes as the command has just gone out
+            raise asyncio.CancelledError
         if passes(replies):
             with suppress(*MAPPED, OSError):
                 await self._client.connection_pool.disconnect(inuse_connections=False)
@@ -105,6 +110,11 @@ class AsyncLink:
         for one in sentinels_of(self._client.connection_pool):
             await one.aclose()
         await self._client.aclose()
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 def _sent(command: Command) -> Command:
