@@ -44,11 +44,12 @@ def test_the_number_of_shards_is_fixed_at_creation(backend: Backend, server: Ser
     assert server.hold(queue.open_queue(QueueKeys("new"), None, 0, no_patience())).shards == queue.DEFAULT_SHARDS
 
 
-@pytest.mark.parametrize("shards", [0, -1, 1025])
-def test_an_impossible_number_of_shards(server: Server, shards: int) -> None:
-    """A queue has 1 to 1,024 shards."""
+@pytest.mark.parametrize("shards", [0, -1, 1025, 1.5, True])
+def test_an_impossible_number_of_shards(backend: Backend, server: Server, shards: int) -> None:
+    """A queue has 1 to 1,024 shards; where something else is asked for, nothing is created."""
     with pytest.raises(UsageError, match="choose 1 to 1024"):
         server.hold(queue.open_queue(KEYS, shards, 0, no_patience()))
+    assert not backend.sync.exists(KEYS.meta)
 
 
 SOUND = {"format": str(FORMAT), "incarnation": "i", "shards": "8", "state": "ready"}

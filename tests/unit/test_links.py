@@ -30,7 +30,7 @@ class Deaf:
 
 
 async def test_a_cancellation_that_the_client_drops_ends_the_call() -> None:
-    """Whoever cancelled a flush, or a task of a worker, waits for its end: it must not go on."""
+    """What cancels a flush, or a task of a worker, waits for its end: it must not go on."""
     client = Deaf()
     asking = asyncio.create_task(AsyncLink(cast("AsyncClient", client)).ask([["PING"]]))
     await client.asked.wait()

@@ -51,8 +51,8 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
         QueueLost: the server lost a part of it.
     """
     wanted = DEFAULT_SHARDS if shards is None else shards
-    if not 1 <= wanted <= MAX_SHARDS:
-        raise UsageError(f"a queue cannot have {wanted} shards: choose 1 to {MAX_SHARDS}")
+    if type(wanted) is not int or not 1 <= wanted <= MAX_SHARDS:  # what else passes would be noted as it is
+        raise UsageError(f"a queue cannot have {wanted!r} shards: choose 1 to {MAX_SHARDS}")
     yield from read_meta(keys, patience)
     ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")

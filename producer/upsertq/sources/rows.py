@@ -95,7 +95,7 @@ class RowReader:
             values=_matrix(values, booleans=booleans),
             sparse=sparse if sparse.count(None) < len(sparse) else None,
             metadata=metadata if any(metadata) else None,
-            namespaces=spaces if any(space != "" for space in spaces) else "",
+            namespaces=spaces if spaces.count("") < len(spaces) else "",
             positions=positions,
             done=done,
             faults=faults,
