@@ -193,12 +193,12 @@ class Hold:
                     self.keys.lose_version(known.flying, now, now + self._quarantine)
                 known.waiting.clear()
                 self.ready.withdraw(known)
-                until, lost = known.quarantined_until, known.lost
+                until = known.quarantined_until
             else:
                 known.dropped = True
                 until = max(known.lost_until, now + self._quarantine if known.in_flight else 0.0)
-                lost = known.order_of(key[1])
             if until > now:
+                lost = known.lost if isinstance(known, Chain) else known.order_of(key[1])
                 self.keys.remember(Chain(shard, key, now, lost=lost), until)
         if namespace is None:
             self.ready.closed.discard(shard)
