@@ -34,7 +34,7 @@ def find() -> Any:
 
 
 def test_the_number_of_shards_is_fixed_at_creation(backend: Backend, server: Server) -> None:
-    """Whoever comes later finds the first one's number, and is refused when asking for another."""
+    """A producer that comes later finds the first one's number, and is refused when asking for another."""
     assert server.hold(queue.open_queue(KEYS, 3, 5, no_patience())).shards == 3
     assert server.hold(queue.open_queue(KEYS, None, 6, no_patience())).shards == 3
     assert server.hold(queue.open_queue(KEYS, 3, 6, no_patience())).shards == 3

@@ -127,7 +127,7 @@ class Checker:
         self.note("replay", f"shard {shard} {stream_id} (first {entry.seq}): {_shown([(key, version)])}")
         if self._line(key).letters.pop(version, None) is None:
             self.violated(f"{key} v{version} is replayed, but it is no dead letter")
-        # whom it killed before its death says nothing about a second death
+        # which one it killed before its death says nothing about a second death
         self._faults(key, version)[Reason.CRASH_LOOP] = 0
         self._count_letter(key, entry.run, -1)
 
