@@ -1,4 +1,7 @@
-"""Owns the `upsertq` command: finds the subcommands, and turns every error into one line and an exit code."""
+"""Owns the `upsertq` command: finds the subcommands, and turns every error into one line and an exit code.
+
+They are entry points, those of this package too: only the one that is run is imported.
+"""
 
 import os
 import sys
@@ -9,7 +12,6 @@ from typing import Any, Final
 import click
 
 from upsertq import __version__
-from upsertq.cli import commands
 from upsertq.cli.exit_code import ExitCode, code_of
 from upsertq.cli.output import OutputFailed, complain
 from upsertq.cli.strict import StrictGroup
@@ -17,24 +19,21 @@ from upsertq.contract.errors import UpsertqError, shown
 
 __all__ = ["ExitCode", "run_command_line", "upsertq"]
 
-PLUGINS: Final = "upsertq.commands"
+COMMANDS: Final = "upsertq.commands"
+"""The entry-point group of the subcommands."""
 TRACEBACK: Final = "UPSERTQ_TRACEBACK"
 """Environment variable: where it is set, an unexpected error shows its traceback."""
-_EXTRA_OF: Final = {"upsertq_worker": "worker", "upsertq_emulator": "emulator"}
+_EXTRA_OF: Final = {"upsertq": "cli", "upsertq_worker": "worker", "upsertq_emulator": "emulator"}
 
 
 class _Commands(StrictGroup):
-    """The group of all subcommands: those of this package, and those of the worker and the emulator by entry point."""
+    """The group of all subcommands."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        plugins = [point.name for point in entry_points(group=PLUGINS)]
-        return sorted({*super().list_commands(ctx), *plugins})
+    def list_commands(self, _: click.Context) -> list[str]:
+        return sorted(entry_points(group=COMMANDS).names)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        own = super().get_command(ctx, cmd_name)
-        if own is not None:
-            return own
-        for point in entry_points(group=PLUGINS, name=cmd_name):
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        for point in entry_points(group=COMMANDS, name=cmd_name):
             return _loaded(point)
         return None
 
@@ -43,7 +42,7 @@ def _loaded(point: EntryPoint) -> click.Command:
     try:
         command = point.load()
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] in {"upsertq", *_EXTRA_OF}:
+        if error.name is None or error.name.split(".")[0] in _EXTRA_OF:
             raise
         return _stand_in(point, error)
     assert isinstance(command, click.Command)  # noqa: S101 - our own entry points
@@ -86,10 +85,6 @@ def upsertq() -> None:
       upsertq work --index-host https://my-index-abc123.svc.pinecone.io
       upsertq status
     """  # noqa: D301 - click wants a real backspace before lines that it shall not wrap
-
-
-for _command in commands.ALL:
-    upsertq.add_command(_command)
 
 
 def run_command_line(arguments: list[str] | None = None) -> int:  # noqa: PLR0911 - a way out for each kind of error
