@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from upsertq.admin.audit import Report
 
 KEYS = QueueKeys("q")
-SHARDS = 3
+SHARDS = 4
 WORLD = Circumstances(time.monotonic, time.time)
 
 

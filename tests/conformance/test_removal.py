@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from upsertq.contract.protocol import Conversation
 
 KEYS: Final = QueueKeys("a")
-SHARDS: Final = 3
+SHARDS: Final = 4
 IDS: Final = [f"id-{number}" for number in range(30)]
 STEPS: Final = range(22)
 """Round trips of a removal of which the server knows no script yet."""
@@ -93,8 +93,8 @@ def test_all_of_it_and_nothing_else(backend: Backend, server: Server) -> None:
     assert removed > SHARDS
     with pytest.raises(NotFound):
         server.hold(deletion())
-    drained.put(server, "a", IDS, shards=5)
-    assert shape_of(server, "a").shards == 5
+    drained.put(server, "a", IDS, shards=8)
+    assert shape_of(server, "a").shards == 8
 
 
 def test_many_keys(backend: Backend, server: Server) -> None:

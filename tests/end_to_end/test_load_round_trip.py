@@ -108,14 +108,14 @@ def test_several_sources_in_order_into_a_queue_of_chosen_shards(redis_server: Re
     """Later sources come later: of two versions of an id the second stands behind the first."""
     for name, number in (("a", 1.0), ("b", 2.0)):
         (tmp_path / f"{name}.jsonl").write_text("".join(f'{{"id": "{k}", "values": [{number}]}}\n' for k in range(99)))
-    options = ["--queue", "q3", "--shards", "3", "--redis-url", redis_server.url]
+    options = ["--queue", "q2", "--shards", "2", "--redis-url", redis_server.url]
     ended = upsertq("load", tmp_path / "a.jsonl", tmp_path / "b.jsonl", *options)
     assert ended.code == 0
-    assert "next: upsertq wait --queue q3 --run" in ended.out
+    assert "next: upsertq wait --queue q2 --run" in ended.out
     with redis_server.client() as client:
-        assert shards_of(client, "q3") == 3
+        assert shards_of(client, "q2") == 2
     seen: dict[str, list[float]] = {}
-    for record in records_of(redis_server, "q3"):
+    for record in records_of(redis_server, "q2"):
         seen.setdefault(record.id, []).append(float(np.frombuffer(record.values, "<f4")[0]))
     assert seen == {str(k): [1.0, 2.0] for k in range(99)}
 

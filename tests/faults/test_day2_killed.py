@@ -78,7 +78,7 @@ def test_delete_queue(redis_server: RealServer, client: redis.Redis, tmp_path: P
     assert document("delete-queue", "q", "--yes", url=url)["deleted"]
     assert client.dbsize() == 1_000
     assert "there is no queue 'q'" in complaint("delete-queue", "q", "--yes", url=url, expect=1)
-    drained.put(Server(client), "q", ["new"], shards=3)
+    drained.put(Server(client), "q", ["new"], shards=8)
     assert books(url, "q")["enqueued"] == 1
 
 

@@ -180,6 +180,7 @@ def test_a_bad_first_record_fixes_no_dimension(redis_server: RealServer, tmp_pat
     [
         (["--namespace", "é"], "--namespace has the non-ASCII character"),
         (["--shards", "0"], "--shards"),
+        (["--shards", "3"], "'--shards': '3' is not one of '1', '2', '4', '8'"),
         (["--format", "xml"], "--format"),
         (["--run", "a b"], "run name 'a b' is not allowed"),
         (["--ids", "x.txt"], "--ids is given 1 times for 0 NPY files"),

@@ -14,6 +14,7 @@ from upsertq.client.files import plan_of
 from upsertq.client.load import Plan
 from upsertq.client.rejects import MAX_BYTES
 from upsertq.contract.errors import UsageError
+from upsertq.contract.keys import MAX_SHARDS
 from upsertq.contract.queue import DEFAULT_SHARDS
 from upsertq.sources import Columns, Format
 
@@ -78,10 +79,10 @@ _options = several(
     click.option("--resume", is_flag=True, help="Go on with the interrupted load of the same files."),
     click.option(
         "--shards",
-        type=click.IntRange(1, 1024),
+        type=click.Choice([1 << power for power in range(MAX_SHARDS.bit_length())]),
         default=None,
         metavar="N",
-        help=f"Shards of a new queue.  [default: {DEFAULT_SHARDS}]",
+        help=f"Shards of a new queue, a power of two.  [default: {DEFAULT_SHARDS}]",
     ),
     click.option(
         "--max-pending-records",

@@ -52,7 +52,7 @@ class Producer:
         queue: name of the queue, created when it is not there.
         url: the server (`redis://`, `rediss://`, `unix://`, `redis+sentinel://HOST:PORT,HOST:PORT/NAME`) or a node of a
             cluster, or a `Server`.
-        shards: number of ordered streams; fixed when the queue is created (16 unless given).
+        shards: number of ordered streams, a power of two; fixed when the queue is created (16 unless given).
         limits: the backlog to stay under.
         max_dead: dead letters in the queue at which nothing more is enqueued and `TooManyDead` is raised; `None` for
             no limit. Nothing taken is dropped by that either: call again once they are replayed or discarded.

@@ -47,12 +47,14 @@ def open_queue(keys: QueueKeys, shards: int | None, now_ms: int, patience: Patie
     """Create the queue if it is not there; `shards` is what it must have, `None` for whatever it has (or 16).
 
     Raises:
+        UsageError: `shards` is no power of two up to `MAX_SHARDS`.
         QueueMismatch: it has another number of shards, or a format that this program does not know.
         QueueLost: the server lost a part of it.
     """
     wanted = DEFAULT_SHARDS if shards is None else shards
-    if type(wanted) is not int or not 1 <= wanted <= MAX_SHARDS:  # what else passes would be noted as it is
-        raise UsageError(f"a queue cannot have {wanted!r} shards: choose 1 to {MAX_SHARDS}")
+    # another type would be noted as it is
+    if type(wanted) is not int or not 1 <= wanted <= MAX_SHARDS or wanted.bit_count() != 1:
+        raise UsageError(f"a queue cannot have {wanted!r} shards: choose a power of two from 1 to {MAX_SHARDS}")
     yield from read_meta(keys, patience)
     ask = ask_script(CREATE, [([keys.meta], [uuid.uuid4().hex, FORMAT, wanted, now_ms, ""])])
     (reply,) = yield from persistently(ask, patience, f"open the queue '{keys.queue}'")
