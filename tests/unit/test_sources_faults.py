@@ -110,10 +110,10 @@ def reject(path: Path, line: str) -> dict[str, Any]:
 
 
 def test_a_reject_keeps_the_records_fields(tmp_path: Path) -> None:
-    """What JSON cannot say becomes null; the rest is as it was."""
+    """What JSON cannot say is told all the same; the rest is as it was."""
     told = reject(tmp_path, '{"id": "x", "values": [1, NaN], "metadata": {"a": [1]}, "namespace": "n"}')
     why = told.pop("_reject")
-    assert told == {"id": "x", "values": [1.0, None], "metadata": {"a": [1]}, "namespace": "n"}
+    assert told == {"id": "x", "values": [1.0, {"number": "nan"}], "metadata": {"a": [1]}, "namespace": "n"}
     assert why["field"] == "values"
     assert why["line"] == 1
     assert why["source"].endswith("a.jsonl")
@@ -124,6 +124,13 @@ def test_a_reject_keeps_what_is_no_namespace(tmp_path: Path) -> None:
     """Left out, it would be the default namespace when the reject is loaded again."""
     told = reject(tmp_path, '{"id": "x", "values": [1, 2], "namespace": false}')
     assert told["namespace"] is False
+
+
+def test_a_reject_of_a_number_that_json_lacks_is_refused_again(tmp_path: Path) -> None:
+    """As null it would be left out, and the record would land without it."""
+    told = reject(tmp_path, '{"id": "x", "values": [1, 2], "metadata": {"a": -Infinity, "b": "c"}}')
+    assert told["metadata"] == {"a": {"number": "-inf"}, "b": "c"}
+    assert reject(tmp_path, json.dumps(told))["_reject"]["field"] == "metadata"
 
 
 def test_a_reject_of_a_broken_line_keeps_its_text(tmp_path: Path) -> None:

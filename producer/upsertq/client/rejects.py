@@ -96,7 +96,10 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
 
 
 def _sayable(cell: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind of value
-    """The cell as JSON can say it: a number that is not finite becomes null, what JSON lacks becomes its text."""
+    """The cell as JSON can say it; what it lacks becomes text.
+
+    A number that is not finite becomes an object, which no field takes: as null it would be missing without a word.
+    """
     if isinstance(cell, np.ndarray | np.generic):
         cell = cell.tolist()
     if depth > _DEEPEST:
@@ -109,7 +112,7 @@ def _sayable(cell: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each 
         case int():
             return int(cell) if -(2**63) <= cell < 2**64 else str(cell)
         case float():
-            return float(cell) if math.isfinite(cell) else None
+            return float(cell) if math.isfinite(cell) else {"number": str(float(cell))}
         case Mapping():
             return {_sayable(str(name)): _sayable(item, depth + 1) for name, item in cell.items()}
         case list() | tuple():
