@@ -133,6 +133,19 @@ def test_a_reject_of_a_number_that_json_lacks_is_refused_again(tmp_path: Path) -
     assert reject(tmp_path, json.dumps(told))["_reject"]["field"] == "metadata"
 
 
+@pytest.mark.parametrize(("cell", "kept"), [("x", "x"), ("nan", "nan"), ("", None)])
+def test_a_reject_keeps_the_values_of_columns(tmp_path: Path, cell: str, kept: Any) -> None:
+    """Of a row with a column for each dimension all stay: only what is no number is to be corrected."""
+    (tmp_path / "a.csv").write_text(f"id,e0,e1,e2\nx,1.5,{cell},-2\n")
+    (source,) = open_sources([str(tmp_path / "a.csv")], Columns(values=("e*",)))
+    (chunk,) = source.chunks()
+    (fault,) = outcomes(chunk, None)
+    assert isinstance(fault, Fault)
+    told = json.loads(line_of(source, chunk, 0, fault))
+    assert told["values"] == [1.5, kept, -2.0]
+    assert reject(tmp_path, json.dumps(told))["_reject"]["field"] == "values"
+
+
 def test_a_reject_of_a_broken_line_keeps_its_text(tmp_path: Path) -> None:
     """There is no record to keep, so the line itself is kept."""
     told = reject(tmp_path, '{"id": "x", values}')

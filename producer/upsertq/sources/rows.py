@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from upsertq.contract.errors import SourceError, shown
-from upsertq.sources.cells import Misread, as_metadata, as_numbers, as_object, as_values
+from upsertq.sources.cells import Misread, as_metadata, as_number, as_numbers, as_object, as_values
 from upsertq.sources.chunk import Chunk, Fault
 from upsertq.sources.columns import (
     EVERY,
@@ -175,7 +175,23 @@ class RowReader:
                 cell = row.get(name) if name else None
                 kept.append(cell if isinstance(cell, str) else None)
         values, sparse, metadata = kept
-        return values, sparse, metadata
+        return self._kept_columns(row) if self._spread and values is None else values, sparse, metadata
+
+    def _kept_columns(self, row: Mapping[str, Any]) -> list[Any] | None:
+        """The values of a row with a column for each: what is no number stays, so that the list is refused.
+
+        `None` where all are numbers, and something else is wrong with them.
+        """
+        kept: list[Any] = []
+        misread = False
+        for name in self._values:
+            cell = row.get(name)
+            try:
+                kept.append(as_number(name, cell))
+            except Misread:
+                kept.append(cell)
+                misread = True
+        return kept if misread else None
 
     def _sparse_of(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         sparse = None
