@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from upsertq_worker.queue.protocols import Stream
 
 
-def fields(name: str, namespace: str = "") -> dict[bytes, bytes]:
+def fields(name: str, namespace: str = "", dimension: int = 1) -> dict[bytes, bytes]:
     """Return an entry of one record as the server holds it."""
-    entry = Entry(namespace, (name,), 1, bytes(4))
+    entry = Entry(namespace, (name,), dimension, bytes(4 * dimension))
     flat = [part if isinstance(part, bytes) else str(part).encode() for part in encode(entry)]
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
@@ -108,6 +108,40 @@ async def test_streams_at_their_end_are_not_looked_at_in_each_read() -> None:
         now += seconds
         await reader._round()
     assert queue.asked == [{"few", "many"}, {"few", "many"}, {"many"}, {"few", "many"}, {"many"}]
+
+
+class Burst:
+    """A queue of one shard with 500 lanes, each of which has an entry of 80 kB at first, and then many."""
+
+    def __init__(self) -> None:
+        self.lengths = 1
+
+    async def lanes(self, _: object) -> dict[int, LaneList]:
+        """Return the lanes."""
+        return {0: LaneList(START, [f"{lane}" for lane in range(500)])}
+
+    async def read(self, cursors: Mapping[Stream, str], _bells: object, count: int, _wait: object) -> Read:
+        """Return what was asked for."""
+        found = []
+        for (shard, namespace), place in cursors.items():
+            first = int(place.split("-")[0]) + 1
+            for number in range(first, min(first + count - 1, self.lengths) + 1):
+                entry = fields(f"{number}", namespace, dimension=20_000)
+                found.append(Delivery(shard, namespace, f"{number}-{namespace}", entry))
+        return Read(found)
+
+
+async def test_a_burst_in_streams_that_were_read_to_their_end_is_read_within_the_memory_for_it() -> None:
+    """As after an outage of the index, in which all of them grew: a read is bounded by all that it may bring."""
+    queue: Any = Burst()
+    hold = Hold(5.0)
+    reader = made(queue, hold=hold)
+    while hold.entries.weight < 500 * 80_000 or reader.cursors.behind:
+        await reader._round()
+    queue.lengths = 100
+    for _ in range(5):
+        await reader._round()
+    assert hold.entries.weight < 2 * Settings().read_ahead
 
 
 class Relisted:

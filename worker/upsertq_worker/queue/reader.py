@@ -124,7 +124,7 @@ class Reader:
         at_end = self.cursors.take_at_end(now) if due <= 0 or not behind else ()
         cursors = {(one.shard, one.namespace): one for one in (*behind, *at_end)}
         places = {stream: one.place for stream, one in cursors.items()}
-        count = self._share.of_each(len(behind))
+        count = self._share.of_each(len(cursors))
         try:
             read = await self._queue.read(places, bells, count, 0.0 if behind or held_back else READ_WAIT)
             self._take_in(read, cursors, bells, count)
