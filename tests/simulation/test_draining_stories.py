@@ -156,6 +156,24 @@ def test_a_paused_namespace_adds_nothing_and_delays_nothing() -> None:
     world.tell(story())
 
 
+def test_hundreds_of_paused_namespaces_delay_no_other_by_a_second() -> None:
+    """Each has a stream in every shard, all of which are held back: the one that is not is found among them."""
+    world = World(shards=16)
+    for name in (f"held {number}" for number in range(600)):
+        world.enqueue(name, *map(str, range(SIZE)))
+        world.pause(name)
+
+    async def story() -> None:
+        world.start("w1")
+        await asyncio.sleep(3)
+        for number in range(3):
+            world.enqueue("trickle", f"{number}")
+            assert await world.until(lambda: not world.left("trickle"), seconds=5, step=0.02) < 1.0
+        assert set(world.landed) == {"trickle"}
+
+    world.tell(story())
+
+
 def test_a_pause_is_probed_by_a_worker_whose_batches_are_smaller_than_the_entries() -> None:
     """It came after the pause, and holds whole entries alone: one record of one of them is the probe."""
     world = World()

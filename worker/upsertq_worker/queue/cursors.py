@@ -13,6 +13,8 @@ READ_STREAMS: Final = 256
 """Streams in one read at most of which there may be more: lanes can be many, and they take turns."""
 WATCHED_STREAMS: Final = 1_024
 """Streams in one read at most that were read to their end."""
+SEARCHED: Final = 4
+"""Streams that are looked at for each of these, at most, where others may not be read now."""
 
 
 @dataclass(eq=False, slots=True)
@@ -181,7 +183,7 @@ class Cursors:
         taken: list[Cursor] = []
         wanted: dict[str, bool] = {}
         readable = self.readable()
-        for _ in range(min(len(line), 4 * most)):
+        for _ in range(min(len(line), SEARCHED * most)):
             cursor = line.popleft()
             if cursor.gone:
                 continue

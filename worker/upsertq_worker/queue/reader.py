@@ -21,7 +21,7 @@ from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.flow.share import Share
 from upsertq_worker.ordering.hold import Hold
 from upsertq_worker.ordering.model import Held
-from upsertq_worker.queue.cursors import Cursor, Cursors, Shard
+from upsertq_worker.queue.cursors import READ_STREAMS, SEARCHED, Cursor, Cursors, Shard
 from upsertq_worker.queue.lease import Leases, place_of
 from upsertq_worker.queue.protocols import Delivery, Queue, Read, ShardsDamaged, Stream
 from upsertq_worker.queue.replays import Replays
@@ -30,6 +30,8 @@ READ_WAIT: Final = 0.5
 """Seconds that one read waits for new entries."""
 POLL_SECONDS: Final = 0.2
 """Between two looks for new entries behind those read while there is more to read elsewhere, or no room for it."""
+SEARCH_SECONDS: Final = 0.01
+"""Between two looks for streams that may be read now, at least, while those looked at are held back."""
 
 
 @dataclass(eq=False)
@@ -119,8 +121,11 @@ class Reader:
         behind = self.cursors.take_behind(now)
         held_back = bool(self.cursors.behind)
         due = self.cursors.looked_at + POLL_SECONDS - now
+        # that goes through a part of a long line, and what may be read now may be the last of it
+        looks = len(self.cursors.behind) / (SEARCHED * READ_STREAMS)
+        search = max(SEARCH_SECONDS, POLL_SECONDS / max(1.0, looks))
         if due > 0 and held_back and not behind:
-            return due
+            return min(due, search)
         at_end = self.cursors.take_at_end(now) if due <= 0 or not behind else ()
         cursors = {(one.shard, one.namespace): one for one in (*behind, *at_end)}
         places = {stream: one.place for stream, one in cursors.items()}
@@ -137,7 +142,7 @@ class Reader:
         self._expect(not drained)
         if self._hold.ready.stirred or drained:
             self._signals.sendable.set()
-        return POLL_SECONDS if held_back and not (read.deliveries or read.faults) else 0.0
+        return search if held_back and not (read.deliveries or read.faults) else 0.0
 
     async def _list_lanes(self) -> None:
         shards = {shard: known for shard, known in self.cursors.readable().items() if known.bell is None}
