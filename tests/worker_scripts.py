@@ -75,7 +75,7 @@ class ShardWorker:
 
     def lease(self, *, take: bool = True, life_ms: int = LIFE_MS) -> Any:
         """Take or prolong the lease; notes the epoch that was given."""
-        arguments: list[Argument] = [self.name, self.epoch, life_ms, "1" if take else "0"]
+        arguments: list[Argument] = [self.name, self.epoch, life_ms, "1" if take else "0", 0]
         reply = self.call(LEASE, [self.keys.lease, self.keys.books], arguments)
         if isinstance(reply, list) and reply[0] >= 0:
             self.epoch = reply[0]

@@ -85,7 +85,7 @@ def calls(stage: Stage) -> dict[str, Call]:
         **_of_letters(stage),
         "settle": _settle(stage),
         "enqueue": _enqueue(stage),
-        "lease": (LEASE, lease, [made, "me", 1, 9000, "1"]),
+        "lease": (LEASE, lease, [made, "me", 1, 9000, "1", 0]),
         "mark": (MARK, lease, [made, EPOCH, 0, junk.MARK]),
         "release": (RELEASE, lease, [made, EPOCH, 0]),
         "create": (queue.CREATE, [KEYS.meta], [made, 2, junk.SHARDS, 0, "ready"]),

@@ -280,7 +280,10 @@ async def test_nothing_is_settled_where_the_server_lost_settlements(bench: Bench
         bench.sync.restore(name, 0, kept, replace=True)
     assert await settle_all(worker, OURS, [two]) == {0}
     assert bench.sync.xlen(KEYS.shard(0).stream("")) == len([one, two])
+    # nor is the lease prolonged, whether it stands or has run out unnoticed: there may be no other settlement to tell
+    assert [grant.epoch for grant in await worker.lease(OURS, take=True)] == [0, 1]
     bench.expire(0)
+    assert [grant.epoch for grant in await worker.lease({0: 1}, take=True)] == [0]
     await heir.lease({0: 0}, take=True)
     assert await settle_all(heir, {0: 2}, [one, two]) == frozenset()
     assert await bench.drifts() == ()

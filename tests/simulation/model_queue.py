@@ -136,16 +136,17 @@ class ModelQueue:
         """Let the reads that wait for new entries look again."""
         self._blocked = [look for look in self._blocked if not look()]
 
-    def lease(self, shard: int, epoch: int, name: str, *, take: bool) -> Grant:
+    def lease(self, shard: int, epoch: int, name: str, *, take: bool, told: int = 0) -> Grant:
         """`lease.lua`."""
         model = self.shards[shard]
         holder = self.holder(shard)
         if holder:
-            if (model.epoch, holder) != (epoch, name) or model.released == model.epoch:
+            if (model.epoch, holder) != (epoch, name) or model.released == model.epoch or model.books["settles"] < told:
                 return Grant(shard, 0, holder)
             model.expires_at = self._loop.now + self._lease
             return Grant(shard, epoch, name)
         unnoticed = bool(epoch) and epoch == model.last_epoch and model.released != epoch
+        unnoticed = unnoticed and model.books["settles"] >= told
         if not take or (epoch and not unnoticed):
             return Grant(shard, 0)
         model.expires_at = self._loop.now + self._lease

@@ -52,7 +52,11 @@ class QueueLink:
         unsent = {shard for shard in silent if self._faults.rng.random() < SELDOM}
         calls = {shard: epoch for shard, epoch in wanted.items() if shard not in unsent}
         told = await self._call(
-            "lease", [_bind(queue.lease, shard, epoch, name, take=take) for shard, epoch in calls.items()]
+            "lease",
+            [
+                _bind(queue.lease, shard, epoch, name, take=take, told=self._settles.get((shard, epoch), 0))
+                for shard, epoch in calls.items()
+            ],
         )
         if silent == wanted.keys() and silent:
             raise ServerUnavailable("cannot lease: simulated, no node answers")

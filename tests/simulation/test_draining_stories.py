@@ -84,6 +84,25 @@ def test_settlements_that_a_failover_undid_are_made_again(left: int) -> None:
     world.tell(story())
 
 
+def test_settlements_that_a_failover_undid_are_made_again_beside_a_paused_namespace() -> None:
+    """What is pending in its shard is not all missing then, and no other settlement may follow there."""
+    world = World()
+    world.fill("docs", 40)
+    world.fill("held", 40)
+    world.pause("held")
+    world.react = lambda _post: Reaction(seconds=0.2)
+
+    async def story() -> None:
+        world.start("w1", concurrency=1)
+        await world.until(lambda: world.left("docs") <= 30, seconds=10)
+        take_over = world.replica()
+        await world.until(lambda: not world.left("docs"), seconds=10, step=0.01)
+        take_over()
+        await world.until(lambda: not world.left("docs"), seconds=30)
+
+    world.tell(story())
+
+
 def test_a_version_that_a_failover_brought_back_overwrites_no_newer_one() -> None:
     """Its settlement is lost; a newer one that comes then is not settled before it is read again."""
     world = World()

@@ -42,7 +42,9 @@ class RedisQueue(RedisNotes):
     async def lease(self, wanted: Mapping[int, int], *, take: bool) -> list[Grant]:
         """As `Queue.lease`."""
         calls = {
-            shard: self._books_call(shard, self.name, epoch, self._lease_ms, "1" if take else "0")
+            shard: self._books_call(
+                shard, self.name, epoch, self._lease_ms, "1" if take else "0", _told(self._settles, shard, epoch)
+            )
             for shard, epoch in wanted.items()
         }
         faults, replies = await self._calls.run(LEASE, calls, "take the shards' leases", partly=True)
@@ -163,12 +165,9 @@ class RedisQueue(RedisNotes):
         """Settle each group in its shard, again with the books of runs that turn out to be concerned."""
 
         def call(shard: int, also: Sequence[str]) -> Call:
-            epoch, told = self._settles.get(shard, (0, 0))
-            head: list[Argument] = [
-                self._shape.incarnation,
-                self._holder(held[shard]),
-                told if epoch == held[shard] else 0,
-            ]
+            epoch = held[shard]
+            told = _told(self._settles, shard, epoch)
+            head: list[Argument] = [self._shape.incarnation, self._holder(epoch), told]
             return SettleCall(self._calls.keys.shard(shard), head).of(groups[shard], also)
 
         faults, replies = await self._calls.run(SETTLE, {shard: call(shard, ()) for shard in groups}, "settle")
@@ -204,6 +203,12 @@ class RedisQueue(RedisNotes):
 def _grant(shard: int, reply: Sequence[Any]) -> Grant:
     epoch, holder, clean, deaths, mark, clock = reply
     return Grant(shard, int(epoch), text_of(holder), bool(clean), int(deaths), text_of(mark), text_of(clock) or START)
+
+
+def _told(settles: Mapping[int, tuple[int, int]], shard: int, epoch: int) -> int:
+    """Entries that were ever settled in a shard, as far as was told under this epoch."""
+    under, count = settles.get(shard, (0, 0))
+    return count if under == epoch else 0
 
 
 def _shard(metered: Metered) -> int:
