@@ -17,13 +17,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+import orjson
 import redis
 
 from upsertq.contract.dead_letter import Reason, Verdict, encode_letter, mark_field
 from upsertq.contract.keys import QueueKeys, shard_of
-from upsertq.contract.wire import Entry
+from upsertq.contract.wire import FORMAT, Entry
 
 QUEUE: Final = "default"
+INCARNATION: Final = "bench"
 SHARDS: Final = 8
 BATCH: Final = 2_000
 REASONS: Final = tuple(Reason)[:3]
@@ -34,8 +36,10 @@ NOW_MS: Final = int(time.time() * 1000)
 def fill(client: redis.Redis, letters: int, dim: int) -> None:
     """Write `letters` letters of three reasons and two runs, with their marks and books, as settling does."""
     keys = QueueKeys(QUEUE)
-    client.hset(keys.meta, mapping={"format": 1, "shards": SHARDS, "dimension": dim, "created": NOW_MS})
-    client.hset(keys.runs, mapping=dict.fromkeys(RUNS, NOW_MS))
+    meta: dict[Any, Any] = {"format": FORMAT, "incarnation": INCARNATION, "state": "ready", "created": NOW_MS}
+    client.hset(keys.meta, mapping=meta | {"shards": SHARDS, "dimension": dim})
+    note = orjson.dumps({"begun": NOW_MS, "sealed": NOW_MS})
+    client.hset(keys.runs, mapping=dict.fromkeys(RUNS, note))
     values = np.random.default_rng(1).standard_normal(dim, dtype=np.float32).tobytes()
     counts: Counter[tuple[int, str, str]] = Counter()
     pipeline = client.pipeline(transaction=False)
@@ -55,6 +59,8 @@ def fill(client: redis.Redis, letters: int, dim: int) -> None:
     for (shard, run, counter), count in counts.items():
         pipeline.hincrby(keys.shard(shard).books, counter, count)
         pipeline.hincrby(keys.shard(shard).run(run), counter, count)
+    for shard in range(SHARDS):
+        pipeline.hset(keys.shard(shard).books, "incarnation", INCARNATION)
     pipeline.execute()
 
 
