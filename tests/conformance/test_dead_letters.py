@@ -204,6 +204,20 @@ def test_a_replayed_entry_is_the_record(bench: Bench) -> None:
     assert set(entries[0][1]) <= set(b"v op n ns ids dim values meta run at seq depth".split())
 
 
+def test_no_character_keeps_a_letter_from_its_replay(backend: Backend) -> None:
+    """Every character that an id, a namespace and metadata may have comes back: DEL too, which JSON does not escape."""
+    bench = Bench(backend)
+    ids = [f"x{chr(code)}" for code in range(1, 128)]
+    text = "".join(map(chr, range(128)))
+    with Producer("q", url=bench.server, shards=SHARDS) as producer:
+        producer.put_many(ids, np.ones((len(ids), 4)), metadata=[{"text": text}] * len(ids), namespace=text[1:])
+    bench.settle(of_bad)
+    tally = bench.replay(bench.plan())
+    assert (len(tally.moved), tally.gone, tally.damaged) == (len(ids), 0, 0)
+    assert sorted(name for name, _, _ in bench.pending()) == ids
+    assert bench.books().pending == len(ids)
+
+
 def test_versions_of_one_id_go_in_their_order(backend: Backend) -> None:
     """Two dead versions of an id are replayed the older first, whichever died first; both marks are kept."""
     bench = Bench(backend)

@@ -30,7 +30,7 @@ end
 
 -- cjson takes numbers that are none in JSON, and characters that it forbids in strings
 local function is_strict(text)
-  if string.find(text, '%c') or not is_utf8(text) then return false end
+  if string.find(text, '[%z\1-\31]') or not is_utf8(text) then return false end
   local bare = string.gsub(string.gsub(text, '\\.', ''), '"[^"]*"', '')
   for token in string.gmatch(bare, '[^,:{}%[%] ]+') do
     local rest = string.match(token, '^%-?0(.*)$') or string.match(token, '^%-?[1-9]%d*(.*)$')
