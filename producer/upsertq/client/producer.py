@@ -46,7 +46,8 @@ class Producer:
     `put` validates and takes a record; it is durable once the `flush` that follows returns (leaving the `with` block
     flushes). Records are packed by 50, so flush after a piece of work, not after each record.
 
-    After a fork parent and child may both go on with it. Flush before: what is not confirmed is enqueued by both.
+    After a fork parent and child may both go on with it. Flush before: what is not confirmed is enqueued by both. Fork
+    while no other thread is in a call of it: the child would have it locked for ever.
 
     Args:
         queue: name of the queue, created when it is not there.
