@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from story_world import SIZE, WALL, Reaction, World
-from upsertq.contract.pauses import QUEUE, Paused
+from upsertq.contract.pauses import QUEUE, Paused, scope_of
 from upsertq_worker.settings import BatchLimits, Settings
 
 if TYPE_CHECKING:
@@ -203,6 +203,23 @@ def test_a_pause_is_probed_by_a_worker_whose_batches_are_smaller_than_the_entrie
         world.start("w1", batch=BatchLimits(records=3))
         await world.until(lambda: not world.left(), seconds=60)
         assert [len(post.records) for post in world.posts[:2]] == [1, 3]
+
+    world.tell(story())
+
+
+def test_each_probe_tries_another_record() -> None:
+    """Also the one after that which took an entry apart: what is refused alone must not be what is tried again."""
+    world = World(shards=4)
+    world.enqueue("docs", *map(str, range(16)))
+    world.queue.paused[scope_of("docs")] = Paused("systemic", "too many are refused", WALL, "another worker")
+    world.react = lambda _post: Reaction(400 if len(world.posts) <= 12 else 200)
+
+    async def story() -> None:
+        world.start("w1")
+        await world.until(lambda: not world.left(), seconds=300)
+        probes = [post.records for post in world.posts[:12]]
+        assert [len(records) for records in probes] == [1] * 12
+        assert len(set(probes)) == 12
 
     world.tell(story())
 

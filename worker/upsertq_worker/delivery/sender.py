@@ -124,8 +124,10 @@ class Turns:
                     continue
                 if isinstance(item, Held):  # of any size: one record of it is enough to tell
                     self._hold.put_back(item, now)
-                    item = self._hold.take_apart(item, now)[0]
-                    if not self._hold.ready.take_version(item, now):
+                    self._hold.take_apart(item, now)
+                    # by its turn: taken past the line it would stand there still, and be the next probe too
+                    item = self._hold.ready.take(lane, now, 1)
+                    if item is None:
                         continue
                 self._pauses.probed(scope)
                 return Batch(lane.namespace, [item], probe=scope)
