@@ -287,6 +287,26 @@ def test_rejects_hold_what_is_nested_too_deeply(redis_server: RealServer, tmp_pa
     assert "line 2" in complaint("load", path, url=redis_server.url, expect=1)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        r'"id": "a\ud800"',
+        r'"id": "a", "namespace": "\udfff"',
+        r'"id": "a", "metadata": {"\ud800": 1}',
+        r'"id": "a", "metadata": {"x": ["\ud800"]}',
+        '"id": "a", "metadata": {"x": NaN, "y": 1}',
+        '"id": "a", "metadata": {"x": -1e999}',
+    ],
+)
+def test_what_is_rejected_is_rejected_again(redis_server: RealServer, tmp_path: Path, fields: str) -> None:
+    """Until it is corrected: with another letter, or without the field, a record nobody wrote would land."""
+    path, rejects, again = tmp_path / "a.jsonl", tmp_path / "bad.jsonl", tmp_path / "again.jsonl"
+    path.write_text(f'{{{fields}, "values": [1, 2]}}\n')
+    call("load", path, "--rejects", rejects, url=redis_server.url, expect=3)
+    call("load", rejects, "--rejects", again, url=redis_server.url, expect=3)
+    assert json.loads(again.read_bytes())["_reject"]["field"] == json.loads(rejects.read_bytes())["_reject"]["field"]
+
+
 def test_a_name_that_is_no_text_loads(redis_server: RealServer, tmp_path: Path) -> None:
     """A file whose name is no UTF-8, and holds an escape sequence, loads, is resumed, and is named in escapes."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\x1b[31m.jsonl"))

@@ -1,5 +1,6 @@
 """Owns the file of rejects: JSON lines that hold each bad record with its reason, to be loaded again once corrected."""
 
+import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -88,11 +89,19 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
         # what could not be read is no longer here: the record must not load without it unless it is corrected
         cells[fault.field] = []
     record: dict[str, Any] = {name: _sayable(cell) for name, cell in cells.items() if cell is not None}
-    where = {"source": _sayable(source.name), source.unit: chunk.positions[row]}
-    reject = {**where, "field": _sayable(fault.field), "reason": _sayable(fault.reason)}
+    reject = {"source": _text(source.name), source.unit: chunk.positions[row]}
+    reject |= {"field": _text(fault.field), "reason": _text(fault.reason)}
     if fault.text is not None:
-        reject["text"] = _sayable(fault.text)
-    return orjson.dumps({**record, REJECT: reject}) + b"\n"
+        reject["text"] = _text(fault.text)
+    line = {**record, REJECT: reject}
+    try:
+        return orjson.dumps(line) + b"\n"
+    except TypeError:  # it writes no lone surrogates; in any other letter's place the record would load uncorrected
+        return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _sayable(cell: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each kind of value
@@ -108,7 +117,7 @@ def _sayable(cell: Any, depth: int = 0) -> Any:  # noqa: PLR0911 - one for each 
         case None | bool():
             return cell
         case str():
-            return cell.encode("utf-8", "replace").decode()
+            return str(cell)
         case int():
             return int(cell) if -(2**63) <= cell < 2**64 else str(cell)
         case float():
