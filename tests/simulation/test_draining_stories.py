@@ -224,6 +224,21 @@ def test_each_probe_tries_another_record() -> None:
     world.tell(story())
 
 
+def test_a_pause_ends_although_what_was_read_first_is_all_bad() -> None:
+    """As after a takeover: the next worker reads no more of a paused lane than it needs to probe with."""
+    world = World()
+    world.enqueue("docs", *(f"bad-{number}" for number in range(40)))
+    world.fill("docs", 50)
+    world.queue.paused[scope_of("docs")] = Paused("systemic", "too many are refused", WALL, "another worker")
+    world.react = lambda post: Reaction(400 if any(name.startswith("bad") for _, name in post.keys) else 200)
+
+    async def story() -> None:
+        world.start("w1")
+        await world.until(lambda: world.landed["docs"] == 50 * SIZE, seconds=900)
+
+    world.tell(story())
+
+
 @pytest.mark.slow
 def test_two_thousand_lanes_drain_in_about_as_many_requests() -> None:
     """Each lane needs a request of its own: none is sent twice, and none waits for the others to end."""

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Protocol
 
 from upsertq.contract.errors import WorldError
-from upsertq.contract.wire import MAX_RECORDS
 from upsertq_worker.context import Context, Signals, Tally, signalled
 from upsertq_worker.delivery.apply import Applier
 from upsertq_worker.delivery.batch import HANGING, Batch, Batcher
@@ -25,7 +24,7 @@ from upsertq_worker.flow.pausing import Pausing
 from upsertq_worker.flow.retries import Retries
 from upsertq_worker.flow.usage import Meter
 from upsertq_worker.ordering.hold import Hold
-from upsertq_worker.ordering.model import Held, entry_of
+from upsertq_worker.ordering.model import entry_of
 
 MAX_IDLE = 1.0
 
@@ -119,16 +118,12 @@ class Turns:
             for lane in list(self._hold.ready.lanes.values()):
                 if not lane.line or not self._pauses.probed_with(scope, lane.namespace):
                     continue
-                item = self._hold.ready.take(lane, now, MAX_RECORDS)
+                entry = lane.entry()
+                if entry is not None:  # of another one each time: what is wrong is often so with all records of one
+                    self._hold.take_apart(entry, now)
+                item = self._hold.ready.take(lane, now, 1)
                 if item is None:
                     continue
-                if isinstance(item, Held):  # of any size: one record of it is enough to tell
-                    self._hold.put_back(item, now)
-                    self._hold.take_apart(item, now)
-                    # by its turn: taken past the line it would stand there still, and be the next probe too
-                    item = self._hold.ready.take(lane, now, 1)
-                    if item is None:
-                        continue
                 self._pauses.probed(scope)
                 return Batch(lane.namespace, [item], probe=scope)
         return None

@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from upsertq.contract.pauses import scope_of
 from upsertq_worker.flow.pauses import Pauses
 from upsertq_worker.ordering.entries import Entries
+from upsertq_worker.ordering.ready import Ready
 from upsertq_worker.settings import Settings
 
 READ_ENTRIES: Final = 16
@@ -17,9 +19,10 @@ BATCHES_AHEAD: Final = 4
 class Share:
     """What may be read beside the entries held."""
 
-    def __init__(self, settings: Settings, entries: Entries, pauses: Pauses) -> None:
+    def __init__(self, settings: Settings, entries: Entries, ready: Ready, pauses: Pauses) -> None:
         self._settings = settings
         self._entries = entries
+        self._ready = ready
         self._pauses = pauses
 
     def wants(self, namespace: str) -> bool:
@@ -27,8 +30,13 @@ class Share:
         entries, settings = self._entries, self._settings
         weight = entries.weights.get(namespace, 0)
         if self._pauses.holds(namespace):
-            return not weight and self._pauses.probes(namespace)  # something is needed to probe with
-        if not weight:
+            if not weight:
+                return self._pauses.probes(namespace)  # something is needed to probe with
+            lane = self._ready.lanes.get(namespace)
+            if lane is None or not lane.records or lane.entries or self._pauses.reason(scope_of(namespace)) is None:
+                return False
+            # a record of each entry here was refused as a probe: there may be better ones behind
+        elif not weight:
             return entries.weight < 2 * settings.read_ahead
         share = settings.read_ahead // (1 + len(entries.weights))
         if entries.weight >= settings.read_ahead or weight >= share * 3 // 4:

@@ -22,6 +22,8 @@ class Lane:
 
     namespace: str
     line: deque[Held | Chain] = field(default_factory=deque)
+    entries: int = 0
+    """Whole entries in the line."""
     records: int = 0
     """Records that the line stands for."""
     estimate: int = 0
@@ -41,6 +43,10 @@ class Lane:
                 return first.since
             self.line.popleft()  # it left the line out of its turn
         return None
+
+    def entry(self) -> Held | None:
+        """The first whole entry in line, if there is any."""
+        return next((item for item in self.line if isinstance(item, Held) and item.queued), None)
 
 
 class Ready:
@@ -103,6 +109,7 @@ class Ready:
             lane.line.appendleft(held)
         else:
             lane.line.append(held)
+        lane.entries += 1
         lane.records += len(held.entry.ids)
         lane.estimate += held.estimate
         self._stir(lane)
@@ -170,6 +177,7 @@ class Ready:
             lane, records = self.lanes[item.key[0]], 1
         else:
             lane, records = self.lanes[item.entry.namespace], len(item.entry.ids)
+            lane.entries -= 1
         lane.records -= records
         lane.estimate -= item.estimate
 

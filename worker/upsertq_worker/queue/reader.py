@@ -55,7 +55,7 @@ class Reader:
         context, signals, hold = self._context, self._signals, self._hold
         self._absence = Absence("read the queue", context, signals)
         self._damage = Damage(context, signals)
-        self._share = Share(context.settings, hold.entries, pauses)
+        self._share = Share(context.settings, hold.entries, hold.ready, pauses)
         self.cursors = Cursors(self._share.wants, self._damage, self._leases.draining)
         """Where reading stands."""
         self._replays = Replays(context, signals, self._queue, hold, self._damage)
