@@ -96,7 +96,7 @@ def line_of(source: Source, chunk: Chunk, row: int, fault: Fault) -> bytes:
     line = {**record, REJECT: reject}
     try:
         return orjson.dumps(line) + b"\n"
-    except TypeError:  # it writes no lone surrogates; in any other letter's place the record would load uncorrected
+    except TypeError:  # no lone surrogate: with another character in its place the record would load uncorrected
         return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 

@@ -14,7 +14,7 @@ READ_STREAMS: Final = 256
 WATCHED_STREAMS: Final = 1_024
 """Streams in one read at most that were read to their end."""
 SEARCHED: Final = 4
-"""Streams that are looked at for each of these, at most, where others may not be read now."""
+"""How many times as many are looked at, at most, where some may not be read now."""
 
 
 @dataclass(eq=False, slots=True)

@@ -121,7 +121,7 @@ class Reader:
         behind = self.cursors.take_behind(now)
         held_back = bool(self.cursors.behind)
         due = self.cursors.looked_at + POLL_SECONDS - now
-        # that goes through a part of a long line, and what may be read now may be the last of it
+        # one look goes through a part of a long line, and what may be read now may stand at its end
         looks = len(self.cursors.behind) / (SEARCHED * READ_STREAMS)
         search = max(SEARCH_SECONDS, POLL_SECONDS / max(1.0, looks))
         if due > 0 and held_back and not behind:
