@@ -299,7 +299,7 @@ def test_rejects_hold_what_is_nested_too_deeply(redis_server: RealServer, tmp_pa
     ],
 )
 def test_what_is_rejected_is_rejected_again(redis_server: RealServer, tmp_path: Path, fields: str) -> None:
-    """Until it is corrected: with another letter, or without the field, a record nobody wrote would land."""
+    """Until it is corrected: with another letter, or without the field, another record would land."""
     path, rejects, again = tmp_path / "a.jsonl", tmp_path / "bad.jsonl", tmp_path / "again.jsonl"
     path.write_text(f'{{{fields}, "values": [1, 2]}}\n')
     call("load", path, "--rejects", rejects, url=redis_server.url, expect=3)
